@@ -1,0 +1,216 @@
+//! The config of `kd-cache build` and `kd-cache fidelity`.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Config, DatasetConfig, Fault, PreprocessConfig};
+use crate::target::TailNodes;
+
+/// Default of [`TeacherConfig::batch`].
+pub const DEFAULT_TEACHER_BATCH: usize = 128;
+/// Default of [`TailConfig::fit_samples`].
+pub const DEFAULT_FIT_SAMPLES: u64 = 4096;
+/// Default of [`StorageConfig::shard_samples`].
+pub const DEFAULT_SHARD_SAMPLES: u64 = 8192;
+
+/// Everything that decides what a cache holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "kd-cache build configuration")]
+pub struct CacheConfig {
+    /// Seeds the sample from which the tail prior is fitted.
+    #[serde(default)]
+    pub seed: u64,
+    /// The samples the teacher is asked about.
+    pub dataset: DatasetConfig,
+    /// How a sample becomes the teacher's input.
+    #[serde(default)]
+    pub preprocess: PreprocessConfig,
+    /// The model whose predictions are kept.
+    pub teacher: TeacherConfig,
+    /// What is kept exactly.
+    pub head: HeadConfig,
+    /// What is kept of the other classes.
+    #[serde(default)]
+    pub tail: TailConfig,
+    /// How it lies on disk.
+    #[serde(default)]
+    pub storage: StorageConfig,
+}
+
+/// What runs the teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherKind {
+    /// An ONNX model, run by ONNX Runtime.
+    Onnx,
+    /// A TorchScript module, run by libtorch.
+    Torchscript,
+}
+
+impl TeacherKind {
+    /// The word used in configs and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::Torchscript => "torchscript",
+        }
+    }
+}
+
+impl fmt::Display for TeacherKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the teacher's output means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputKind {
+    /// Decided on the first batch: rows of probabilities that sum to 1 are probabilities, rows
+    /// whose exponentials do are log-probabilities, everything else is logits.
+    #[default]
+    Auto,
+    /// Raw logits.
+    Logits,
+    /// Probabilities: their logarithm is the logits up to a constant. A zero becomes the
+    /// logarithm of the smallest positive number of the output's type.
+    Probabilities,
+    /// Log-probabilities: logits up to a constant.
+    LogProbabilities,
+}
+
+/// The teacher and how it is run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// What runs it.
+    pub kind: TeacherKind,
+    /// The model file.
+    pub path: PathBuf,
+    /// ONNX: the input that takes the samples; may be left out when there is only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// ONNX: the output with `[batch, classes]`; may be left out when there is only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// What the output means.
+    #[serde(default)]
+    pub output_kind: OutputKind,
+    /// Number of classes, if it is to be checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2))]
+    pub classes: Option<usize>,
+    /// Samples per forward pass.
+    #[serde(default = "default_batch")]
+    #[schemars(range(min = 1))]
+    pub batch: usize,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "default_device")]
+    pub device: String,
+    /// Threads of the teacher's runtime; default: one per core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub threads: Option<usize>,
+}
+
+fn default_batch() -> usize {
+    DEFAULT_TEACHER_BATCH
+}
+
+fn default_device() -> String {
+    "cpu".into()
+}
+
+/// The part of a prediction that is kept class by class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Number of classes with the largest logits; no more than the teacher has. With all of
+    /// them the target is exact and there is no tail.
+    #[schemars(range(min = 1))]
+    pub k: usize,
+}
+
+/// The part of a prediction that is kept as a curve and a shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TailConfig {
+    /// Inverse temperatures `β = 1/T` of the tail curve, rising, 1 among them.
+    pub nodes: TailNodes,
+    /// Samples from which the tail prior is fitted.
+    #[schemars(range(min = 1))]
+    pub fit_samples: u64,
+}
+
+impl Default for TailConfig {
+    fn default() -> Self {
+        Self { nodes: TailNodes::default(), fit_samples: DEFAULT_FIT_SAMPLES }
+    }
+}
+
+/// The form of the shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageForm {
+    /// Arrow IPC files: memory-mapped, random access.
+    #[default]
+    Arrow,
+}
+
+/// How logits and curves are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueEncoding {
+    /// IEEE half precision: 11 significant bits. Values below −65504 are kept as −65504.
+    #[default]
+    F16,
+    /// IEEE single precision: as computed.
+    F32,
+}
+
+/// How the cache lies on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// The form of the shards.
+    pub form: StorageForm,
+    /// How logits and curves are written.
+    pub values: ValueEncoding,
+    /// Samples per shard; an interrupted build loses at most one shard of work.
+    #[schemars(range(min = 1, max = 4294967295u64))]
+    pub shard_samples: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            form: StorageForm::default(),
+            values: ValueEncoding::default(),
+            shard_samples: DEFAULT_SHARD_SAMPLES,
+        }
+    }
+}
+
+impl Config for CacheConfig {
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = self.preprocess.validate("preprocess");
+        if let Some(classes) = self.teacher.classes.filter(|classes| self.head.k > *classes) {
+            let problem = format!("expected at most teacher.classes = {classes}, found {}", self.head.k);
+            faults.push(Fault::new("head.k", problem));
+        }
+        if self.teacher.kind == TeacherKind::Torchscript {
+            for (key, given) in [("input", &self.teacher.input), ("output", &self.teacher.output)] {
+                if given.is_some() {
+                    let problem = "TorchScript modules have no named inputs and outputs; remove the key";
+                    faults.push(Fault::new(format!("teacher.{key}"), problem));
+                }
+            }
+        }
+        faults
+    }
+}

@@ -1,0 +1,194 @@
+//! Compares a config tree with its JSON Schema and words every difference for a person.
+//!
+//! A general validator would stop at "matches no variant" where configs have tagged choices;
+//! this walk knows that a `kind` selects the variant, and suggests the nearest key. It covers
+//! what `schemars` generates for this crate's configs, no more; the generated schemas are also
+//! checked with a general validator in `tests/schemas.rs`.
+
+use serde_json::{Map, Value};
+
+use super::Fault;
+
+/// Adds every difference between `tree` and `schema` to `faults`.
+pub(super) fn check_tree(tree: &Value, schema: &Value, faults: &mut Vec<Fault>) {
+    Walk { definitions: schema.get("$defs"), faults }.value(tree, schema, "");
+}
+
+struct Walk<'a> {
+    definitions: Option<&'a Value>,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl<'a> Walk<'a> {
+    fn fault(&mut self, key: &str, problem: String) {
+        self.faults.push(Fault::new(key, problem));
+    }
+
+    /// Follows `$ref`.
+    fn resolve(&self, schema: &'a Value) -> &'a Value {
+        schema
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|path| path.strip_prefix("#/$defs/"))
+            .and_then(|name| self.definitions?.get(name))
+            .unwrap_or(schema)
+    }
+
+    fn value(&mut self, value: &Value, schema: &'a Value, key: &str) {
+        let schema = self.resolve(schema);
+        // An optional value: `anyOf: [schema, null]`. TOML has no null, so the first is meant.
+        if let Some(options) = schema.get("anyOf").and_then(Value::as_array) {
+            if let Some(inner) = options.iter().find(|o| o.get("type") != Some(&"null".into())) {
+                self.value(value, inner, key);
+            }
+            return;
+        }
+        if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
+            self.choice(value, variants, key);
+            return;
+        }
+        if let Some(words) = schema.get("enum").and_then(Value::as_array) {
+            self.word(value, words.iter().filter_map(Value::as_str).collect(), key);
+            return;
+        }
+        if !self.has_type(value, schema, key) {
+            return;
+        }
+        match value {
+            Value::Object(object) => self.object(object, schema, key),
+            Value::Array(items) => {
+                if let Some(item_schema) = schema.get("items") {
+                    for (i, item) in items.iter().enumerate() {
+                        self.value(item, item_schema, &format!("{key}[{i}]"));
+                    }
+                }
+            }
+            Value::Number(number) => self.bounds(number.as_f64().unwrap_or(f64::NAN), value, schema, key),
+            _ => {}
+        }
+    }
+
+    fn has_type(&mut self, value: &Value, schema: &Value, key: &str) -> bool {
+        let allowed: Vec<&str> = match schema.get("type") {
+            Some(Value::String(one)) => vec![one.as_str()],
+            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
+            _ => return true,
+        };
+        let fits = allowed.iter().any(|name| match *name {
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "string" => value.is_string(),
+            "boolean" => value.is_boolean(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "number" => value.is_number(),
+            _ => false,
+        });
+        if !fits {
+            let name = match allowed.iter().find(|name| **name != "null").copied().unwrap_or("value") {
+                "object" => "a table",
+                "array" => "a list",
+                "integer" => "an integer",
+                "number" => "a number",
+                "boolean" => "true or false",
+                _ => "a string",
+            };
+            self.fault(key, format!("expected {name}, found {}", short(value)));
+        }
+        fits
+    }
+
+    fn bounds(&mut self, number: f64, value: &Value, schema: &Value, key: &str) {
+        let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+        if let Some(least) = bound("minimum").filter(|least| number < *least) {
+            self.fault(key, format!("expected at least {least}, found {value}"));
+        } else if let Some(most) = bound("maximum").filter(|most| number > *most) {
+            self.fault(key, format!("expected at most {most}, found {value}"));
+        } else if let Some(above) = bound("exclusiveMinimum").filter(|above| number <= *above) {
+            self.fault(key, format!("expected more than {above}, found {value}"));
+        } else if let Some(below) = bound("exclusiveMaximum").filter(|below| number >= *below) {
+            self.fault(key, format!("expected less than {below}, found {value}"));
+        }
+    }
+
+    fn object(&mut self, object: &Map<String, Value>, schema: &'a Value, key: &str) {
+        let properties = schema.get("properties").and_then(Value::as_object);
+        let inner = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+        for (name, value) in object {
+            if let Some(known) = properties.and_then(|p| p.get(name)) {
+                self.value(value, known, &inner(name));
+                continue;
+            }
+            match schema.get("additionalProperties") {
+                Some(Value::Bool(false)) => {
+                    let known: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
+                    let hint = did_you_mean(name, &known);
+                    let mut known = known;
+                    known.sort_unstable();
+                    self.fault(&inner(name), format!("unknown key{hint} (known: {})", known.join(", ")));
+                }
+                Some(any @ Value::Object(_)) => self.value(value, any, &inner(name)),
+                _ => {}
+            }
+        }
+        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
+            if let Some(name) = name.as_str().filter(|name| !object.contains_key(*name)) {
+                self.fault(&inner(name), "missing".into());
+            }
+        }
+    }
+
+    /// A choice: of words, or of tables told apart by `kind`.
+    fn choice(&mut self, value: &Value, variants: &'a [Value], key: &str) {
+        let words: Vec<&str> = variants.iter().filter_map(|v| v.get("const").and_then(Value::as_str)).collect();
+        if words.len() == variants.len() {
+            self.word(value, words, key);
+            return;
+        }
+        let Some(object) = value.as_object() else {
+            self.fault(key, format!("expected a table, found {}", short(value)));
+            return;
+        };
+        let kind_of = |v: &'a Value| v.pointer("/properties/kind/const").and_then(Value::as_str);
+        let kinds: Vec<&str> = variants.iter().filter_map(kind_of).collect();
+        let kind_key = if key.is_empty() { "kind".to_owned() } else { format!("{key}.kind") };
+        let Some(kind) = object.get("kind") else {
+            self.fault(&kind_key, format!("missing; expected one of {}", kinds.join(", ")));
+            return;
+        };
+        match variants.iter().find(|v| kind_of(v).is_some_and(|k| kind.as_str() == Some(k))) {
+            Some(variant) => self.object(object, variant, key),
+            None => self.word(kind, kinds, &kind_key),
+        }
+    }
+
+    fn word(&mut self, value: &Value, words: Vec<&str>, key: &str) {
+        if value.as_str().is_some_and(|v| words.contains(&v)) {
+            return;
+        }
+        let hint = value.as_str().map(|v| did_you_mean(v, &words)).unwrap_or_default();
+        self.fault(key, format!("expected one of {}, found {}{hint}", words.join(", "), short(value)));
+    }
+}
+
+/// "; did you mean x?" for the nearest of `known`, or nothing.
+fn did_you_mean(found: &str, known: &[&str]) -> String {
+    known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(found, k), k))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| format!("; did you mean {k}?"))
+        .unwrap_or_default()
+}
+
+/// A value, shortened to fit a line.
+fn short(value: &Value) -> String {
+    let text = match value {
+        Value::Object(_) => return "a table".into(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

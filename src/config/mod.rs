@@ -1,0 +1,24 @@
+//! Reads the TOML configs of both programs: plain data, checked whole before anything runs.
+//!
+//! A file is read, `--set key=value` overrides are applied, the tree is compared with the JSON
+//! Schema that the structs generate (so that *all* faults are reported at once, with the nearest
+//! known key), and the values are then checked against each other by [`Config::validate`].
+
+mod cache;
+mod check;
+mod data;
+mod fault;
+mod load;
+mod train;
+
+pub use cache::{
+    CacheConfig, DEFAULT_FIT_SAMPLES, DEFAULT_SHARD_SAMPLES, DEFAULT_TEACHER_BATCH, HeadConfig, OutputKind,
+    StorageConfig, StorageForm, TailConfig, TeacherConfig, TeacherKind, ValueEncoding,
+};
+pub use data::{DatasetConfig, Layout, PreprocessConfig};
+pub use fault::{ConfigError, Fault};
+pub use load::{Config, load, load_str};
+pub use train::{
+    LossConfig, LossWeights, OptimizerConfig, ScheduleConfig, StudentConfig, TrainConfig, TrainSection,
+    ValidationConfig,
+};

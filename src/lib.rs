@@ -1,0 +1,37 @@
+//! Runs a teacher once and keeps its predictions, so that students train without it.
+//!
+//! Two corridors meet only at the cache on disk; data goes one way:
+//!
+//! ```text
+//! dataset → preprocess → teacher → select → cache::writer ── bytes on disk ── cache::reader → loader → loss → train
+//! ```
+//!
+//! * [`ops::build`] walks the first corridor; [`train`] (feature `torch`) walks the second.
+//! * [`target`] says what a cached prediction means at any temperature; start reading there.
+//! * [`cache`] is the format on disk; `schemas/format-v1.md` is its written specification.
+//!
+//! A room imports only rooms above it in the list below.
+
+// ── level 0: words ──
+pub mod config;
+pub mod digest;
+pub mod ids;
+pub mod mapped;
+pub mod target;
+
+// ── level 1: making targets ──
+pub mod dataset;
+pub mod preprocess;
+pub mod select;
+pub mod tail_model;
+pub mod teacher;
+
+// ── level 2: the cache on disk ──
+pub mod cache;
+pub mod ops;
+
+// ── level 3: learning from targets ──
+#[cfg(feature = "torch")]
+pub mod device;
+#[cfg(feature = "torch")]
+pub mod train;

@@ -1,0 +1,48 @@
+//! The targets of many positions in contiguous memory.
+
+/// Heads and tail curves of `rows` positions, row after row.
+///
+/// # Value space
+/// `values` are raw logits relative to the position's largest (so the first is 0 and none is
+/// above 0), `curve` is `g(β)` in nats at the cache's nodes. No temperature is applied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TargetBatch {
+    /// Number of positions.
+    pub rows: usize,
+    /// Head size.
+    pub k: usize,
+    /// Nodes per tail curve; 0 when the head holds every class.
+    pub nodes: usize,
+    /// Class ids by falling logit, ties by rising id: `[rows, k]`.
+    pub ids: Vec<u32>,
+    /// Logits relative to the largest, falling: `[rows, k]`.
+    pub values: Vec<f32>,
+    /// Tail curves: `[rows, nodes]`.
+    pub curve: Vec<f32>,
+}
+
+impl TargetBatch {
+    /// `rows` positions, zeroed, ready to be written into.
+    pub fn zeroed(rows: usize, k: usize, nodes: usize) -> Self {
+        Self {
+            rows,
+            k,
+            nodes,
+            ids: vec![0; rows * k],
+            values: vec![0.0; rows * k],
+            curve: vec![0.0; rows * nodes],
+        }
+    }
+
+    /// Ids, values and curve of one position.
+    ///
+    /// # Panics
+    /// When `row` is not below `rows`.
+    pub fn row(&self, row: usize) -> (&[u32], &[f32], &[f32]) {
+        (
+            &self.ids[row * self.k..(row + 1) * self.k],
+            &self.values[row * self.k..(row + 1) * self.k],
+            &self.curve[row * self.nodes..(row + 1) * self.nodes],
+        )
+    }
+}

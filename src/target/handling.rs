@@ -1,0 +1,43 @@
+//! What is assumed of the classes outside the head.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the mass outside the head is spread over the other classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TailHandling {
+    /// The tail's exact mass at `T`, spread as the cache's calibrated prior says.
+    #[default]
+    Prior,
+    /// The tail's exact mass at `T`, spread evenly.
+    Uniform,
+    /// One further outcome (ghost token) that holds the mass left over at T = 1 and is tempered
+    /// like a class, `m₁^(1/T)`: what top-k caches without a curve compute. Right at T = 1 only.
+    Bucket,
+    /// The head alone, renormalised to 1; the other classes get no mass.
+    Renormalize,
+}
+
+impl TailHandling {
+    /// All of them, best first.
+    pub const ALL: [Self; 4] = [Self::Prior, Self::Uniform, Self::Bucket, Self::Renormalize];
+
+    /// The word used in configs and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prior => "prior",
+            Self::Uniform => "uniform",
+            Self::Bucket => "bucket",
+            Self::Renormalize => "renormalize",
+        }
+    }
+}
+
+impl fmt::Display for TailHandling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

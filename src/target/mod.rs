@@ -1,0 +1,29 @@
+//! The words for what a teacher says of one position, and what they mean at any temperature.
+//!
+//! Notation, for one position: raw logits `z` over `V` classes, their largest `z_max`, the head
+//! `H` (the `k` classes with the largest logits), `β = 1/T`.
+//!
+//! * **Head**: ids of `H` and `z_i − z_max` for each.
+//! * **Tail curve**: `g(β) = log Σ_{i∉H} exp(β (z_i − z_max))` at a few nodes of `β`;
+//!   `g(0) = log(V − k)` is known. Between the nodes it is the polynomial through all of them.
+//! * **Tail shape**: where the tail's mass lies, `q_j ∝ exp(b_β(j))` for `j ∉ H`, with the
+//!   [`TailPrior`] `b` kept once per cache.
+//!
+//! The target at `T`: `Z = Σ_{i∈H} exp(β (z_i − z_max)) + exp(g(β))`,
+//! `p_i = exp(β (z_i − z_max)) / Z` on the head, tail mass `m = exp(g(β)) / Z`, and
+//! `p_j = m q_j` off the head. It sums to 1 at every `T`; head and tail mass are exact at the
+//! nodes and within the interpolation error between them.
+
+mod batch;
+mod decode;
+mod handling;
+mod nodes;
+mod prior;
+mod temperature;
+
+pub use batch::TargetBatch;
+pub use decode::{DecodedTarget, PositionTarget};
+pub use handling::TailHandling;
+pub use nodes::{DEFAULT_NODES, NodesError, TailNodes};
+pub use prior::TailPrior;
+pub use temperature::{Temperature, TemperatureError};
