@@ -17,6 +17,7 @@ pub mod config;
 pub mod digest;
 pub mod ids;
 pub mod mapped;
+pub mod permutation;
 pub mod target;
 
 // ── level 1: making targets ──

@@ -34,6 +34,23 @@ impl TargetBatch {
         }
     }
 
+    /// Makes room for `rows` positions, keeping the memory; what it holds is not defined.
+    pub fn resize(&mut self, rows: usize, k: usize, nodes: usize) {
+        (self.rows, self.k, self.nodes) = (rows, k, nodes);
+        self.ids.resize(rows * k, 0);
+        self.values.resize(rows * k, 0.0);
+        self.curve.resize(rows * nodes, 0.0);
+    }
+
+    /// Adds the positions of `other`, which has the same `k` and `nodes` unless this is empty.
+    pub fn extend(&mut self, other: &Self) {
+        (self.k, self.nodes) = (other.k, other.nodes);
+        self.rows += other.rows;
+        self.ids.extend_from_slice(&other.ids);
+        self.values.extend_from_slice(&other.values);
+        self.curve.extend_from_slice(&other.curve);
+    }
+
     /// Ids, values and curve of one position.
     ///
     /// # Panics

@@ -1,0 +1,113 @@
+//! What can be wrong with a cache on disk.
+
+use std::path::PathBuf;
+
+/// Why a cache could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// A file or folder could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {path}; what was committed before is kept, run the same command again to go on")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no cache.
+    #[error("{path} holds no cache: manifest.json is missing")]
+    NotACache {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder holds something else.
+    #[error("{path} is not empty and holds no cache ({found}); choose another --out")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// The first thing in it.
+        found: String,
+    },
+    /// The cache was not finished.
+    #[error(
+        "{path} is incomplete: {committed} of {expected} shards; run the same kd-cache build again to finish it"
+    )]
+    Incomplete {
+        /// The folder.
+        path: PathBuf,
+        /// Shards committed.
+        committed: usize,
+        /// Shards that the finished cache has.
+        expected: u64,
+    },
+    /// A JSON file of the cache does not parse.
+    #[error("{path}: {problem}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        problem: String,
+    },
+    /// A newer or unknown format.
+    #[error("{path}: expected format kd-cache, version {supported}, found {found}; use a kd-cache that reads it")]
+    Version {
+        /// The manifest.
+        path: PathBuf,
+        /// The version this build reads.
+        supported: u32,
+        /// What was found.
+        found: String,
+    },
+    /// A file is not what the manifest says.
+    #[error("{path}: {what}: expected {expected}, found {found}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What disagrees.
+        what: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// A file is no sound Arrow IPC.
+    #[error("{path}: not a sound Arrow IPC file")]
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: arrow::error::ArrowError,
+    },
+    /// Another process writes into the cache.
+    #[error("{path} is being built by another process; wait for it, or choose another --out")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The cache was made with other settings.
+    #[error("{path} was made with other settings; choose another --out, or go back to them:{}", list(differences))]
+    Mismatch {
+        /// The folder.
+        path: PathBuf,
+        /// Each setting that differs: name, in the cache, asked for.
+        differences: Vec<(String, String, String)>,
+    },
+}
+
+fn list(differences: &[(String, String, String)]) -> String {
+    differences
+        .iter()
+        .map(|(key, found, wanted)| format!("\n  {key}: the cache has {found}, this build {wanted}"))
+        .collect()
+}

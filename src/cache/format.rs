@@ -1,0 +1,160 @@
+//! Names and columns: everything that writer and reader must agree on, and that may never change
+//! within format version 1.
+//!
+//! A shard is an Arrow IPC *file* with one record batch and no compression, one row per sample
+//! and view, in rising order of `(sample_id, view)`:
+//!
+//! | column | type | |
+//! |---|---|---|
+//! | `sample_id` | uint64 | the sample in its dataset |
+//! | `view` | uint16 | augmentation view; 0 when there is one |
+//! | `label` | uint32 | hard label; absent when the dataset has none |
+//! | `head_ids` | fixed_size_list<uint8 \| uint16 \| uint32>[k] | classes by falling logit |
+//! | `head_values` | fixed_size_list<float16 \| float32>[k] | logit − largest logit |
+//! | `tail_curve` | fixed_size_list<float16 \| float32>[nodes] | g(β) in nats; absent when k = classes |
+//!
+//! `tail_model.arrow` is of the same kind, one row per class:
+//!
+//! | column | type | |
+//! |---|---|---|
+//! | `prior` | fixed_size_list<float32>[nodes] | log-weight b_β of the class at each node |
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::ValueEncoding;
+use crate::ids::ShardIndex;
+
+/// What `format` says in every manifest.
+pub const FORMAT: &str = "kd-cache";
+/// The version written and read by this build.
+pub const FORMAT_VERSION: u32 = 1;
+/// The commit point.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// The tail prior.
+pub const TAIL_MODEL_FILE: &str = "tail_model.arrow";
+/// The shards' folder.
+pub const SHARDS_FOLDER: &str = "shards";
+/// There while a build is unfinished.
+pub const BUILD_FOLDER: &str = "build";
+/// In the build folder: the manifest as it will be, without shards.
+pub const PLAN_FILE: &str = "plan.json";
+/// In the build folder: one line per committed shard.
+pub const JOURNAL_FILE: &str = "shards.jsonl";
+/// In the build folder: locked by the writer.
+pub const LOCK_FILE: &str = "lock";
+
+/// Column of sample ids.
+pub const SAMPLE_ID: &str = "sample_id";
+/// Column of views.
+pub const VIEW: &str = "view";
+/// Column of labels.
+pub const LABEL: &str = "label";
+/// Column of head ids.
+pub const HEAD_IDS: &str = "head_ids";
+/// Column of head values.
+pub const HEAD_VALUES: &str = "head_values";
+/// Column of tail curves.
+pub const TAIL_CURVE: &str = "tail_curve";
+/// Column of the tail model's log-weights.
+pub const PRIOR: &str = "prior";
+/// The inner field of every list.
+pub const ITEM: &str = "item";
+
+/// The path of a shard inside a cache.
+pub fn shard_file(shard: ShardIndex) -> String {
+    format!("{SHARDS_FOLDER}/{:05}.arrow", shard.0)
+}
+
+/// The integer that holds class ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdType {
+    /// Up to 256 classes.
+    U8,
+    /// Up to 65,536 classes.
+    U16,
+    /// More.
+    U32,
+}
+
+impl IdType {
+    /// The smallest that holds ids below `classes`.
+    pub fn for_classes(classes: usize) -> Self {
+        match classes {
+            0..=0x100 => Self::U8,
+            0x101..=0x1_0000 => Self::U16,
+            _ => Self::U32,
+        }
+    }
+
+    /// The Arrow type.
+    pub fn data_type(self) -> DataType {
+        match self {
+            Self::U8 => DataType::UInt8,
+            Self::U16 => DataType::UInt16,
+            Self::U32 => DataType::UInt32,
+        }
+    }
+}
+
+/// The Arrow type of logits and curves.
+pub fn value_type(values: ValueEncoding) -> DataType {
+    match values {
+        ValueEncoding::F16 => DataType::Float16,
+        ValueEncoding::F32 => DataType::Float32,
+    }
+}
+
+/// What decides a shard's columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardColumns {
+    /// Head size.
+    pub k: usize,
+    /// Nodes per curve, 0 without a tail.
+    pub nodes: usize,
+    /// Integer of the class ids.
+    pub ids: IdType,
+    /// Float of logits and curves.
+    pub values: ValueEncoding,
+    /// Whether there are labels.
+    pub labelled: bool,
+}
+
+impl ShardColumns {
+    /// The Arrow schema of a shard.
+    pub fn schema(&self) -> SchemaRef {
+        let values = value_type(self.values);
+        let mut fields = vec![
+            Field::new(SAMPLE_ID, DataType::UInt64, false),
+            Field::new(VIEW, DataType::UInt16, false),
+        ];
+        if self.labelled {
+            fields.push(Field::new(LABEL, DataType::UInt32, false));
+        }
+        fields.push(Field::new(HEAD_IDS, list_of(self.ids.data_type(), self.k), false));
+        fields.push(Field::new(HEAD_VALUES, list_of(values.clone(), self.k), false));
+        if self.nodes > 0 {
+            fields.push(Field::new(TAIL_CURVE, list_of(values, self.nodes), false));
+        }
+        Arc::new(Schema::new(fields))
+    }
+}
+
+/// The Arrow schema of the tail model.
+pub fn tail_schema(nodes: usize) -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new(PRIOR, list_of(DataType::Float32, nodes), false)]))
+}
+
+/// The inner field of a list.
+pub fn item_field(item: DataType) -> Arc<Field> {
+    Arc::new(Field::new(ITEM, item, false))
+}
+
+fn list_of(item: DataType, len: usize) -> DataType {
+    // k is at most the number of classes and nodes at most 16; Arrow counts lists in i32.
+    DataType::FixedSizeList(item_field(item), i32::try_from(len).unwrap_or(i32::MAX))
+}

@@ -1,0 +1,294 @@
+//! The manifest: everything a reader needs to know, and what a trainer checks before it begins.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::format::{FORMAT, FORMAT_VERSION, IdType, ShardColumns};
+use super::{CacheError, durable};
+use crate::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
+use crate::digest::Digest;
+use crate::target::TailNodes;
+
+/// The contents of `manifest.json` (format version 1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "kd-cache manifest, format version 1")]
+pub struct Manifest {
+    /// `kd-cache`.
+    pub format: String,
+    /// 1.
+    pub format_version: u32,
+    /// Program and version that wrote the cache.
+    pub created_by: String,
+    /// Whether every shard is there.
+    pub complete: bool,
+    /// Samples of the dataset.
+    pub samples: u64,
+    /// Augmentation views per sample.
+    pub views: u32,
+    /// Predictions kept: one per sample and view.
+    pub positions: u64,
+    /// Classes the teacher tells apart, `V`.
+    pub classes: usize,
+    /// What is kept exactly.
+    pub head: HeadLayout,
+    /// What is kept of the rest.
+    pub tail: TailLayout,
+    /// How it lies on disk.
+    pub storage: StorageLayout,
+    /// Seed of the sample from which the tail model was fitted.
+    pub seed: u64,
+    /// Who predicted.
+    pub teacher: TeacherIdentity,
+    /// What was predicted on.
+    pub dataset: DatasetIdentity,
+    /// How samples became the teacher's input.
+    pub preprocess: PreprocessIdentity,
+    /// The shards, in order of sample ids.
+    pub shards: Vec<ShardEntry>,
+}
+
+/// What is kept class by class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HeadLayout {
+    /// Classes per prediction.
+    pub k: usize,
+}
+
+/// What is kept of the classes outside the head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TailLayout {
+    /// Inverse temperatures of the curve and the prior.
+    pub nodes: TailNodes,
+    /// Numbers per prediction that say where the tail lies; 0: the prior alone.
+    pub rank: u32,
+    /// Samples from which the tail model was fitted.
+    pub fit_samples: u64,
+    /// The tail model's file; absent when the head holds every class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<FileEntry>,
+}
+
+/// How the cache lies on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StorageLayout {
+    /// The form of the shards.
+    pub form: StorageForm,
+    /// Integer of the class ids.
+    pub ids: IdType,
+    /// Float of logits and curves.
+    pub values: ValueEncoding,
+    /// Samples per shard; the last may have fewer.
+    pub shard_samples: u64,
+}
+
+/// The teacher. Two teachers with one digest and one output are the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TeacherIdentity {
+    /// What ran it.
+    pub kind: TeacherKind,
+    /// The file's name, for people.
+    pub file: String,
+    /// The file's digest.
+    pub digest: Digest,
+    /// ONNX: the input used, when the config names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// ONNX: the output used, when the config names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// `logits`, `probabilities` or `log_probabilities`.
+    pub output_kind: String,
+    /// Float type of the output.
+    pub dtype: String,
+    /// Runtime and version.
+    pub runtime: String,
+    /// Device it ran on.
+    pub device: String,
+    /// Samples per forward pass.
+    pub batch: usize,
+}
+
+/// The dataset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DatasetIdentity {
+    /// The config's kind.
+    pub kind: String,
+    /// Digest over shape, order and content of the samples.
+    pub fingerprint: Digest,
+    /// Digest of the labels; absent when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Digest>,
+    /// Dimensions of a raw sample.
+    pub sample_shape: Vec<usize>,
+}
+
+/// The preprocessing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PreprocessIdentity {
+    /// What was done.
+    #[serde(flatten)]
+    pub config: PreprocessConfig,
+    /// Digest of it.
+    pub digest: Digest,
+}
+
+/// A file of the cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FileEntry {
+    /// Path inside the cache.
+    pub file: String,
+    /// Size.
+    pub bytes: u64,
+    /// Content.
+    pub digest: Digest,
+}
+
+/// A shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ShardEntry {
+    /// Path inside the cache.
+    pub file: String,
+    /// Rows (samples × views).
+    pub rows: u64,
+    /// The lowest sample id in it.
+    pub first_sample: u64,
+    /// Size.
+    pub bytes: u64,
+    /// Content.
+    pub digest: Digest,
+}
+
+impl Manifest {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// [`CacheError`]: missing, no JSON, another format or version, or numbers that contradict
+    /// each other.
+    pub fn load(path: &Path) -> Result<Self, CacheError> {
+        let text = std::fs::read(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
+        let json = |error: serde_json::Error| CacheError::Json { path: path.to_owned(), problem: error.to_string() };
+        /// What every version has.
+        #[derive(Deserialize)]
+        struct Version {
+            format: String,
+            format_version: u32,
+        }
+        let version: Version = serde_json::from_slice(&text).map_err(json)?;
+        if (version.format.as_str(), version.format_version) != (FORMAT, FORMAT_VERSION) {
+            return Err(CacheError::Version {
+                path: path.to_owned(),
+                supported: FORMAT_VERSION,
+                found: format!("{}, version {}", version.format, version.format_version),
+            });
+        }
+        let manifest: Self = serde_json::from_slice(&text).map_err(json)?;
+        manifest.check(path)?;
+        Ok(manifest)
+    }
+
+    /// Writes the manifest to `path`, atomically.
+    ///
+    /// # Errors
+    /// [`CacheError::Write`].
+    pub(super) fn save(&self, path: &Path) -> Result<(), CacheError> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| CacheError::Json { path: path.to_owned(), problem: error.to_string() })?;
+        text.push(b'\n');
+        durable::write_file(path, &text)
+    }
+
+    /// Identifies the finished cache: teacher, data, settings and every shard's content.
+    ///
+    /// # Errors
+    /// [`CacheError::Json`] when the manifest has no JSON form.
+    pub fn digest(&self) -> Result<Digest, CacheError> {
+        Digest::of_json(self)
+            .map_err(|error| CacheError::Json { path: "manifest".into(), problem: error.to_string() })
+    }
+
+    /// What a shard's columns are.
+    pub fn columns(&self) -> ShardColumns {
+        ShardColumns {
+            k: self.head.k,
+            nodes: if self.has_tail() { self.tail.nodes.len() } else { 0 },
+            ids: self.storage.ids,
+            values: self.storage.values,
+            labelled: self.dataset.labels.is_some(),
+        }
+    }
+
+    /// Whether there are classes outside the head.
+    pub fn has_tail(&self) -> bool {
+        self.head.k < self.classes
+    }
+
+    /// Shards of the finished cache.
+    pub fn expected_shards(&self) -> u64 {
+        self.samples.div_ceil(self.storage.shard_samples.max(1))
+    }
+
+    /// Bytes of shards and tail model.
+    pub fn bytes(&self) -> u64 {
+        let model = self.tail.model.as_ref().map_or(0, |file| file.bytes);
+        self.shards.iter().map(|shard| shard.bytes).fold(model, u64::saturating_add)
+    }
+
+    /// Numbers that contradict each other would otherwise surface as wild reads much later.
+    fn check(&self, path: &Path) -> Result<(), CacheError> {
+        let damaged = |what: &str, expected: String, found: String| {
+            Err(CacheError::Damaged { path: path.to_owned(), what: what.to_owned(), expected, found })
+        };
+        if self.classes < 2 || self.head.k == 0 || self.head.k > self.classes {
+            let expected = format!("1 to classes = {}", self.classes);
+            return damaged("head.k", expected, self.head.k.to_string());
+        }
+        if u32::try_from(self.classes).is_err() {
+            return damaged("classes", "at most 2^32 - 1".into(), self.classes.to_string());
+        }
+        if self.storage.ids != IdType::for_classes(self.classes) {
+            let expected = format!("{:?} for {} classes", IdType::for_classes(self.classes), self.classes);
+            return damaged("storage.ids", expected, format!("{:?}", self.storage.ids));
+        }
+        if self.has_tail() && self.complete && self.tail.model.is_none() {
+            return damaged("tail.model", "a file, because k < classes".into(), "none".into());
+        }
+        if self.tail.rank != 0 {
+            return damaged("tail.rank", "0, the rank this version reads".into(), self.tail.rank.to_string());
+        }
+        if self.views != 1 || self.positions != self.samples {
+            let expected = format!("one view of {} samples", self.samples);
+            return damaged("views", expected, format!("{} views, {} positions", self.views, self.positions));
+        }
+        if self.storage.shard_samples == 0 {
+            return damaged("storage.shard_samples", "at least 1".into(), "0".into());
+        }
+        let mut next = None;
+        for (index, shard) in self.shards.iter().enumerate() {
+            if next.is_some_and(|next| shard.first_sample < next) || shard.rows == 0 {
+                let expected = format!("at least one row, from sample {} on", next.unwrap_or(0));
+                let found = format!("{} rows from sample {}", shard.rows, shard.first_sample);
+                return damaged(&format!("shards[{index}]"), expected, found);
+            }
+            next = shard.first_sample.checked_add(shard.rows);
+            if next.is_none() || !is_inside(&shard.file) {
+                return damaged(&format!("shards[{index}].file"), "a path inside the cache".into(), shard.file.clone());
+            }
+        }
+        if let Some(model) = self.tail.model.as_ref().filter(|model| !is_inside(&model.file)) {
+            return damaged("tail.model.file", "a path inside the cache".into(), model.file.clone());
+        }
+        let rows = self.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+        if self.complete && rows != self.positions {
+            return damaged("shards", format!("{} rows in all", self.positions), format!("{rows}"));
+        }
+        Ok(())
+    }
+}
+
+/// A manifest from a stranger must not name files outside its folder.
+fn is_inside(file: &str) -> bool {
+    use std::path::Component;
+    !file.is_empty() && Path::new(file).components().all(|part| matches!(part, Component::Normal(_)))
+}

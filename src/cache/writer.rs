@@ -1,0 +1,351 @@
+//! Writes a cache, shard by shard, so that a crash at any moment loses at most the shard at hand.
+//!
+//! Order of events: tail model, plan, then for each shard the file and its line in the journal,
+//! at last the manifest. Each is flushed before the next begins; what has no line in the journal
+//! does not exist.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, UInt8Array, UInt16Array, UInt32Array,
+    UInt64Array,
+};
+use arrow::error::ArrowError;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
+use half::f16;
+
+use super::format::{
+    BUILD_FOLDER, IdType, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SHARDS_FOLDER, ShardColumns, TAIL_MODEL_FILE,
+    item_field, shard_file, value_type,
+};
+use super::{CacheError, FileEntry, Manifest, ShardEntry, WriterLock, durable, tail_file};
+use crate::config::ValueEncoding;
+use crate::digest::Digest;
+use crate::ids::{SampleId, ShardIndex};
+use crate::target::{TailPrior, TargetBatch};
+
+/// The rows of one shard, in rising order of sample ids.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShardRows {
+    /// Samples.
+    pub sample_ids: Vec<SampleId>,
+    /// Their labels, as many as samples; empty in an unlabelled dataset.
+    pub labels: Vec<u32>,
+    /// Their targets.
+    pub targets: TargetBatch,
+}
+
+/// An open cache under construction; holds the lock.
+#[derive(Debug)]
+pub struct CacheWriter {
+    dir: PathBuf,
+    lock: WriterLock,
+    plan: Manifest,
+    /// Whether this process made what is there, and may take it away if nothing comes of it.
+    planned: bool,
+}
+
+/// What was found in the folder.
+#[derive(Debug)]
+pub enum Found {
+    /// A finished cache with the same settings.
+    Complete(Box<Manifest>),
+    /// Nothing, or an unfinished cache with the same settings.
+    Writer(Box<CacheWriter>),
+}
+
+impl CacheWriter {
+    /// Opens `dir` for a build whose finished manifest will be `plan` (without shards, tail model
+    /// and completeness).
+    ///
+    /// # Errors
+    /// [`CacheError::Locked`] when another process builds there, [`CacheError::Mismatch`] when
+    /// the folder holds a cache with other settings, [`CacheError::Occupied`] when it holds
+    /// something else, and errors of reading and writing.
+    pub fn open(dir: &Path, plan: Manifest) -> Result<Found, CacheError> {
+        let manifest_path = dir.join(MANIFEST_FILE);
+        if manifest_path.exists() {
+            let manifest = Manifest::load(&manifest_path)?;
+            refuse_differences(dir, &manifest, &plan)?;
+            return Ok(Found::Complete(Box::new(manifest)));
+        }
+        let plan_path = dir.join(BUILD_FOLDER).join(PLAN_FILE);
+        if !plan_path.exists() {
+            refuse_occupied(dir)?;
+        }
+        let lock = WriterLock::acquire(dir)?;
+        if manifest_path.exists() {
+            // Somebody finished between the first look and the lock.
+            lock.finish()?;
+            return Self::open(dir, plan);
+        }
+        let mut writer = Self { dir: dir.to_owned(), lock, plan, planned: plan_path.exists() };
+        if writer.planned {
+            let found = Manifest::load(&plan_path)?;
+            refuse_differences(dir, &found, &writer.plan)?;
+            writer.plan = found;
+            writer.plan.shards = read_journal(&writer.journal_path())?;
+            if let Some(model) = writer.plan.tail.model.clone() {
+                check_file(dir, &model.file, model.bytes, &model.digest)?;
+            }
+            writer.drop_unsound_shards()?;
+        }
+        Ok(Found::Writer(Box::new(writer)))
+    }
+
+    /// The tail model of an earlier, interrupted run, if it got that far.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn is_planned(&self) -> bool {
+        self.planned
+    }
+
+    /// The manifest so far.
+    pub fn manifest(&self) -> &Manifest {
+        &self.plan
+    }
+
+    /// The first shard that is not committed yet.
+    pub fn next_shard(&self) -> ShardIndex {
+        ShardIndex(u32::try_from(self.plan.shards.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Writes the tail model (if the head leaves a tail) and the plan. From here on the build can
+    /// be resumed.
+    ///
+    /// # Errors
+    /// [`CacheError::Write`], [`CacheError::Arrow`].
+    pub fn begin(&mut self, prior: Option<&TailPrior>) -> Result<(), CacheError> {
+        durable::create_folder(&self.dir.join(SHARDS_FOLDER))?;
+        if let Some(prior) = prior {
+            let path = self.dir.join(TAIL_MODEL_FILE);
+            let bytes = tail_file::encode(prior, &path)?;
+            durable::write_file(&path, &bytes)?;
+            self.plan.tail.model = Some(FileEntry {
+                file: TAIL_MODEL_FILE.into(),
+                bytes: bytes.len() as u64,
+                digest: Digest::of_bytes(&bytes),
+            });
+        }
+        self.plan.save(&self.dir.join(BUILD_FOLDER).join(PLAN_FILE))?;
+        self.planned = true;
+        Ok(())
+    }
+
+    /// Commits the next shard.
+    ///
+    /// # Errors
+    /// [`CacheError::Write`], [`CacheError::Arrow`].
+    pub fn commit_shard(&mut self, rows: &ShardRows) -> Result<(), CacheError> {
+        let file = shard_file(self.next_shard());
+        let path = self.dir.join(&file);
+        let bytes = encode_shard(rows, &self.plan.columns())
+            .map_err(|source| CacheError::Arrow { path: path.clone(), source })?;
+        durable::write_file(&path, &bytes)?;
+        let entry = ShardEntry {
+            file,
+            rows: rows.sample_ids.len() as u64,
+            first_sample: rows.sample_ids.first().map_or(0, |id| id.0),
+            bytes: bytes.len() as u64,
+            digest: Digest::of_bytes(&bytes),
+        };
+        let journal = self.journal_path();
+        let mut line = serde_json::to_vec(&entry)
+            .map_err(|error| CacheError::Json { path: journal.clone(), problem: error.to_string() })?;
+        line.push(b'\n');
+        durable::append(&journal, &line)?;
+        self.plan.shards.push(entry);
+        Ok(())
+    }
+
+    /// Writes the manifest: from here on the cache is complete.
+    ///
+    /// # Errors
+    /// [`CacheError::Incomplete`] when shards are missing, [`CacheError::Write`].
+    pub fn finish(mut self) -> Result<Manifest, CacheError> {
+        let expected = self.plan.expected_shards();
+        if self.plan.shards.len() as u64 != expected {
+            return Err(CacheError::Incomplete { path: self.dir, committed: self.plan.shards.len(), expected });
+        }
+        self.plan.complete = true;
+        self.plan.save(&self.dir.join(MANIFEST_FILE))?;
+        self.lock.finish()?;
+        Ok(self.plan)
+    }
+
+    /// Gives up. What was committed stays, to be resumed; if nothing was, nothing is left.
+    ///
+    /// # Errors
+    /// [`CacheError::Write`].
+    pub fn abandon(self) -> Result<(), CacheError> {
+        if self.planned {
+            return Ok(());
+        }
+        self.lock.finish()?;
+        // Both succeed only on empty folders, which is what an unplanned build leaves.
+        drop(fs::remove_dir(self.dir.join(SHARDS_FOLDER)));
+        drop(fs::remove_dir(&self.dir));
+        Ok(())
+    }
+
+    fn journal_path(&self) -> PathBuf {
+        self.dir.join(BUILD_FOLDER).join(JOURNAL_FILE)
+    }
+
+    /// Keeps the committed shards up to the first that is not what the journal says (a disk that
+    /// lied about flushing), and rewrites the journal where it was cut or torn.
+    fn drop_unsound_shards(&mut self) -> Result<(), CacheError> {
+        let dir = &self.dir;
+        let sound = |(at, shard): &(usize, ShardEntry)| {
+            shard.file == shard_file(ShardIndex(*at as u32))
+                && check_file(dir, &shard.file, shard.bytes, &shard.digest).is_ok()
+        };
+        let shards = std::mem::take(&mut self.plan.shards);
+        self.plan.shards = shards.into_iter().enumerate().take_while(sound).map(|(_, shard)| shard).collect();
+        let path = self.journal_path();
+        let mut text = Vec::new();
+        for entry in &self.plan.shards {
+            serde_json::to_writer(&mut text, entry)
+                .map_err(|error| CacheError::Json { path: path.clone(), problem: error.to_string() })?;
+            text.push(b'\n');
+        }
+        durable::write_file(&path, &text)
+    }
+}
+
+/// The journal's whole lines; a torn last line is a shard that was never committed.
+pub(super) fn read_journal(path: &Path) -> Result<Vec<ShardEntry>, CacheError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(CacheError::Read { path: path.to_owned(), source }),
+    };
+    let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// Checks size and content of a file of the cache.
+fn check_file(dir: &Path, file: &str, bytes: u64, digest: &Digest) -> Result<(), CacheError> {
+    let path = dir.join(file);
+    let found = Digest::of_file(&path).map_err(|source| CacheError::Read { path: path.clone(), source })?;
+    if found == *digest {
+        return Ok(());
+    }
+    let expected = format!("{digest} ({bytes} bytes)");
+    Err(CacheError::Damaged { path, what: "content".into(), expected, found: found.to_string() })
+}
+
+/// Refuses to build into a folder with files of somebody else's.
+fn refuse_occupied(dir: &Path) -> Result<(), CacheError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(CacheError::Read { path: dir.to_owned(), source }),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| CacheError::Read { path: dir.to_owned(), source })?;
+        // Left by a build that was killed before its plan was written.
+        let ours = [BUILD_FOLDER, SHARDS_FOLDER, TAIL_MODEL_FILE];
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !ours.contains(&name.trim_end_matches(durable::TEMPORARY)) {
+            return Err(CacheError::Occupied { path: dir.to_owned(), found: name });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to add to a cache that was made with other settings.
+fn refuse_differences(dir: &Path, found: &Manifest, wanted: &Manifest) -> Result<(), CacheError> {
+    let json = |manifest: &Manifest| {
+        let mut identity = manifest.clone();
+        // What a build finds out rather than decides, and what is for people only.
+        identity.complete = false;
+        identity.shards.clear();
+        identity.tail.model = None;
+        identity.teacher.file.clear();
+        identity.created_by.clear();
+        serde_json::to_value(identity)
+            .map_err(|error| CacheError::Json { path: dir.to_owned(), problem: error.to_string() })
+    };
+    let mut differences = Vec::new();
+    compare("", &json(found)?, &json(wanted)?, &mut differences);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(CacheError::Mismatch { path: dir.to_owned(), differences })
+}
+
+fn compare(
+    key: &str,
+    found: &serde_json::Value,
+    wanted: &serde_json::Value,
+    differences: &mut Vec<(String, String, String)>,
+) {
+    use serde_json::Value;
+    if let (Value::Object(found), Value::Object(wanted)) = (found, wanted) {
+        let mut names: Vec<&String> = found.keys().collect();
+        names.extend(wanted.keys().filter(|name| !found.contains_key(*name)));
+        for name in names {
+            let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            let of = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
+            compare(&inner, &of(found), &of(wanted), differences);
+        }
+    } else if found != wanted {
+        let word = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
+        differences.push((key.to_owned(), word(found), word(wanted)));
+    }
+}
+
+/// A shard's bytes.
+fn encode_shard(rows: &ShardRows, columns: &ShardColumns) -> Result<Vec<u8>, ArrowError> {
+    let targets = &rows.targets;
+    let ids = targets.ids.iter();
+    // Ids are below the number of classes, from which the integer type was chosen.
+    let ids: ArrayRef = match columns.ids {
+        IdType::U8 => Arc::new(UInt8Array::from_iter_values(ids.map(|id| *id as u8))),
+        IdType::U16 => Arc::new(UInt16Array::from_iter_values(ids.map(|id| *id as u16))),
+        IdType::U32 => Arc::new(UInt32Array::from_iter_values(ids.copied())),
+    };
+    let mut arrays: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from_iter_values(rows.sample_ids.iter().map(|id| id.0))),
+        Arc::new(UInt16Array::from_value(0, rows.sample_ids.len())),
+    ];
+    if columns.labelled {
+        arrays.push(Arc::new(UInt32Array::from_iter_values(rows.labels.iter().copied())));
+    }
+    let list = |values: ArrayRef, len: usize| -> Result<ArrayRef, ArrowError> {
+        let item = item_field(values.data_type().clone());
+        let len = i32::try_from(len).unwrap_or(i32::MAX);
+        Ok(Arc::new(FixedSizeListArray::try_new(item, len, values, None)?))
+    };
+    arrays.push(list(ids, columns.k)?);
+    arrays.push(list(encode_values(&targets.values, columns.values), columns.k)?);
+    if columns.nodes > 0 {
+        arrays.push(list(encode_values(&targets.curve, columns.values), columns.nodes)?);
+    }
+    debug_assert!(arrays.iter().all(|array| array.null_count() == 0));
+    encode_batch(&RecordBatch::try_new(columns.schema(), arrays)?)
+}
+
+fn encode_values(values: &[f32], encoding: ValueEncoding) -> ArrayRef {
+    debug_assert!(value_type(encoding).is_floating());
+    match encoding {
+        // Beyond half precision's range a logit means "nothing"; it must stay finite.
+        ValueEncoding::F16 => Arc::new(Float16Array::from_iter_values(
+            values.iter().map(|v| f16::from_f32(v.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))),
+        )),
+        ValueEncoding::F32 => Arc::new(Float32Array::from_iter_values(values.iter().copied())),
+    }
+}
+
+/// A record batch as an Arrow IPC file.
+pub(super) fn encode_batch(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+    // Alignment to cache lines lets a reader use the mapped bytes as they lie.
+    let options = IpcWriteOptions::try_new(64, false, arrow::ipc::MetadataVersion::V5)?;
+    let mut writer = FileWriter::try_new_with_options(Vec::new(), &batch.schema(), options)?;
+    writer.write(batch)?;
+    writer.into_inner()
+}

@@ -1,0 +1,140 @@
+//! Reads samples by id: raw bytes and, where there are any, labels.
+
+mod idx;
+
+use std::path::PathBuf;
+
+use crate::config::DatasetConfig;
+use crate::digest::Digest;
+use crate::ids::SampleId;
+
+/// Samples of one shape, addressed by id.
+pub trait Dataset: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Dimensions of one sample's raw bytes, without the sample dimension.
+    fn sample_shape(&self) -> &[usize];
+
+    /// The id of the sample at `index` in the dataset's own order, `index < len()`.
+    fn id_at(&self, index: u64) -> SampleId;
+
+    /// One sample's raw bytes, row-major in [`Self::sample_shape`].
+    ///
+    /// # Errors
+    /// [`DatasetError::NoSuchSample`].
+    fn sample(&self, id: SampleId) -> Result<&[u8], DatasetError>;
+
+    /// One sample's label, or `None` in an unlabelled dataset.
+    ///
+    /// # Errors
+    /// [`DatasetError::NoSuchSample`].
+    fn label(&self, id: SampleId) -> Result<Option<u32>, DatasetError>;
+
+    /// Identifies the samples (shape, order and content; not the labels, nor how they are
+    /// compressed).
+    fn fingerprint(&self) -> &Digest;
+
+    /// Identifies the labels, or `None` in an unlabelled dataset.
+    fn labels_digest(&self) -> Option<&Digest>;
+}
+
+/// Opens the dataset that `config` describes.
+///
+/// # Errors
+/// [`DatasetError`]: a file is missing, malformed, truncated, or disagrees with another.
+pub fn open(config: &DatasetConfig) -> Result<Box<dyn Dataset>, DatasetError> {
+    match config {
+        DatasetConfig::Idx { images, labels, limit } => {
+            Ok(Box::new(idx::IdxDataset::open(images, labels.as_deref(), *limit)?))
+        }
+    }
+}
+
+/// Checks that every label names one of `classes` classes.
+///
+/// # Errors
+/// [`DatasetError::Label`] for the first that does not.
+pub fn check_labels(dataset: &dyn Dataset, classes: usize) -> Result<(), DatasetError> {
+    for index in 0..dataset.len() {
+        let id = dataset.id_at(index);
+        match dataset.label(id)? {
+            None => return Ok(()),
+            Some(label) if label as usize >= classes => {
+                return Err(DatasetError::Label { sample: id, label, classes });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Why a dataset could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatasetError {
+    /// A file could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not what its place in the config says.
+    #[error("{path}: expected {expected}, found {found}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// A file's length disagrees with its header.
+    #[error(
+        "{path} is truncated or overlong: its header promises {expected} bytes after it, found {found}; fetch the file again"
+    )]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header promises.
+        expected: u64,
+        /// Bytes found (`more` when there were more).
+        found: String,
+    },
+    /// The limit exceeds the dataset.
+    #[error("dataset.limit: expected at most the {samples} samples of {path}, found {limit}")]
+    Limit {
+        /// The file.
+        path: PathBuf,
+        /// Samples in it.
+        samples: u64,
+        /// The limit asked for.
+        limit: u64,
+    },
+    /// A label names no class.
+    #[error("sample {sample}: label {label} is out of range for {classes} classes (0 to {})", classes - 1)]
+    Label {
+        /// The sample.
+        sample: SampleId,
+        /// Its label.
+        label: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// An id that the dataset does not have.
+    #[error("the dataset has no sample {sample} (it has {samples} samples)")]
+    NoSuchSample {
+        /// The id.
+        sample: SampleId,
+        /// Samples in the dataset.
+        samples: u64,
+    },
+}

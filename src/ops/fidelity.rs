@@ -1,0 +1,237 @@
+//! `kd-cache fidelity`: how far cached targets are from the teacher's full softmax.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Progress;
+use super::source::{Source, SourceError};
+use crate::cache::{CacheError, CacheReader};
+use crate::config::{CacheConfig, OutputKind};
+use crate::ids::SampleId;
+use crate::permutation::Permutation;
+use crate::target::{PositionTarget, TailHandling, TargetBatch, Temperature};
+
+/// Stream of the seed from which samples are drawn; the tail model's sample is stream 0.
+const STREAM: u64 = 1;
+
+/// Why fidelity could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FidelityError {
+    /// Data, preprocessing or teacher.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The config describes another teacher or other data.
+    #[error("{what}: the cache was made from {cached}, the config gives {found}")]
+    Mismatch {
+        /// What differs.
+        what: &'static str,
+        /// In the cache.
+        cached: String,
+        /// From the config.
+        found: String,
+    },
+    /// Not covered by the nodes.
+    #[error("--temperatures: {temperature} is below {lowest}, the lowest this cache's tail nodes cover")]
+    Temperature {
+        /// Asked for.
+        temperature: f64,
+        /// The lowest covered.
+        lowest: f64,
+    },
+}
+
+/// One tail handling at one temperature, over all positions measured.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct FidelityRow {
+    /// `prior`, `uniform`, `bucket` or `renormalize`.
+    pub tail: TailHandling,
+    /// The temperature.
+    pub temperature: f64,
+    /// Root mean square of `‖p̂ − p‖₂`.
+    pub rms: f64,
+    /// Mean `KL(p ‖ p̂)` in nats; null when infinite (classes of the tail are given no mass).
+    pub kl: Option<f64>,
+    /// Mean mass that the head holds of the full softmax.
+    pub kept_mass: f64,
+    /// Share of positions whose most probable class is the same.
+    pub top1_agreement: f64,
+    /// `‖mean(p̂ − p)‖₁`: what does not average out in training.
+    pub drift: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct FidelityReport {
+    /// Positions measured.
+    pub positions: u64,
+    /// Classes.
+    pub classes: usize,
+    /// Classes kept exactly.
+    pub k: usize,
+    /// Bytes of shards and tail model per position.
+    pub bytes_per_position: f64,
+    /// One row per tail handling and temperature.
+    pub rows: Vec<FidelityRow>,
+}
+
+/// Runs the teacher of `config` again on a seeded sample of the cache in `dir`.
+///
+/// Teacher, dataset and preprocessing of `config` must be the cache's; head, tail and storage
+/// are taken from the cache.
+///
+/// # Errors
+/// [`FidelityError`].
+pub fn fidelity(
+    config: &CacheConfig,
+    dir: &Path,
+    samples: u64,
+    temperatures: &[Temperature],
+    progress: &dyn Progress,
+) -> Result<FidelityReport, FidelityError> {
+    let reader = CacheReader::open(dir)?;
+    let manifest = reader.manifest();
+    for temperature in temperatures {
+        if manifest.has_tail() && !manifest.tail.nodes.covers(*temperature) {
+            let (temperature, lowest) = (temperature.get(), manifest.tail.nodes.lowest_temperature());
+            return Err(FidelityError::Temperature { temperature, lowest });
+        }
+    }
+    let mut config = config.clone();
+    config.head.k = manifest.head.k;
+    config.tail.nodes = manifest.tail.nodes.clone();
+    config.teacher.output_kind = match manifest.teacher.output_kind.as_str() {
+        "probabilities" => OutputKind::Probabilities,
+        "log_probabilities" => OutputKind::LogProbabilities,
+        _ => OutputKind::Logits,
+    };
+    let mut source = Source::open(&config)?;
+    let found = source.plan(&config)?;
+    for (what, cached, found) in [
+        ("teacher.path", manifest.teacher.digest.as_str(), found.teacher.digest.as_str()),
+        ("dataset", manifest.dataset.fingerprint.as_str(), found.dataset.fingerprint.as_str()),
+        ("preprocess", manifest.preprocess.digest.as_str(), found.preprocess.digest.as_str()),
+    ] {
+        if cached != found {
+            return Err(FidelityError::Mismatch { what, cached: cached.into(), found: found.into() });
+        }
+    }
+    let samples = samples.min(reader.rows());
+    let order = Permutation::new(reader.rows(), config.seed, STREAM);
+    let mut rows: Vec<u64> = (0..samples).map(|at| order.at(at)).collect();
+    rows.sort_unstable();
+    let mut sums: Vec<Sums> = temperatures
+        .iter()
+        .flat_map(|temperature| TailHandling::ALL.map(|tail| Sums::new(&reader, tail, *temperature)))
+        .collect();
+    progress.phase("fidelity", samples, 0);
+    let mut targets = TargetBatch::default();
+    for rows in rows.chunks(source.batch) {
+        let ids = rows.iter().map(|row| reader.sample_id(*row)).collect::<Result<Vec<SampleId>, _>>()?;
+        let (logits, _) = source.ask(&ids)?;
+        reader.gather(rows, &mut targets)?;
+        sums.par_iter_mut().for_each(|sums| sums.add(&reader, &logits, &targets));
+        progress.advance(rows.len() as u64);
+    }
+    progress.finish();
+    Ok(FidelityReport {
+        positions: samples,
+        classes: manifest.classes,
+        k: manifest.head.k,
+        bytes_per_position: manifest.bytes() as f64 / manifest.positions.max(1) as f64,
+        rows: sums.into_iter().map(Sums::finish).collect(),
+    })
+}
+
+/// What is summed for one row of the report.
+struct Sums {
+    tail: TailHandling,
+    temperature: Temperature,
+    log_weights: Option<Vec<f64>>,
+    positions: u64,
+    square: f64,
+    kl: f64,
+    kept: f64,
+    agreed: u64,
+    difference: Vec<f64>,
+}
+
+impl Sums {
+    fn new(reader: &CacheReader, tail: TailHandling, temperature: Temperature) -> Self {
+        Self {
+            tail,
+            temperature,
+            log_weights: reader.prior().map(|prior| prior.at(temperature)),
+            positions: 0,
+            square: 0.0,
+            kl: 0.0,
+            kept: 0.0,
+            agreed: 0,
+            difference: vec![0.0; reader.manifest().classes],
+        }
+    }
+
+    fn add(&mut self, reader: &CacheReader, logits: &[f32], targets: &TargetBatch) {
+        let manifest = reader.manifest();
+        let classes = manifest.classes;
+        for (row, z) in logits.chunks(classes).enumerate() {
+            let (ids, values, curve) = targets.row(row);
+            let target = PositionTarget { classes, ids, values, nodes: &manifest.tail.nodes, curve };
+            let cached = target.dense(self.temperature, self.tail, self.log_weights.as_deref());
+            let truth = softmax(z, self.temperature.beta());
+            let mut square = 0.0;
+            for ((p, q), difference) in truth.iter().zip(&cached).zip(&mut self.difference) {
+                square += (q - p) * (q - p);
+                *difference += q - p;
+                if *p > 0.0 {
+                    self.kl += p * (p.ln() - q.ln());
+                }
+            }
+            self.square += square;
+            self.kept += ids.iter().map(|id| truth[*id as usize]).sum::<f64>();
+            self.agreed += u64::from(largest(&truth) == largest(&cached));
+            self.positions += 1;
+        }
+    }
+
+    fn finish(self) -> FidelityRow {
+        let n = self.positions.max(1) as f64;
+        let kl = self.kl / n;
+        FidelityRow {
+            tail: self.tail,
+            temperature: self.temperature.get(),
+            rms: (self.square / n).sqrt(),
+            kl: kl.is_finite().then_some(kl),
+            kept_mass: self.kept / n,
+            top1_agreement: self.agreed as f64 / n,
+            drift: self.difference.iter().map(|d| (d / n).abs()).sum(),
+        }
+    }
+}
+
+fn softmax(z: &[f32], beta: f64) -> Vec<f64> {
+    let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut p: Vec<f64> = z.iter().map(|z| (f64::from(z - largest) * beta).exp()).collect();
+    let sum: f64 = p.iter().sum();
+    for p in &mut p {
+        *p /= sum;
+    }
+    p
+}
+
+/// The first of the largest.
+fn largest(p: &[f64]) -> usize {
+    let mut best = 0;
+    for (at, value) in p.iter().enumerate() {
+        if *value > p[best] {
+            best = at;
+        }
+    }
+    best
+}

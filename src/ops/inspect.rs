@@ -1,0 +1,111 @@
+//! `kd-cache inspect`: what a cache says of itself.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::cache::{CacheError, CacheReader, Manifest};
+use crate::config::PreprocessConfig;
+use crate::ids::ShardIndex;
+use crate::target::TargetBatch;
+
+/// The contents of a cache.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct InspectReport {
+    /// Format version.
+    pub format_version: u32,
+    /// Program that wrote it.
+    pub created_by: String,
+    /// Whether every shard is there.
+    pub complete: bool,
+    /// Samples of the dataset.
+    pub samples: u64,
+    /// Predictions in the committed shards.
+    pub positions: u64,
+    /// Classes the teacher tells apart.
+    pub classes: usize,
+    /// Classes kept exactly.
+    pub k: usize,
+    /// Inverse temperatures of the tail curve; empty when the head holds every class.
+    pub nodes: Vec<f64>,
+    /// Float type of logits and curves.
+    pub values: String,
+    /// Bytes of shards and tail model.
+    pub bytes: u64,
+    /// `bytes / positions`, ids, labels and tail model included.
+    pub bytes_per_position: f64,
+    /// Committed shards.
+    pub shards: usize,
+    /// Shards of the finished cache.
+    pub expected_shards: u64,
+    /// Teacher: kind and file.
+    pub teacher: String,
+    /// Teacher: digest of the file.
+    pub teacher_digest: String,
+    /// Teacher: runtime and version.
+    pub runtime: String,
+    /// Dataset: digest of the samples.
+    pub dataset_fingerprint: String,
+    /// What was done to samples.
+    pub preprocess: PreprocessConfig,
+    /// Share of labelled samples whose label is the teacher's first class; absent without labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_accuracy: Option<f64>,
+}
+
+impl InspectReport {
+    /// What the manifest alone tells.
+    pub(super) fn of_manifest(manifest: &Manifest) -> Self {
+        let positions = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+        let bytes = manifest.bytes();
+        let columns = manifest.columns();
+        Self {
+            format_version: manifest.format_version,
+            created_by: manifest.created_by.clone(),
+            complete: manifest.complete,
+            samples: manifest.samples,
+            positions,
+            classes: manifest.classes,
+            k: columns.k,
+            nodes: if columns.nodes > 0 { manifest.tail.nodes.as_slice().to_vec() } else { Vec::new() },
+            values: crate::cache::format::value_type(columns.values).to_string().to_lowercase(),
+            bytes,
+            bytes_per_position: if positions > 0 { bytes as f64 / positions as f64 } else { 0.0 },
+            shards: manifest.shards.len(),
+            expected_shards: manifest.expected_shards(),
+            teacher: format!("{} {}", manifest.teacher.kind, manifest.teacher.file),
+            teacher_digest: manifest.teacher.digest.to_string(),
+            runtime: manifest.teacher.runtime.clone(),
+            dataset_fingerprint: manifest.dataset.fingerprint.to_string(),
+            preprocess: manifest.preprocess.config.clone(),
+            teacher_accuracy: None,
+        }
+    }
+}
+
+/// Reads what the cache in `dir`, finished or not, says of itself.
+///
+/// # Errors
+/// [`CacheError`] when there is none or a shard cannot be read.
+pub fn inspect(dir: &Path) -> Result<InspectReport, CacheError> {
+    let reader = CacheReader::open_partial(dir)?;
+    let mut report = InspectReport::of_manifest(reader.manifest());
+    report.teacher_accuracy = teacher_accuracy(&reader)?;
+    Ok(report)
+}
+
+/// How often the head's first class is the label.
+fn teacher_accuracy(reader: &CacheReader) -> Result<Option<f64>, CacheError> {
+    let mut targets = TargetBatch::default();
+    let (mut hits, mut start) = (0u64, 0u64);
+    for (index, entry) in reader.manifest().shards.iter().enumerate() {
+        let Some(labels) = reader.shard(ShardIndex(index as u32))?.labels() else { return Ok(None) };
+        let rows: Vec<u64> = (start..start + entry.rows).collect();
+        reader.gather(&rows, &mut targets)?;
+        let first = targets.ids.chunks(targets.k).map(|ids| ids[0]);
+        hits += first.zip(labels).filter(|(id, label)| id == *label).count() as u64;
+        start += entry.rows;
+    }
+    Ok((start > 0).then(|| hits as f64 / start as f64))
+}

@@ -1,0 +1,18 @@
+//! What `kd-cache` does, each a function from settings to a report that can be written as JSON.
+
+mod build;
+mod fidelity;
+mod inspect;
+mod pipeline;
+mod progress;
+mod show;
+mod source;
+mod verify;
+
+pub use build::{BuildError, BuildOutcome, BuildReport, build};
+pub use fidelity::{FidelityError, FidelityReport, FidelityRow, fidelity};
+pub use inspect::{InspectReport, inspect};
+pub use progress::{Progress, Silent};
+pub use show::{ShowError, ShowReport, show};
+pub use source::SourceError;
+pub use verify::{Damage, VerifyReport, verify};

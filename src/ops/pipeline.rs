@@ -1,0 +1,176 @@
+//! The stages of a build, overlapped: read and prepare, teacher, selection, writing.
+//!
+//! Batches are cut by the config, never by timing: each shard is split into batches of
+//! `teacher.batch` samples, the last one smaller, so that the bytes do not depend on threads,
+//! speed or interruptions. Channels hold a few batches; a stage that fails or stops closes its
+//! channels, and the others run dry.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::Progress;
+use super::build::BuildError;
+use super::source::{Reading, Source, SourceError, prepare};
+use crate::cache::{CacheWriter, ShardRows};
+use crate::dataset::Dataset;
+use crate::ids::SampleId;
+use crate::preprocess::Preprocess;
+use crate::teacher::{RawOutput, Teacher};
+
+/// Batches that wait between two stages.
+const DEPTH: usize = 3;
+
+struct Prepared {
+    ids: Vec<SampleId>,
+    inputs: Vec<f32>,
+    /// Whether a shard ends with this batch.
+    last_of_shard: bool,
+}
+
+struct Predicted {
+    ids: Vec<SampleId>,
+    output: RawOutput,
+    last_of_shard: bool,
+}
+
+/// Fills the shards that are missing. Returns whether it came to the end.
+pub(super) fn run(
+    source: &mut Source,
+    writer: &mut CacheWriter,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<bool, BuildError> {
+    let samples = source.dataset.len();
+    let shard_samples = writer.manifest().storage.shard_samples;
+    let first = u64::from(writer.next_shard().0) * shard_samples;
+    let batches = batches(first..samples, shard_samples, source.batch as u64);
+    let Source { dataset, preprocess, teacher, reading, .. } = source;
+    let (dataset, preprocess, reading) = (dataset.as_ref(), &*preprocess, &*reading);
+
+    let (to_teacher, prepared) = sync_channel(DEPTH);
+    let (to_selection, predicted) = sync_channel(DEPTH);
+    let (to_writer, shards) = sync_channel(1);
+    let (read, taught, selected, written) = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || read(dataset, preprocess, batches, stop, to_teacher));
+        let selection = scope.spawn(move || select(reading, dataset, predicted, to_writer, progress));
+        let writing = scope.spawn(move || write(writer, shards));
+        // The teacher stays on this thread: some runtimes are bound to the one that loaded them.
+        let taught = teach(teacher.as_mut(), prepared, to_selection);
+        (join(reader), taught, join(selection), join(writing))
+    });
+    // The last stage's error is the cause when several failed: it closed the channels before it.
+    written?;
+    selected?;
+    taught?;
+    read?;
+    Ok(!stop.load(Ordering::Relaxed))
+}
+
+/// A stage's result; a panic in it goes on in the caller.
+fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Batches of the samples in `range` (indices), aligned to shards, and whether each ends one.
+fn batches(range: Range<u64>, shard: u64, batch: u64) -> impl Iterator<Item = (Range<u64>, bool)> {
+    let end = range.end;
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        if start >= end {
+            return None;
+        }
+        let shard_end = (start / shard + 1).saturating_mul(shard).min(end);
+        let stop = start.saturating_add(batch).min(shard_end);
+        let item = (start..stop, stop == shard_end);
+        start = stop;
+        Some(item)
+    })
+}
+
+fn read(
+    dataset: &dyn Dataset,
+    preprocess: &Preprocess,
+    batches: impl Iterator<Item = (Range<u64>, bool)>,
+    stop: &AtomicBool,
+    to: SyncSender<Prepared>,
+) -> Result<(), BuildError> {
+    for (range, last_of_shard) in batches {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let ids: Vec<SampleId> = range.map(|index| dataset.id_at(index)).collect();
+        let inputs = prepare(dataset, preprocess, &ids).map_err(SourceError::from)?;
+        if to.send(Prepared { ids, inputs, last_of_shard }).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn teach(teacher: &mut dyn Teacher, from: Receiver<Prepared>, to: SyncSender<Predicted>) -> Result<(), BuildError> {
+    for Prepared { ids, inputs, last_of_shard } in from {
+        let output = teacher.forward(&inputs, ids.len()).map_err(SourceError::from)?;
+        if to.send(Predicted { ids, output, last_of_shard }).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn select(
+    reading: &Reading,
+    dataset: &dyn Dataset,
+    from: Receiver<Predicted>,
+    to: SyncSender<ShardRows>,
+    progress: &dyn Progress,
+) -> Result<(), BuildError> {
+    let mut shard = ShardRows::default();
+    for Predicted { ids, output, last_of_shard } in from {
+        let (_, targets) = reading.read(output, &ids)?;
+        for id in &ids {
+            if let Some(label) = dataset.label(*id).map_err(SourceError::from)? {
+                shard.labels.push(label);
+            }
+        }
+        shard.targets.extend(&targets);
+        progress.advance(ids.len() as u64);
+        shard.sample_ids.extend(ids);
+        if last_of_shard && to.send(std::mem::take(&mut shard)).is_err() {
+            break;
+        }
+    }
+    // What is left belongs to a shard that was interrupted: it is made anew when resumed.
+    Ok(())
+}
+
+fn write(writer: &mut CacheWriter, from: Receiver<ShardRows>) -> Result<(), BuildError> {
+    for shard in from {
+        writer.commit_shard(&shard)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_never_cross_shards_and_do_not_depend_on_where_a_build_resumes() {
+        let all: Vec<_> = batches(0..25, 10, 4).collect();
+        let expected = [
+            (0..4, false),
+            (4..8, false),
+            (8..10, true),
+            (10..14, false),
+            (14..18, false),
+            (18..20, true),
+            (20..24, false),
+            (24..25, true),
+        ];
+        assert_eq!(all, expected);
+        assert_eq!(batches(10..25, 10, 4).collect::<Vec<_>>(), expected[3..]);
+        assert_eq!(batches(0..3, 10, 100).collect::<Vec<_>>(), [(0..3, true)]);
+        assert_eq!(batches(5..5, 10, 4).count(), 0);
+    }
+}

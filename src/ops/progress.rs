@@ -1,0 +1,22 @@
+//! How an operation tells how far it is; the programs decide what becomes of it.
+
+/// Receives the progress of one operation.
+pub trait Progress: Sync {
+    /// A phase begins: what it does, how many samples it has, how many are done already.
+    fn phase(&self, name: &str, samples: u64, done: u64);
+
+    /// So many samples more are done.
+    fn advance(&self, samples: u64);
+
+    /// The current phase is over.
+    fn finish(&self);
+}
+
+/// Tells nobody.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn phase(&self, _: &str, _: u64, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}

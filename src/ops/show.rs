@@ -1,0 +1,121 @@
+//! `kd-cache show`: one target, decoded at a temperature.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::cache::{CacheError, CacheReader};
+use crate::ids::SampleId;
+use crate::target::{PositionTarget, TargetBatch, Temperature};
+
+/// Why a target could not be shown.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShowError {
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// No such sample.
+    #[error("--sample {sample}: the cache has no such sample (it has {samples}, from {first} to {last})")]
+    Sample {
+        /// Asked for.
+        sample: SampleId,
+        /// In the cache.
+        samples: u64,
+        /// The lowest id.
+        first: u64,
+        /// The highest id.
+        last: u64,
+    },
+    /// No such position.
+    #[error("--position {position}: each sample of this cache has 1 position (0)")]
+    Position {
+        /// Asked for.
+        position: u32,
+    },
+    /// Not covered by the nodes.
+    #[error(
+        "temperature {temperature} is below {lowest}, the lowest this cache's tail nodes cover; build with tail.nodes up to {beta}"
+    )]
+    Temperature {
+        /// Asked for.
+        temperature: f64,
+        /// The lowest covered.
+        lowest: f64,
+        /// The node that would cover it.
+        beta: f64,
+    },
+}
+
+/// A decoded target.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ShowReport {
+    /// The sample.
+    pub sample: u64,
+    /// The position in it.
+    pub position: u32,
+    /// The temperature.
+    pub temperature: f64,
+    /// Its label, where the dataset has labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    /// Classes of the head, by falling probability: `[k]`.
+    pub ids: Vec<u32>,
+    /// Their probabilities: `[k]`.
+    pub probabilities: Vec<f64>,
+    /// Logits relative to the largest: `[k]`.
+    pub logits: Vec<f32>,
+    /// Mass of all other classes; with the head's it sums to 1.
+    pub tail_mass: f64,
+    /// Number of other classes.
+    pub tail_classes: usize,
+}
+
+/// Decodes the target of one sample.
+///
+/// # Errors
+/// [`ShowError`].
+pub fn show(dir: &Path, sample: SampleId, position: u32, temperature: Temperature) -> Result<ShowReport, ShowError> {
+    let reader = CacheReader::open_partial(dir)?;
+    if position > 0 {
+        return Err(ShowError::Position { position });
+    }
+    check_temperature(&reader, temperature)?;
+    let Some(row) = reader.row_of(sample)? else {
+        let shards = &reader.manifest().shards;
+        let last = shards.last().map_or(0, |shard| shard.first_sample + shard.rows.saturating_sub(1));
+        let first = shards.first().map_or(0, |shard| shard.first_sample);
+        return Err(ShowError::Sample { sample, samples: reader.rows(), first, last });
+    };
+    let mut targets = TargetBatch::default();
+    reader.gather(&[row], &mut targets)?;
+    let (ids, values, curve) = targets.row(0);
+    let manifest = reader.manifest();
+    let target = PositionTarget { classes: manifest.classes, ids, values, nodes: &manifest.tail.nodes, curve };
+    let decoded = target.decode(temperature);
+    Ok(ShowReport {
+        sample: sample.0,
+        position,
+        temperature: temperature.get(),
+        label: reader.label(row)?,
+        ids: ids.to_vec(),
+        probabilities: decoded.probabilities,
+        logits: values.to_vec(),
+        tail_mass: decoded.tail_mass,
+        tail_classes: manifest.classes - ids.len(),
+    })
+}
+
+/// Refuses a temperature at which the tail curve would be extrapolated.
+fn check_temperature(reader: &CacheReader, temperature: Temperature) -> Result<(), ShowError> {
+    let nodes = &reader.manifest().tail.nodes;
+    if !reader.manifest().has_tail() || nodes.covers(temperature) {
+        return Ok(());
+    }
+    Err(ShowError::Temperature {
+        temperature: temperature.get(),
+        lowest: nodes.lowest_temperature(),
+        beta: temperature.beta(),
+    })
+}

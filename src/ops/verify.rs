@@ -1,0 +1,246 @@
+//! `kd-cache verify`: whether a cache is what its manifest says, down to every row.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Progress;
+use crate::cache::{CacheError, Manifest, ShardEntry, ShardReader, read_manifest, read_tail_model};
+use crate::config::ValueEncoding;
+use crate::digest::Digest;
+use crate::target::TargetBatch;
+
+/// Damages listed at most per file; the rest is counted.
+const LISTED_PER_FILE: usize = 10;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Damage {
+    /// The file, inside the cache.
+    pub file: String,
+    /// The row in it, where it is a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row: Option<u64>,
+    /// The sample in that row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<u64>,
+    /// What is wrong: expected and found.
+    pub problem: String,
+}
+
+/// What was checked and found.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct VerifyReport {
+    /// Whether nothing is wrong.
+    pub sound: bool,
+    /// Whether every shard is there.
+    pub complete: bool,
+    /// Files checked.
+    pub files: usize,
+    /// Rows checked.
+    pub rows: u64,
+    /// What is wrong, at most ten a file.
+    pub damages: Vec<Damage>,
+    /// Damages beyond those listed.
+    pub unlisted: u64,
+}
+
+/// Checks every digest and every row of the cache in `dir`.
+///
+/// # Errors
+/// [`CacheError`] when there is no cache or it cannot be checked by this version; damage is no
+/// error but a report.
+pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, CacheError> {
+    let manifest = match read_manifest(dir) {
+        Ok(manifest) => manifest,
+        Err(error @ (CacheError::Json { .. } | CacheError::Damaged { .. })) => {
+            let damage = Damage { file: "manifest.json".into(), row: None, sample: None, problem: error.to_string() };
+            let damages = vec![damage];
+            return Ok(VerifyReport { sound: false, complete: false, files: 1, rows: 0, damages, unlisted: 0 });
+        }
+        Err(error) => return Err(error),
+    };
+    let mut found = Found::default();
+    if !manifest.complete {
+        let (committed, expected) = (manifest.shards.len(), manifest.expected_shards());
+        let problem = format!("the build is not finished: {committed} of {expected} shards; run it again");
+        found.add("manifest.json", None, None, problem);
+    }
+    let mut files = 1 + manifest.shards.len();
+    if let Some(model) = &manifest.tail.model {
+        files += 1;
+        check_content(dir, &model.file, model.bytes, &model.digest, &mut found);
+        if let Err(error) = read_tail_model(dir, &manifest) {
+            found.add(&model.file, None, None, error.to_string());
+        }
+    }
+    let positions = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+    progress.phase("verify", positions, 0);
+    let by_shard: Vec<Found> = manifest
+        .shards
+        .par_iter()
+        .map(|entry| {
+            let mut found = Found::default();
+            check_shard(dir, entry, &manifest, &mut found);
+            progress.advance(entry.rows);
+            found
+        })
+        .collect();
+    progress.finish();
+    for shard in by_shard {
+        found.merge(shard);
+    }
+    Ok(VerifyReport {
+        sound: found.damages.is_empty(),
+        complete: manifest.complete,
+        files,
+        rows: positions,
+        damages: found.damages,
+        unlisted: found.unlisted,
+    })
+}
+
+/// Damages so far.
+#[derive(Default)]
+struct Found {
+    damages: Vec<Damage>,
+    unlisted: u64,
+}
+
+impl Found {
+    fn add(&mut self, file: &str, row: Option<u64>, sample: Option<u64>, problem: String) {
+        if self.damages.len() < LISTED_PER_FILE {
+            self.damages.push(Damage { file: file.to_owned(), row, sample, problem });
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.damages.extend(other.damages);
+        self.unlisted += other.unlisted;
+    }
+}
+
+/// Checks size and digest.
+fn check_content(dir: &Path, file: &str, bytes: u64, digest: &Digest, found: &mut Found) {
+    let path = dir.join(file);
+    match std::fs::metadata(&path).and_then(|data| Ok((data.len(), Digest::of_file(&path)?))) {
+        Err(error) => found.add(file, None, None, format!("cannot be read: {error}")),
+        Ok((size, _)) if size != bytes => {
+            found.add(file, None, None, format!("expected {bytes} bytes, found {size}"));
+        }
+        Ok((_, content)) if content != *digest => {
+            found.add(file, None, None, format!("expected content {digest}, found {content}"));
+        }
+        Ok(_) => {}
+    }
+}
+
+fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, found: &mut Found) {
+    let file = entry.file.as_str();
+    check_content(dir, file, entry.bytes, &entry.digest, found);
+    let columns = manifest.columns();
+    let shard = match ShardReader::open(&dir.join(file), &columns, entry.rows) {
+        Ok(shard) => shard,
+        // The file's absence has been reported.
+        Err(CacheError::Read { .. }) => return,
+        Err(error) => return found.add(file, None, None, chain(&error)),
+    };
+    let targets = shard.targets(&columns);
+    let rules = Rules::new(manifest);
+    let ids = shard.sample_ids();
+    if ids.first().is_some_and(|first| *first != entry.first_sample) {
+        let problem = format!("expected sample {} (manifest), found {}", entry.first_sample, ids[0]);
+        found.add(file, Some(0), Some(ids[0]), problem);
+    }
+    for (row, sample) in ids.iter().enumerate() {
+        let mut wrong = |problem: String| found.add(file, Some(row as u64), Some(*sample), problem);
+        if row > 0 && ids[row - 1] >= *sample {
+            wrong(format!("sample ids must rise, but {sample} follows {}", ids[row - 1]));
+        }
+        if shard.views()[row] != 0 {
+            wrong(format!("expected view 0, found {}", shard.views()[row]));
+        }
+        if let Some(label) = shard.labels().map(|labels| labels[row]).filter(|l| *l as usize >= manifest.classes) {
+            wrong(format!("expected a label below {}, found {label}", manifest.classes));
+        }
+        if let Some(problem) = rules.broken(&targets, row) {
+            wrong(problem);
+        }
+    }
+}
+
+/// An error and its causes, in a line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// What must hold for every row.
+struct Rules<'a> {
+    manifest: &'a Manifest,
+    /// Relative error of the encoding.
+    precision: f64,
+    log_tail_classes: f64,
+}
+
+impl<'a> Rules<'a> {
+    fn new(manifest: &'a Manifest) -> Self {
+        let precision = match manifest.storage.values {
+            ValueEncoding::F16 => 2f64.powi(-11),
+            ValueEncoding::F32 => 2f64.powi(-22),
+        };
+        let log_tail_classes = ((manifest.classes - manifest.head.k) as f64).ln();
+        Self { manifest, precision, log_tail_classes }
+    }
+
+    /// The first rule that a row breaks.
+    fn broken(&self, targets: &TargetBatch, row: usize) -> Option<String> {
+        let (ids, values, curve) = targets.row(row);
+        let classes = self.manifest.classes;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= classes) {
+            return Some(format!("head: expected class ids below {classes}, found {id}"));
+        }
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Some(format!("head: class {} is there twice", pair[0]));
+        }
+        if let Some(value) = values.iter().chain(curve).find(|value| !value.is_finite()) {
+            return Some(format!("expected finite values, found {value}"));
+        }
+        if values[0] != 0.0 {
+            return Some(format!("head: expected the largest logit, 0, first, found {}", values[0]));
+        }
+        if let Some(pair) = values.windows(2).find(|pair| pair[0] < pair[1]) {
+            return Some(format!("head: logits must fall, but {} follows {}", pair[1], pair[0]));
+        }
+        self.broken_tail(f64::from(values[values.len() - 1]), curve)
+    }
+
+    /// No tail logit is above the head's lowest, `v`: `g(β) ≤ log(V − k) + β v`; and none is above
+    /// the largest, so that `g` falls as `β` rises.
+    fn broken_tail(&self, lowest: f64, curve: &[f32]) -> Option<String> {
+        let mut before = self.log_tail_classes;
+        for (g, beta) in curve.iter().map(|g| f64::from(*g)).zip(self.manifest.tail.nodes.as_slice()) {
+            let slack = 1e-4 + self.precision * (g.abs() + (beta * lowest).abs() + before.abs());
+            let most = self.log_tail_classes + beta * lowest;
+            if g > most + slack {
+                return Some(format!("tail curve at β = {beta}: the head permits at most {most:.4}, found {g:.4}"));
+            }
+            if g > before + slack {
+                return Some(format!("tail curve must fall, but {g:.4} at β = {beta} follows {before:.4}"));
+            }
+            before = g;
+        }
+        None
+    }
+}

@@ -1,0 +1,11 @@
+//! Picks the head and sums the tail of every position: from `[rows, classes]` logits to a
+//! [`TargetBatch`](crate::target::TargetBatch).
+
+mod exp;
+mod head;
+mod powers;
+pub mod reference;
+mod selector;
+
+pub(crate) use powers::{BLOCK as POWERS_BLOCK, NodePowers};
+pub use selector::{NonFinite, Selector};

@@ -1,0 +1,177 @@
+//! What a teacher's numbers are, and how they become logits.
+
+use super::TeacherError;
+use crate::config::OutputKind;
+
+/// The float type a teacher answers in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE double precision, kept as single.
+    F64,
+}
+
+impl OutputType {
+    /// The word used in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F64 => "f64",
+        }
+    }
+
+    /// The smallest positive number of the type, for the types that reach below `f32`'s
+    /// normal range that range's: what a probability of 0 may have been.
+    fn least_positive(self) -> f32 {
+        match self {
+            // Half precision goes down to 2^−24 in subnormals.
+            Self::F16 => 5.960_464_5e-8,
+            Self::F32 | Self::Bf16 | Self::F64 => f32::MIN_POSITIVE,
+        }
+    }
+}
+
+/// A forward pass's result.
+///
+/// # Shapes
+/// `values`: `[rows, classes]`, row-major.
+#[derive(Clone, Debug)]
+pub struct RawOutput {
+    /// Samples.
+    pub rows: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Logits, probabilities or log-probabilities.
+    pub values: Vec<f32>,
+    /// The type the model answered in.
+    pub dtype: OutputType,
+}
+
+/// A decided meaning of a teacher's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputReading {
+    /// Raw logits.
+    Logits,
+    /// Probabilities at T = 1.
+    Probabilities,
+    /// Log-probabilities at T = 1.
+    LogProbabilities,
+}
+
+/// How far from 1 a row of probabilities may sum: half precision over many classes drifts so far.
+const SUM_TOLERANCE: f64 = 2e-3;
+
+impl OutputReading {
+    /// The declared meaning, or for [`OutputKind::Auto`] what `first` looks like: every row
+    /// must be non-negative and sum to 1 to be probabilities, non-positive with exponentials
+    /// that sum to 1 to be log-probabilities.
+    pub fn decide(declared: OutputKind, first: &RawOutput) -> Self {
+        let every_row = |reads: &dyn Fn(&[f32]) -> bool| {
+            first.classes > 1 && first.rows > 0 && first.values.chunks(first.classes).all(reads)
+        };
+        let near_one = |sum: f64| (sum - 1.0).abs() < SUM_TOLERANCE;
+        let probabilities = |row: &[f32]| {
+            row.iter().all(|p| *p >= 0.0) && near_one(row.iter().map(|p| f64::from(*p)).sum())
+        };
+        let log_probabilities = |row: &[f32]| {
+            row.iter().all(|p| *p <= 0.0) && near_one(row.iter().map(|p| f64::from(*p).exp()).sum())
+        };
+        match declared {
+            OutputKind::Logits => Self::Logits,
+            OutputKind::Probabilities => Self::Probabilities,
+            OutputKind::LogProbabilities => Self::LogProbabilities,
+            OutputKind::Auto if every_row(&probabilities) => Self::Probabilities,
+            OutputKind::Auto if every_row(&log_probabilities) => Self::LogProbabilities,
+            OutputKind::Auto => Self::Logits,
+        }
+    }
+
+    /// The word used in configs and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Logits => "logits",
+            Self::Probabilities => "probabilities",
+            Self::LogProbabilities => "log_probabilities",
+        }
+    }
+
+    /// The output as logits, up to a constant per row.
+    ///
+    /// The logarithm of a probability of 0 is taken as that of the output type's smallest
+    /// positive number; a log-probability of −∞ likewise. NaN passes through, to be reported
+    /// with its sample by selection.
+    ///
+    /// # Errors
+    /// [`TeacherError::Value`]: a probability outside `[0, 1]`, a positive log-probability.
+    pub fn into_logits(self, output: RawOutput) -> Result<Vec<f32>, TeacherError> {
+        let RawOutput { classes, mut values, dtype, .. } = output;
+        // Rounding may lift a certain class a little above 1.
+        let (lowest, highest, expected) = match self {
+            Self::Logits => return Ok(values),
+            Self::Probabilities => (0.0, 1.0 + SUM_TOLERANCE as f32, "a probability from 0 to 1"),
+            Self::LogProbabilities => (f32::NEG_INFINITY, SUM_TOLERANCE as f32, "a log-probability of at most 0"),
+        };
+        if let Some(at) = values.iter().position(|v| *v < lowest || *v > highest) {
+            return Err(TeacherError::Value {
+                kind: self.as_str(),
+                row: at / classes,
+                class: at % classes,
+                value: values[at],
+                expected,
+            });
+        }
+        let least = dtype.least_positive();
+        for value in &mut values {
+            if value.is_nan() {
+                continue;
+            }
+            *value = match self {
+                Self::Probabilities => value.max(least).ln(),
+                _ => value.max(least.ln()),
+            };
+        }
+        Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(values: &[f32], classes: usize) -> RawOutput {
+        RawOutput { rows: values.len() / classes, classes, values: values.to_vec(), dtype: OutputType::F32 }
+    }
+
+    #[test]
+    fn auto_tells_probabilities_from_logits() {
+        let decide = |values: &[f32]| OutputReading::decide(OutputKind::Auto, &output(values, 2));
+        assert_eq!(decide(&[0.25, 0.75, 1.0, 0.0]), OutputReading::Probabilities);
+        assert_eq!(decide(&[0.25f32.ln(), 0.75f32.ln()]), OutputReading::LogProbabilities);
+        assert_eq!(decide(&[0.25, 0.75, 1.0, 0.5]), OutputReading::Logits);
+        assert_eq!(decide(&[-3.0, 4.0]), OutputReading::Logits);
+        let declared = OutputReading::decide(OutputKind::Logits, &output(&[0.25, 0.75], 2));
+        assert_eq!(declared, OutputReading::Logits);
+    }
+
+    #[test]
+    fn a_zero_probability_is_finite_and_far_below() {
+        let logits = OutputReading::Probabilities.into_logits(output(&[1.0, 0.0], 2)).unwrap();
+        assert_eq!(logits[0], 0.0);
+        assert!((logits[1] - f32::MIN_POSITIVE.ln()).abs() < 1e-5);
+        let logits = OutputReading::LogProbabilities.into_logits(output(&[0.0, f32::NEG_INFINITY], 2)).unwrap();
+        assert!(logits[1].is_finite() && logits[1] < -80.0);
+    }
+
+    #[test]
+    fn what_is_no_probability_is_named() {
+        let error = OutputReading::Probabilities.into_logits(output(&[0.5, 0.5, 0.2, -0.1], 2)).unwrap_err();
+        assert!(error.to_string().contains("row 1, class 1 is -0.1"), "{error}");
+    }
+}
