@@ -39,7 +39,9 @@ fn link_torch() -> ExitCode {
     };
     let lib = env::var("KD_CACHE_TORCH_LIB").unwrap_or_else(|_| format!("{link_folder}/lib"));
     if !Path::new(&lib).is_dir() {
-        println!("cargo::error=no folder {lib} to load libtorch from: run `make setup`, or correct KD_CACHE_TORCH_LIB");
+        println!(
+            "cargo::error=no folder {lib} to load libtorch from: run `make setup`, or correct KD_CACHE_TORCH_LIB"
+        );
         return ExitCode::FAILURE;
     }
     for path in [lib.as_str(), "$ORIGIN", "$ORIGIN/../lib"] {

@@ -6,7 +6,7 @@
 //! dataset → preprocess → teacher → select → cache::writer ── bytes on disk ── cache::reader → loader → loss → train
 //! ```
 //!
-//! * [`ops::build`] walks the first corridor; [`train`] (feature `torch`) walks the second.
+//! * [`ops::build`] walks the first corridor.
 //! * [`target`] says what a cached prediction means at any temperature; start reading there.
 //! * [`cache`] is the format on disk; `schemas/format-v1.md` is its written specification.
 //!
@@ -22,6 +22,8 @@ pub mod target;
 
 // ── level 1: making targets ──
 pub mod dataset;
+#[cfg(feature = "torch")]
+pub mod device;
 pub mod preprocess;
 pub mod select;
 pub mod tail_model;
@@ -30,9 +32,3 @@ pub mod teacher;
 // ── level 2: the cache on disk ──
 pub mod cache;
 pub mod ops;
-
-// ── level 3: learning from targets ──
-#[cfg(feature = "torch")]
-pub mod device;
-#[cfg(feature = "torch")]
-pub mod train;

@@ -59,7 +59,9 @@ pub enum CacheError {
         problem: String,
     },
     /// A newer or unknown format.
-    #[error("{path}: expected format kd-cache, version {supported}, found {found}; use a kd-cache that reads it")]
+    #[error(
+        "{path}: expected format kd-cache, version {supported}, found {found}; use a kd-cache that reads it"
+    )]
     Version {
         /// The manifest.
         path: PathBuf,
@@ -96,7 +98,10 @@ pub enum CacheError {
         path: PathBuf,
     },
     /// The cache was made with other settings.
-    #[error("{path} was made with other settings; choose another --out, or go back to them:{}", list(differences))]
+    #[error(
+        "{path} was made with other settings; choose another --out, or go back to them:{}",
+        list(differences)
+    )]
     Mismatch {
         /// The folder.
         path: PathBuf,

@@ -128,10 +128,8 @@ impl ShardColumns {
     /// The Arrow schema of a shard.
     pub fn schema(&self) -> SchemaRef {
         let values = value_type(self.values);
-        let mut fields = vec![
-            Field::new(SAMPLE_ID, DataType::UInt64, false),
-            Field::new(VIEW, DataType::UInt16, false),
-        ];
+        let mut fields =
+            vec![Field::new(SAMPLE_ID, DataType::UInt64, false), Field::new(VIEW, DataType::UInt16, false)];
         if self.labelled {
             fields.push(Field::new(LABEL, DataType::UInt32, false));
         }

@@ -167,8 +167,10 @@ impl Manifest {
     /// [`CacheError`]: missing, no JSON, another format or version, or numbers that contradict
     /// each other.
     pub fn load(path: &Path) -> Result<Self, CacheError> {
-        let text = std::fs::read(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
-        let json = |error: serde_json::Error| CacheError::Json { path: path.to_owned(), problem: error.to_string() };
+        let text =
+            std::fs::read(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
+        let json =
+            |error: serde_json::Error| CacheError::Json { path: path.to_owned(), problem: error.to_string() };
         /// What every version has.
         #[derive(Deserialize)]
         struct Version {
@@ -273,7 +275,11 @@ impl Manifest {
             }
             next = shard.first_sample.checked_add(shard.rows);
             if next.is_none() || !is_inside(&shard.file) {
-                return damaged(&format!("shards[{index}].file"), "a path inside the cache".into(), shard.file.clone());
+                return damaged(
+                    &format!("shards[{index}].file"),
+                    "a path inside the cache".into(),
+                    shard.file.clone(),
+                );
             }
         }
         if let Some(model) = self.tail.model.as_ref().filter(|model| !is_inside(&model.file)) {

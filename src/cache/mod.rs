@@ -24,8 +24,8 @@ mod writer;
 pub use error::CacheError;
 pub use lock::WriterLock;
 pub use manifest::{
-    DatasetIdentity, FileEntry, HeadLayout, Manifest, PreprocessIdentity, ShardEntry, StorageLayout, TailLayout,
-    TeacherIdentity,
+    DatasetIdentity, FileEntry, HeadLayout, Manifest, PreprocessIdentity, ShardEntry, StorageLayout,
+    TailLayout, TeacherIdentity,
 };
 pub use reader::{CacheReader, ShardReader, read_manifest, read_tail_model};
 pub use writer::{CacheWriter, Found, ShardRows};

@@ -236,7 +236,8 @@ impl ShardReader {
         let list = |name: &'static str| {
             column(name)?.as_fixed_size_list_opt().map(|list| list.values()).ok_or_else(|| missing(name))
         };
-        let values = |name: &'static str| ValueColumn::new(list(name)?, columns.values).ok_or_else(|| missing(name));
+        let values =
+            |name: &'static str| ValueColumn::new(list(name)?, columns.values).ok_or_else(|| missing(name));
         Ok(Self {
             sample_ids: primitive::<UInt64Type>(column(SAMPLE_ID)?).ok_or_else(|| missing(SAMPLE_ID))?,
             views: primitive::<UInt16Type>(column(VIEW)?).ok_or_else(|| missing(VIEW))?,
@@ -347,8 +348,7 @@ pub(super) fn read_batch(path: &Path, schema: &SchemaRef) -> Result<RecordBatch,
     let buffer = Buffer::from(bytes);
     // Magic, padding, footer length, magic: what is shorter has no footer.
     let tail = buffer.len().checked_sub(10).ok_or_else(|| invalid(format!("only {} bytes", buffer.len())))?;
-    let footer_end: [u8; 10] =
-        buffer[tail..].try_into().map_err(|_| invalid("no footer".into()))?;
+    let footer_end: [u8; 10] = buffer[tail..].try_into().map_err(|_| invalid("no footer".into()))?;
     let footer_len = read_footer_length(footer_end).map_err(arrow)?;
     let footer_start =
         tail.checked_sub(footer_len).ok_or_else(|| invalid(format!("a footer of {footer_len} bytes")))?;
@@ -370,7 +370,9 @@ pub(super) fn read_batch(path: &Path, schema: &SchemaRef) -> Result<RecordBatch,
     let block = blocks.get(0);
     let place = || {
         let start = usize::try_from(block.offset()).ok()?;
-        let len = usize::try_from(block.metaDataLength()).ok()?.checked_add(usize::try_from(block.bodyLength()).ok()?)?;
+        let len = usize::try_from(block.metaDataLength())
+            .ok()?
+            .checked_add(usize::try_from(block.bodyLength()).ok()?)?;
         start.checked_add(len).filter(|end| *end <= footer_start).map(|_| (start, len))
     };
     let (start, len) = place().ok_or_else(|| invalid("a record batch outside the file".into()))?;

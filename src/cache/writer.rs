@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, UInt8Array, UInt16Array, UInt32Array,
-    UInt64Array,
+    ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, UInt8Array, UInt16Array,
+    UInt32Array, UInt64Array,
 };
 use arrow::error::ArrowError;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use half::f16;
 
 use super::format::{
-    BUILD_FOLDER, IdType, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SHARDS_FOLDER, ShardColumns, TAIL_MODEL_FILE,
-    item_field, shard_file, value_type,
+    BUILD_FOLDER, IdType, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SHARDS_FOLDER, ShardColumns,
+    TAIL_MODEL_FILE, item_field, shard_file, value_type,
 };
 use super::{CacheError, FileEntry, Manifest, ShardEntry, WriterLock, durable, tail_file};
 use crate::config::ValueEncoding;
@@ -168,7 +168,11 @@ impl CacheWriter {
     pub fn finish(mut self) -> Result<Manifest, CacheError> {
         let expected = self.plan.expected_shards();
         if self.plan.shards.len() as u64 != expected {
-            return Err(CacheError::Incomplete { path: self.dir, committed: self.plan.shards.len(), expected });
+            return Err(CacheError::Incomplete {
+                path: self.dir,
+                committed: self.plan.shards.len(),
+                expected,
+            });
         }
         self.plan.complete = true;
         self.plan.save(&self.dir.join(MANIFEST_FILE))?;
@@ -290,7 +294,8 @@ fn compare(
         names.extend(wanted.keys().filter(|name| !found.contains_key(*name)));
         for name in names {
             let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-            let of = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
+            let of =
+                |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
             compare(&inner, &of(found), &of(wanted), differences);
         }
     } else if found != wanted {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, DatasetConfig, Fault, PreprocessConfig};
+use super::{Config, DatasetConfig, Fault, PreprocessConfig, device};
 use crate::target::TailNodes;
 
 /// Default of [`TeacherConfig::batch`].
@@ -199,6 +199,7 @@ impl Default for StorageConfig {
 impl Config for CacheConfig {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = self.preprocess.validate("preprocess");
+        faults.extend(device::validate("teacher.device", &self.teacher.device));
         if let Some(classes) = self.teacher.classes.filter(|classes| self.head.k > *classes) {
             let problem = format!("expected at most teacher.classes = {classes}, found {}", self.head.k);
             faults.push(Fault::new("head.k", problem));

@@ -120,7 +120,8 @@ impl<'a> Walk<'a> {
             }
             match schema.get("additionalProperties") {
                 Some(Value::Bool(false)) => {
-                    let known: Vec<&str> = properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
+                    let known: Vec<&str> =
+                        properties.map(|p| p.keys().map(String::as_str).collect()).unwrap_or_default();
                     let hint = did_you_mean(name, &known);
                     let mut known = known;
                     known.sort_unstable();
@@ -139,7 +140,8 @@ impl<'a> Walk<'a> {
 
     /// A choice: of words, or of tables told apart by `kind`.
     fn choice(&mut self, value: &Value, variants: &'a [Value], key: &str) {
-        let words: Vec<&str> = variants.iter().filter_map(|v| v.get("const").and_then(Value::as_str)).collect();
+        let words: Vec<&str> =
+            variants.iter().filter_map(|v| v.get("const").and_then(Value::as_str)).collect();
         if words.len() == variants.len() {
             self.word(value, words, key);
             return;

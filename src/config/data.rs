@@ -70,7 +70,8 @@ impl PreprocessConfig {
             faults.push(Fault::new(format!("{prefix}.mean"), problem));
         }
         if let Some(bad) = self.std.iter().find(|s| **s <= 0.0) {
-            faults.push(Fault::new(format!("{prefix}.std"), format!("expected positive values, found {bad}")));
+            faults
+                .push(Fault::new(format!("{prefix}.std"), format!("expected positive values, found {bad}")));
         }
         faults
     }

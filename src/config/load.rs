@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn overrides_are_toml_or_bare_words() {
-        let set = ["head.k=5".to_owned(), "teacher.path=/tmp/x y.onnx".into(), "tail.nodes=[0.5, 1.0]".into()];
+        let set =
+            ["head.k=5".to_owned(), "teacher.path=/tmp/x y.onnx".into(), "tail.nodes=[0.5, 1.0]".into()];
         let config: CacheConfig = load_str(GOOD, "test", &set).unwrap();
         assert_eq!(config.head.k, 5);
         assert_eq!(config.teacher.path.to_str(), Some("/tmp/x y.onnx"));
@@ -156,7 +157,8 @@ mod tests {
 
     #[test]
     fn all_faults_come_at_once_with_the_nearest_key() {
-        let found = faults(GOOD, &["head.k=0", "head.kk=2", "teacher.kind=onyx", "dataset.imags=x", "seed=-1"]);
+        let found =
+            faults(GOOD, &["head.k=0", "head.kk=2", "teacher.kind=onyx", "dataset.imags=x", "seed=-1"]);
         assert_eq!(
             found,
             [

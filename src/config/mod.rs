@@ -7,6 +7,7 @@
 mod cache;
 mod check;
 mod data;
+mod device;
 mod fault;
 mod load;
 mod train;
@@ -16,6 +17,7 @@ pub use cache::{
     StorageConfig, StorageForm, TailConfig, TeacherConfig, TeacherKind, ValueEncoding,
 };
 pub use data::{DatasetConfig, Layout, PreprocessConfig};
+pub use device::DeviceName;
 pub use fault::{ConfigError, Fault};
 pub use load::{Config, load, load_str};
 pub use train::{

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, DatasetConfig, Fault, PreprocessConfig};
+use super::{Config, DatasetConfig, Fault, PreprocessConfig, device};
 use crate::target::TailHandling;
 
 /// Everything that decides what a run computes.
@@ -295,6 +295,7 @@ impl Config for TrainConfig {
         if let Some(preprocess) = &self.preprocess {
             faults.extend(preprocess.validate("preprocess"));
         }
+        faults.extend(device::validate("train.device", &self.train.device));
         let weights = &self.loss.weights;
         if weights.kl == 0.0 && weights.cross_entropy == 0.0 {
             let problem = "expected a positive weight for kl or cross_entropy, found none";
@@ -315,16 +316,16 @@ impl Config for TrainConfig {
             }
             _ => {}
         }
-        if let OptimizerConfig::Adamw { betas, .. } = &self.optimizer {
-            if let Some(bad) = betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
-                let problem = format!("expected values in [0, 1), found {bad}");
-                faults.push(Fault::new("optimizer.betas", problem));
-            }
+        if let OptimizerConfig::Adamw { betas, .. } = &self.optimizer
+            && let Some(bad) = betas.iter().find(|b| !(0.0..1.0).contains(*b))
+        {
+            let problem = format!("expected values in [0, 1), found {bad}");
+            faults.push(Fault::new("optimizer.betas", problem));
         }
-        if let OptimizerConfig::Sgd { momentum, nesterov: true, .. } = &self.optimizer {
-            if *momentum == 0.0 {
-                faults.push(Fault::new("optimizer.nesterov", "needs a positive optimizer.momentum, found 0"));
-            }
+        if let OptimizerConfig::Sgd { momentum, nesterov: true, .. } = &self.optimizer
+            && *momentum == 0.0
+        {
+            faults.push(Fault::new("optimizer.nesterov", "needs a positive optimizer.momentum, found 0"));
         }
         let epochs = f64::from(self.train.epochs);
         let warmup = self.schedule.warmup_epochs();

@@ -45,7 +45,11 @@ pub(super) struct IdxDataset {
 }
 
 impl IdxDataset {
-    pub(super) fn open(images: &Path, labels: Option<&Path>, limit: Option<u64>) -> Result<Self, DatasetError> {
+    pub(super) fn open(
+        images: &Path,
+        labels: Option<&Path>,
+        limit: Option<u64>,
+    ) -> Result<Self, DatasetError> {
         let mut idx = read_idx(images, 2..=MAX_DIMENSIONS)?;
         let in_file = idx.shape[0] as u64;
         if in_file == 0 || idx.shape.contains(&0) {
@@ -204,10 +208,10 @@ fn read_header(
         let mut dimension = [0u8; 4];
         read(stream, &mut dimension)?;
         let dimension = u32::from_be_bytes(dimension);
-        bytes = bytes
-            .checked_mul(u64::from(dimension))
-            .filter(|bytes| *bytes < 1 << 48)
-            .ok_or_else(|| format("dimensions of less than 2^48 bytes", format!("{shape:?} × {dimension}")))?;
+        bytes =
+            bytes.checked_mul(u64::from(dimension)).filter(|bytes| *bytes < 1 << 48).ok_or_else(|| {
+                format("dimensions of less than 2^48 bytes", format!("{shape:?} × {dimension}"))
+            })?;
         shape.push(dimension as usize);
     }
     Ok((shape, bytes))
@@ -290,7 +294,9 @@ mod tests {
         assert!(error(&dir.join("none")).contains("cannot read"));
         assert!(error(&write(dir, "short", &good[..20])).contains("promises 12 bytes after it, found 8"));
         assert!(error(&write(dir, "long", &[&good[..], &[0]].concat())).contains("found more"));
-        assert!(error(&write(dir, "short.gz", &zip(&good[..20]))).contains("promises 12 bytes after it, found 8"));
+        assert!(
+            error(&write(dir, "short.gz", &zip(&good[..20]))).contains("promises 12 bytes after it, found 8")
+        );
         let torn = zip(&good);
         assert!(error(&write(dir, "torn.gz", &torn[..torn.len() - 12])).contains("truncated"));
         assert!(error(&write(dir, "empty", &[])).contains("the end of the file"));

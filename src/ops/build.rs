@@ -27,7 +27,9 @@ pub enum BuildError {
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// The sample had no tail to fit.
-    #[error("the tail prior could not be fitted: the sample of {samples} samples gives no finite log-weights")]
+    #[error(
+        "the tail prior could not be fitted: the sample of {samples} samples gives no finite log-weights"
+    )]
     Prior {
         /// Samples asked for.
         samples: u64,
@@ -81,13 +83,20 @@ pub fn build(
     let mut source = Source::open(config)?;
     let mut writer = match CacheWriter::open(dir, source.plan(config)?)? {
         Found::Complete(manifest) => {
-            return Ok(report(BuildOutcome::AlreadyComplete, &manifest, 0, manifest.samples, begun, Duration::ZERO));
+            return Ok(report(
+                BuildOutcome::AlreadyComplete,
+                &manifest,
+                0,
+                manifest.samples,
+                begun,
+                Duration::ZERO,
+            ));
         }
         Found::Writer(writer) => *writer,
     };
     if !writer.is_planned() {
-        let begin = fit_prior(&mut source, writer.manifest(), stop, progress)
-            .and_then(|fitted| match fitted {
+        let begin =
+            fit_prior(&mut source, writer.manifest(), stop, progress).and_then(|fitted| match fitted {
                 Fitted::Interrupted => Ok(false),
                 Fitted::NoTail => writer.begin(None).map(|()| true).map_err(BuildError::from),
                 Fitted::Prior(prior) => writer.begin(Some(&prior)).map(|()| true).map_err(BuildError::from),
@@ -95,7 +104,8 @@ pub fn build(
         match begin {
             Ok(true) => {}
             Ok(false) => {
-                let report = report(BuildOutcome::Interrupted, writer.manifest(), 0, 0, begun, Duration::ZERO);
+                let report =
+                    report(BuildOutcome::Interrupted, writer.manifest(), 0, 0, begun, Duration::ZERO);
                 writer.abandon()?;
                 return Ok(report);
             }

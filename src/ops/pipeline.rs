@@ -108,7 +108,11 @@ fn read(
     Ok(())
 }
 
-fn teach(teacher: &mut dyn Teacher, from: Receiver<Prepared>, to: SyncSender<Predicted>) -> Result<(), BuildError> {
+fn teach(
+    teacher: &mut dyn Teacher,
+    from: Receiver<Prepared>,
+    to: SyncSender<Predicted>,
+) -> Result<(), BuildError> {
     for Prepared { ids, inputs, last_of_shard } in from {
         let output = teacher.forward(&inputs, ids.len()).map_err(SourceError::from)?;
         if to.send(Predicted { ids, output, last_of_shard }).is_err() {

@@ -76,7 +76,12 @@ pub struct ShowReport {
 ///
 /// # Errors
 /// [`ShowError`].
-pub fn show(dir: &Path, sample: SampleId, position: u32, temperature: Temperature) -> Result<ShowReport, ShowError> {
+pub fn show(
+    dir: &Path,
+    sample: SampleId,
+    position: u32,
+    temperature: Temperature,
+) -> Result<ShowReport, ShowError> {
     let reader = CacheReader::open_partial(dir)?;
     if position > 0 {
         return Err(ShowError::Position { position });
@@ -92,7 +97,8 @@ pub fn show(dir: &Path, sample: SampleId, position: u32, temperature: Temperatur
     reader.gather(&[row], &mut targets)?;
     let (ids, values, curve) = targets.row(0);
     let manifest = reader.manifest();
-    let target = PositionTarget { classes: manifest.classes, ids, values, nodes: &manifest.tail.nodes, curve };
+    let target =
+        PositionTarget { classes: manifest.classes, ids, values, nodes: &manifest.tail.nodes, curve };
     let decoded = target.decode(temperature);
     Ok(ShowReport {
         sample: sample.0,

@@ -1,7 +1,8 @@
 //! Dataset, preprocessing and teacher together: raw logits for any list of samples.
 
 use crate::cache::{
-    DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout, TeacherIdentity, format,
+    DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout, TeacherIdentity,
+    format,
 };
 use crate::config::{CacheConfig, DatasetConfig};
 use crate::dataset::{self, Dataset, DatasetError};
@@ -144,7 +145,11 @@ impl Source {
             seed: config.seed,
             teacher: TeacherIdentity {
                 kind: teacher.kind,
-                file: teacher.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+                file: teacher
+                    .path
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
                 digest: Digest::of_file(&teacher.path).map_err(read)?,
                 input: teacher.input.clone(),
                 output: teacher.output.clone(),
@@ -171,7 +176,11 @@ impl Source {
 
 impl Reading {
     /// A forward pass's result as logits, and what is selected from them.
-    pub(super) fn read(&self, output: RawOutput, ids: &[SampleId]) -> Result<(Vec<f32>, TargetBatch), SourceError> {
+    pub(super) fn read(
+        &self,
+        output: RawOutput,
+        ids: &[SampleId],
+    ) -> Result<(Vec<f32>, TargetBatch), SourceError> {
         let classes = output.classes;
         if classes != self.classes {
             let found = format!("{classes} classes");

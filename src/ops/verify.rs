@@ -56,9 +56,17 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
     let manifest = match read_manifest(dir) {
         Ok(manifest) => manifest,
         Err(error @ (CacheError::Json { .. } | CacheError::Damaged { .. })) => {
-            let damage = Damage { file: "manifest.json".into(), row: None, sample: None, problem: error.to_string() };
+            let damage =
+                Damage { file: "manifest.json".into(), row: None, sample: None, problem: error.to_string() };
             let damages = vec![damage];
-            return Ok(VerifyReport { sound: false, complete: false, files: 1, rows: 0, damages, unlisted: 0 });
+            return Ok(VerifyReport {
+                sound: false,
+                complete: false,
+                files: 1,
+                rows: 0,
+                damages,
+                unlisted: 0,
+            });
         }
         Err(error) => return Err(error),
     };
@@ -164,7 +172,9 @@ fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, found: &mut 
         if shard.views()[row] != 0 {
             wrong(format!("expected view 0, found {}", shard.views()[row]));
         }
-        if let Some(label) = shard.labels().map(|labels| labels[row]).filter(|l| *l as usize >= manifest.classes) {
+        if let Some(label) =
+            shard.labels().map(|labels| labels[row]).filter(|l| *l as usize >= manifest.classes)
+        {
             wrong(format!("expected a label below {}, found {label}", manifest.classes));
         }
         if let Some(problem) = rules.broken(&targets, row) {
@@ -234,7 +244,9 @@ impl<'a> Rules<'a> {
             let slack = 1e-4 + self.precision * (g.abs() + (beta * lowest).abs() + before.abs());
             let most = self.log_tail_classes + beta * lowest;
             if g > most + slack {
-                return Some(format!("tail curve at β = {beta}: the head permits at most {most:.4}, found {g:.4}"));
+                return Some(format!(
+                    "tail curve at β = {beta}: the head permits at most {most:.4}, found {g:.4}"
+                ));
             }
             if g > before + slack {
                 return Some(format!("tail curve must fall, but {g:.4} at β = {beta} follows {before:.4}"));

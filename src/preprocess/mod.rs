@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn another_scale_is_another_preprocessing() {
         let a = Preprocess::new(&config(Layout::Flat, &[0.0], &[1.0]), &[4]).unwrap();
-        let b = Preprocess::new(&PreprocessConfig { layout: Layout::Flat, ..Default::default() }, &[4]).unwrap();
+        let b =
+            Preprocess::new(&PreprocessConfig { layout: Layout::Flat, ..Default::default() }, &[4]).unwrap();
         assert_ne!(a.digest(), b.digest());
     }
 }

@@ -37,7 +37,12 @@ struct Scratch {
 impl Selector {
     /// A selector of `k` of `classes` classes, or `None` unless `1 ≤ k ≤ classes`.
     pub fn new(classes: usize, k: usize, nodes: &TailNodes) -> Option<Self> {
-        (k >= 1 && k <= classes).then(|| Self { classes, k, nodes: nodes.clone(), powers: NodePowers::new(nodes) })
+        (k >= 1 && k <= classes).then(|| Self {
+            classes,
+            k,
+            nodes: nodes.clone(),
+            powers: NodePowers::new(nodes),
+        })
     }
 
     /// Values per tail curve: the nodes, or 0 when the head holds every class.
@@ -91,7 +96,14 @@ impl Selector {
         }
     }
 
-    fn select_row(&self, row: &[f32], scratch: &mut Scratch, ids: &mut [u32], values: &mut [f32], curve: &mut [f32]) {
+    fn select_row(
+        &self,
+        row: &[f32],
+        scratch: &mut Scratch,
+        ids: &mut [u32],
+        values: &mut [f32],
+        curve: &mut [f32],
+    ) {
         // One more than the head: the largest logit of the tail.
         let wanted = if curve.is_empty() { self.k } else { self.k + 1 };
         best(row, wanted, &mut scratch.found);

@@ -258,7 +258,12 @@ mod tests {
                 }
                 for j in 0..classes {
                     let error = (truth[j] - predicted[j]).abs();
-                    assert!(error < 1e-5 + 1e-3 * truth[j], "class {j} at β {beta}: {} for {}", predicted[j], truth[j]);
+                    assert!(
+                        error < 1e-5 + 1e-3 * truth[j],
+                        "class {j} at β {beta}: {} for {}",
+                        predicted[j],
+                        truth[j]
+                    );
                 }
             }
         }

@@ -97,8 +97,7 @@ impl PositionTarget<'_> {
     fn normalise(&self, temperature: Temperature, tail: Option<f64>) -> DecodedTarget {
         let beta = temperature.beta();
         // The largest head value is 0 by construction, so no exponent overflows.
-        let mut probabilities: Vec<f64> =
-            self.values.iter().map(|v| (f64::from(*v) * beta).exp()).collect();
+        let mut probabilities: Vec<f64> = self.values.iter().map(|v| (f64::from(*v) * beta).exp()).collect();
         let tail = tail.map_or(0.0, f64::exp);
         let z = probabilities.iter().sum::<f64>() + tail;
         for p in &mut probabilities {
@@ -167,7 +166,8 @@ mod tests {
         let z = [3.0f64, 1.0, -2.0];
         let nodes = TailNodes::default();
         let values = [0.0f32, -2.0, -5.0];
-        let target = PositionTarget { classes: 3, ids: &[0, 1, 2], values: &values, nodes: &nodes, curve: &[] };
+        let target =
+            PositionTarget { classes: 3, ids: &[0, 1, 2], values: &values, nodes: &nodes, curve: &[] };
         for t in [0.25, 1.0, 3.0] {
             let t = Temperature::new(t).unwrap();
             let decoded = target.decode(t);

@@ -21,11 +21,7 @@ impl Temperature {
     /// # Errors
     /// When `value` is not positive and finite.
     pub fn new(value: f64) -> Result<Self, TemperatureError> {
-        if value.is_finite() && value > 0.0 {
-            Ok(Self(value))
-        } else {
-            Err(TemperatureError(value))
-        }
+        if value.is_finite() && value > 0.0 { Ok(Self(value)) } else { Err(TemperatureError(value)) }
     }
 
     /// `T`.

@@ -67,9 +67,7 @@ pub enum TeacherError {
         source: std::io::Error,
     },
     /// This build has no such runtime.
-    #[error(
-        "teacher.kind = \"{kind}\": this kd-cache was built without it; build with --features {feature}"
-    )]
+    #[error("teacher.kind = \"{kind}\": this kd-cache was built without it; build with --features {feature}")]
     NotBuilt {
         /// The kind asked for.
         kind: TeacherKind,

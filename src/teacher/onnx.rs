@@ -10,7 +10,7 @@ use ort::session::Session;
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use super::{OutputType, RawOutput, Teacher, TeacherError};
-use crate::config::TeacherConfig;
+use crate::config::{DeviceName, TeacherConfig};
 
 /// Where `tools/setup.sh` put the library when this was built; empty otherwise.
 const BUILT_IN_LIBRARY: &str = env!("KD_CACHE_ONNXRUNTIME_DEFAULT");
@@ -34,7 +34,8 @@ impl OnnxTeacher {
         let session = session(&environment, config)?;
         let path = config.path.clone();
         let input = pick(&path, "input", config.input.as_deref(), session.inputs().iter().map(|i| i.name()))?;
-        let output = pick(&path, "output", config.output.as_deref(), session.outputs().iter().map(|o| o.name()))?;
+        let output =
+            pick(&path, "output", config.output.as_deref(), session.outputs().iter().map(|o| o.name()))?;
         let mut shape = vec![0];
         shape.extend_from_slice(input_shape);
         let declared = session.inputs().iter().find(|i| i.name() == input).map(|i| i.dtype().clone());
@@ -148,14 +149,10 @@ fn session(environment: &Environment, config: &TeacherConfig) -> Result<Session,
         builder = builder.with_intra_threads(threads).map_err(|e| failed(e.into()))?;
     }
     builder = builder.with_deterministic_compute(true).map_err(|e| failed(e.into()))?;
-    match config.device.split_once(':').unwrap_or((&config.device, "0")) {
-        ("cpu", "0") => {}
-        ("cuda", index) => {
-            let index: i32 = index.parse().map_err(|_| device("expected cpu, cuda or cuda:N".into()))?;
-            let cuda = ep::CUDA::default().with_device_id(index).build().error_on_failure();
-            builder = builder.with_execution_providers([cuda]).map_err(|e| device(e.to_string()))?;
-        }
-        _ => return Err(device("expected cpu, cuda or cuda:N".into())),
+    if let DeviceName::Cuda(index) = config.device.parse().map_err(device)? {
+        let index = i32::try_from(index).unwrap_or(i32::MAX);
+        let cuda = ep::CUDA::default().with_device_id(index).build().error_on_failure();
+        builder = builder.with_execution_providers([cuda]).map_err(|e| device(e.to_string()))?;
     }
     builder.commit_from_file(&config.path).map_err(failed)
 }
@@ -188,7 +185,10 @@ fn check_input(
     let refuse = |found: String| TeacherError::Input {
         path: path.to_owned(),
         name: name.to_owned(),
-        expected: format!("float32 [batch, {}]", sample.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
+        expected: format!(
+            "float32 [batch, {}]",
+            sample.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+        ),
         found,
     };
     let Some(ValueType::Tensor { ty, shape: dims, .. }) = declared else {

@@ -77,9 +77,8 @@ impl OutputReading {
             first.classes > 1 && first.rows > 0 && first.values.chunks(first.classes).all(reads)
         };
         let near_one = |sum: f64| (sum - 1.0).abs() < SUM_TOLERANCE;
-        let probabilities = |row: &[f32]| {
-            row.iter().all(|p| *p >= 0.0) && near_one(row.iter().map(|p| f64::from(*p)).sum())
-        };
+        let probabilities =
+            |row: &[f32]| row.iter().all(|p| *p >= 0.0) && near_one(row.iter().map(|p| f64::from(*p)).sum());
         let log_probabilities = |row: &[f32]| {
             row.iter().all(|p| *p <= 0.0) && near_one(row.iter().map(|p| f64::from(*p).exp()).sum())
         };
@@ -116,7 +115,9 @@ impl OutputReading {
         let (lowest, highest, expected) = match self {
             Self::Logits => return Ok(values),
             Self::Probabilities => (0.0, 1.0 + SUM_TOLERANCE as f32, "a probability from 0 to 1"),
-            Self::LogProbabilities => (f32::NEG_INFINITY, SUM_TOLERANCE as f32, "a log-probability of at most 0"),
+            Self::LogProbabilities => {
+                (f32::NEG_INFINITY, SUM_TOLERANCE as f32, "a log-probability of at most 0")
+            }
         };
         if let Some(at) = values.iter().position(|v| *v < lowest || *v > highest) {
             return Err(TeacherError::Value {
@@ -165,7 +166,8 @@ mod tests {
         let logits = OutputReading::Probabilities.into_logits(output(&[1.0, 0.0], 2)).unwrap();
         assert_eq!(logits[0], 0.0);
         assert!((logits[1] - f32::MIN_POSITIVE.ln()).abs() < 1e-5);
-        let logits = OutputReading::LogProbabilities.into_logits(output(&[0.0, f32::NEG_INFINITY], 2)).unwrap();
+        let logits =
+            OutputReading::LogProbabilities.into_logits(output(&[0.0, f32::NEG_INFINITY], 2)).unwrap();
         assert!(logits[1].is_finite() && logits[1] < -80.0);
     }
 

@@ -63,7 +63,11 @@ impl Teacher for TorchScriptTeacher {
             _ => return Err(self.refuse(rows, format!("{kind:?} {:?}", output.size()))),
         };
         let mut values = vec![0.0f32; rows * classes];
-        output.to_device(Device::Cpu).to_kind(Kind::Float).contiguous().copy_data(&mut values, rows * classes);
+        output
+            .to_device(Device::Cpu)
+            .to_kind(Kind::Float)
+            .contiguous()
+            .copy_data(&mut values, rows * classes);
         Ok(RawOutput { rows, classes, values, dtype })
     }
 }
@@ -81,7 +85,7 @@ fn failed(path: &Path, doing: &'static str, error: &tch::TchError) -> TeacherErr
     let text = error.to_string();
     let plain = text.split("Exception raised from").next().unwrap_or(&text);
     let lines = || plain.lines().map(str::trim).filter(|line| !line.is_empty());
-    let telling = lines().filter(|line| line.contains("Error: ")).next_back();
+    let telling = lines().rfind(|line| line.contains("Error: "));
     let problem = telling.or_else(|| lines().next()).unwrap_or("no reason given").to_owned();
     TeacherError::Runtime { path: path.to_owned(), doing, problem }
 }
