@@ -163,10 +163,10 @@ mod tests {
             found,
             [
                 "dataset.imags: unknown key; did you mean images? (known: images, kind, labels, limit)",
-                "teacher.kind: expected one of onnx, torchscript, found \"onyx\"; did you mean onnx?",
                 "head.k: expected at least 1, found 0",
                 "head.kk: unknown key; did you mean k? (known: k)",
                 "seed: expected at least 0, found -1",
+                "teacher.kind: expected one of onnx, torchscript, found \"onyx\"; did you mean onnx?",
             ]
         );
     }

@@ -106,7 +106,9 @@ mod tests {
             for (x, e) in x.iter().zip(e) {
                 let exact = (nodes[node] * f64::from(*x)).exp();
                 let error = (f64::from(*e) - exact).abs() / exact;
-                assert!(error < 6e-6, "node {} at {x}: {error:e}", nodes[node]);
+                // The argument is rounded once, and each multiplication adds its own rounding.
+                let bound = 5e-6 + 1.5e-7 * nodes[node] / nodes[0];
+                assert!(error < bound, "node {} at {x}: {error:e}", nodes[node]);
             }
         });
         assert_eq!(seen, nodes.len());
