@@ -15,6 +15,7 @@
 // ── level 0: words ──
 pub mod config;
 pub mod digest;
+pub mod durable;
 pub mod ids;
 pub mod mapped;
 pub mod permutation;
@@ -32,3 +33,8 @@ pub mod teacher;
 // ── level 2: the cache on disk ──
 pub mod cache;
 pub mod ops;
+
+// ── level 3: learning from targets ──
+pub mod loader;
+#[cfg(feature = "torch")]
+pub mod loss;

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Progress;
 use super::build::BuildError;
-use super::source::{Reading, Source, SourceError, prepare};
+use super::source::{Reading, Source, SourceError};
 use crate::cache::{CacheWriter, ShardRows};
 use crate::dataset::Dataset;
 use crate::ids::SampleId;
@@ -100,7 +100,7 @@ fn read(
             break;
         }
         let ids: Vec<SampleId> = range.map(|index| dataset.id_at(index)).collect();
-        let inputs = prepare(dataset, preprocess, &ids).map_err(SourceError::from)?;
+        let inputs = preprocess.batch(dataset, &ids).map_err(SourceError::from)?;
         if to.send(Prepared { ids, inputs, last_of_shard }).is_err() {
             break;
         }

@@ -89,7 +89,7 @@ impl Source {
         let mut teacher = teacher::open(&config.teacher, preprocess.output_shape())?;
         let first = (config.teacher.batch as u64).min(dataset.len());
         let ids: Vec<SampleId> = (0..first).map(|index| dataset.id_at(index)).collect();
-        let inputs = prepare(dataset.as_ref(), &preprocess, &ids)?;
+        let inputs = preprocess.batch(dataset.as_ref(), &ids)?;
         let probe = teacher.forward(&inputs, ids.len())?;
         let classes = probe.classes;
         if let Some(expected) = config.teacher.classes.filter(|expected| *expected != classes) {
@@ -109,7 +109,7 @@ impl Source {
 
     /// Raw logits `[ids, classes]` and what is selected from them.
     pub(super) fn ask(&mut self, ids: &[SampleId]) -> Result<(Vec<f32>, TargetBatch), SourceError> {
-        let inputs = prepare(self.dataset.as_ref(), &self.preprocess, ids)?;
+        let inputs = self.preprocess.batch(self.dataset.as_ref(), ids)?;
         let output = self.teacher.forward(&inputs, ids.len())?;
         self.reading.read(output, ids)
     }
@@ -197,18 +197,4 @@ impl Reading {
             .map_err(|source| SourceError::NonFinite { sample: ids[source.row], source })?;
         Ok((logits, targets))
     }
-}
-
-/// Prepared samples, `[ids, …input shape]`.
-pub(super) fn prepare(
-    dataset: &dyn Dataset,
-    preprocess: &Preprocess,
-    ids: &[SampleId],
-) -> Result<Vec<f32>, DatasetError> {
-    let values = preprocess.values();
-    let mut inputs = vec![0.0; ids.len() * values];
-    for (id, out) in ids.iter().zip(inputs.chunks_mut(values)) {
-        preprocess.apply(dataset.sample(*id)?, out);
-    }
-    Ok(inputs)
 }

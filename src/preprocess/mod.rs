@@ -1,7 +1,9 @@
 //! Turns a sample's raw bytes into a model's input, the same way at every epoch.
 
 use crate::config::{Layout, PreprocessConfig};
+use crate::dataset::{Dataset, DatasetError};
 use crate::digest::Digest;
+use crate::ids::SampleId;
 
 /// Why a sample's shape and the declared preprocessing do not fit.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +104,22 @@ impl Preprocess {
     /// What was declared.
     pub fn config(&self) -> &PreprocessConfig {
         &self.config
+    }
+
+    /// Prepares the samples `ids` of `dataset`: `[ids, …output shape]`, row-major.
+    ///
+    /// # Errors
+    /// [`DatasetError::NoSuchSample`].
+    ///
+    /// # Panics
+    /// When the dataset's samples are of another shape than this was made for.
+    pub fn batch(&self, dataset: &dyn Dataset, ids: &[SampleId]) -> Result<Vec<f32>, DatasetError> {
+        let values = self.values();
+        let mut inputs = vec![0.0; ids.len() * values];
+        for (id, out) in ids.iter().zip(inputs.chunks_mut(values)) {
+            self.apply(dataset.sample(*id)?, out);
+        }
+        Ok(inputs)
     }
 
     /// Prepares one sample.

@@ -1,0 +1,88 @@
+//! Writes files so that after a crash they are there whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Suffix of files that are being written.
+pub const TEMPORARY: &str = ".tmp";
+
+/// Writes `bytes` to `path`: beside it, flushed to the disk, renamed, and the folder flushed.
+///
+/// # Errors
+/// Whatever creating, writing, flushing or renaming returns; nothing half-written is left.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_file(path, |temporary| File::create(temporary)?.write_all(bytes))
+}
+
+/// Has `write` make the file beside `path`, then puts it in `path`'s place as [`write_file`] does.
+///
+/// # Errors
+/// What `write` returns, and whatever flushing or renaming does; nothing half-written is left.
+pub fn replace_file<E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(TEMPORARY);
+    let temporary = path.with_file_name(name);
+    let flush = || {
+        File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_folder(path)
+    };
+    let written = write(&temporary).and_then(|()| flush().map_err(E::from));
+    if written.is_err() {
+        // A half-written file is of no use, and on a full disk its space is.
+        drop(fs::remove_file(&temporary));
+    }
+    written
+}
+
+/// Appends `bytes` to `path` and flushes them to the disk.
+///
+/// # Errors
+/// Whatever opening, writing or flushing returns.
+pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes a folder and its parents.
+///
+/// # Errors
+/// Whatever making or flushing returns.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    sync_folder(path)
+}
+
+/// Flushes the entries of the folder that `path` lies in.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    // Folders can be opened and flushed on Unix only; elsewhere the rename has to do.
+    if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_file(&path, b"old").unwrap();
+        let failed = replace_file(&path, |temporary| {
+            fs::write(temporary, b"half")?;
+            Err(io::Error::other("disk full"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "disk full");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,10 @@
+//! Streams batches for training: samples in a seeded order, joined with their cached targets by
+//! sample id, prepared ahead by a thread of its own.
+//!
+//! Memory on the host only; `train` moves it to a device.
+
+mod samples;
+mod stream;
+
+pub use samples::{Batch, LoaderError, Samples};
+pub use stream::{Batches, Order, stream};

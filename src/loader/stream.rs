@@ -1,0 +1,182 @@
+//! One pass over the samples, prepared ahead.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use super::{Batch, LoaderError, Samples};
+use crate::permutation::Permutation;
+
+/// Streams of the seed below this are other rooms' (the tail model's sample, fidelity's).
+const FIRST_EPOCH_STREAM: u64 = 1 << 32;
+
+/// The order of one pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As the dataset has them.
+    Sequential,
+    /// Every sample once, in the random order of this seed and epoch.
+    Shuffled {
+        /// The run's seed.
+        seed: u64,
+        /// Counts from 0.
+        epoch: u32,
+    },
+}
+
+/// The batches of one pass, in order, whatever the threads do.
+pub struct Batches {
+    /// Dropped first: the worker's next send then fails, and it ends.
+    from_worker: Option<Receiver<Result<Batch, LoaderError>>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+/// Begins a pass over `samples` in batches of `batch` (the last may be smaller), up to `ahead` of
+/// them prepared before they are asked for.
+pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize) -> Batches {
+    let samples = Arc::clone(samples);
+    let (to, from_worker) = sync_channel(ahead.max(1));
+    let worker = std::thread::spawn(move || {
+        let len = samples.dataset().len();
+        let order = match order {
+            Order::Sequential => None,
+            Order::Shuffled { seed, epoch } => {
+                Some(Permutation::new(len, seed, FIRST_EPOCH_STREAM + u64::from(epoch)))
+            }
+        };
+        for start in (0..len).step_by(batch.max(1)) {
+            let end = start.saturating_add(batch as u64).min(len);
+            let indices: Vec<u64> =
+                (start..end).map(|at| order.as_ref().map_or(at, |order| order.at(at))).collect();
+            let prepared = samples.batch(&indices);
+            let failed = prepared.is_err();
+            if to.send(prepared).is_err() || failed {
+                return;
+            }
+        }
+    });
+    Batches { from_worker: Some(from_worker), worker: Some(worker) }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch, LoaderError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Ok(batch) = self.from_worker.as_ref()?.recv() {
+            return Some(batch);
+        }
+        // The worker is gone: at the end, or by a panic that must not pass for the end.
+        self.from_worker = None;
+        if let Some(Err(panic)) = self.worker.take().map(JoinHandle::join) {
+            std::panic::resume_unwind(panic);
+        }
+        None
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.from_worker = None;
+        if let Some(worker) = self.worker.take() {
+            // A panic in a worker whose batches nobody wants any more changes nothing.
+            drop(worker.join());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Layout, PreprocessConfig};
+    use crate::dataset::{Dataset, DatasetError};
+    use crate::digest::Digest;
+    use crate::ids::SampleId;
+    use crate::preprocess::Preprocess;
+
+    /// Samples that are their own index, but for one that cannot be read.
+    struct Counting {
+        len: u64,
+        broken: Option<u64>,
+        fingerprint: Digest,
+    }
+
+    impl Dataset for Counting {
+        fn len(&self) -> u64 {
+            self.len
+        }
+        fn sample_shape(&self) -> &[usize] {
+            &[1]
+        }
+        fn id_at(&self, index: u64) -> SampleId {
+            SampleId(index)
+        }
+        fn sample(&self, id: SampleId) -> Result<&[u8], DatasetError> {
+            const BYTES: [u8; 256] = {
+                let mut bytes = [0; 256];
+                let mut at = 0;
+                while at < 256 {
+                    bytes[at] = at as u8;
+                    at += 1;
+                }
+                bytes
+            };
+            if self.broken == Some(id.0) {
+                return Err(DatasetError::NoSuchSample { sample: id, samples: self.len });
+            }
+            Ok(&BYTES[id.0 as usize..=id.0 as usize])
+        }
+        fn label(&self, id: SampleId) -> Result<Option<u32>, DatasetError> {
+            Ok(Some(id.0 as u32))
+        }
+        fn fingerprint(&self) -> &Digest {
+            &self.fingerprint
+        }
+        fn labels_digest(&self) -> Option<&Digest> {
+            None
+        }
+    }
+
+    fn samples(len: u64, broken: Option<u64>) -> Arc<Samples> {
+        let config = PreprocessConfig { scale: 1.0, layout: Layout::Flat, ..PreprocessConfig::default() };
+        let dataset = Counting { len, broken, fingerprint: Digest::of_bytes(b"counting") };
+        Arc::new(Samples::new(Box::new(dataset), Preprocess::new(&config, &[1]).unwrap(), None))
+    }
+
+    fn ids(order: Order, batch: usize) -> Vec<Vec<u64>> {
+        let all = stream(&samples(100, None), order, batch, 2);
+        all.map(|batch| {
+            let batch = batch.unwrap();
+            for ((id, input), label) in batch.ids.iter().zip(&batch.inputs).zip(batch.labels.unwrap()) {
+                assert_eq!((id.0 as f32, id.0 as u32), (*input, label));
+            }
+            batch.ids.iter().map(|id| id.0).collect()
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_sample_comes_once_in_the_order_of_seed_and_epoch() {
+        let shuffled = |epoch| ids(Order::Shuffled { seed: 7, epoch }, 32);
+        let first = shuffled(0);
+        assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [32, 32, 32, 4]);
+        let mut sorted = first.concat();
+        assert_ne!(sorted, (0..100).collect::<Vec<_>>());
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+        assert_eq!(first, shuffled(0));
+        assert_ne!(first, shuffled(1));
+        assert_eq!(ids(Order::Sequential, 7).concat(), (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_fault_is_the_last_item_and_a_dropped_stream_ends_its_worker() {
+        let all: Vec<_> = stream(&samples(100, Some(40)), Order::Sequential, 10, 2).collect();
+        assert_eq!(all.len(), 5);
+        assert!(all[..4].iter().all(Result::is_ok) && all[4].is_err());
+        let samples = samples(100, None);
+        let mut batches = stream(&samples, Order::Sequential, 1, 1);
+        assert!(batches.next().is_some());
+        drop(batches);
+        assert_eq!(Arc::strong_count(&samples), 1);
+    }
+}

@@ -1,0 +1,194 @@
+//! Kullback–Leibler divergence from cached targets to the student, at any temperature.
+
+use tch::{Device, Kind, Tensor};
+
+use super::targets::{Decoder, float_tensor, log_weights};
+use super::{DecodedBatch, LossError, TargetSpace, TargetTensors};
+use crate::target::{TailHandling, Temperature};
+
+/// Up to so many classes the target is written out densely, which is exact to the last bit that
+/// floats have; beyond, the tail enters through one matrix-vector product and no dense target
+/// exists.
+const DENSE_CLASSES: usize = 4096;
+
+/// `KL(p ‖ softmax(s / T))` with `p` the cached target at `T`.
+///
+/// With the tail spread by a prior `u ∝ exp(b_β)` the target is a distribution over all classes,
+/// so that the divergence is never negative, and 0 exactly where the student equals the target.
+/// [`TailHandling::Bucket`] compares `k + 1` outcomes, the student's last one being all its mass
+/// off the head. [`TailHandling::Renormalize`] compares the renormalised head with the student's
+/// full softmax.
+///
+/// Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015 (the
+/// temperature and its factor `T²`, see [`super::WeightedLoss`]).
+#[derive(Debug)]
+pub struct KlDivergence {
+    temperature: Temperature,
+    decoder: Decoder,
+    tail: Tail,
+}
+
+/// How the student's mass off the head is compared.
+#[derive(Debug)]
+enum Tail {
+    /// Not at all: everything is in the head, or the handling drops the rest.
+    None,
+    /// By the prior, written out: `log_w`, `[classes]`.
+    Dense { log_w: Tensor },
+    /// By the prior, as `w · s` and a correction on the head.
+    Product {
+        /// The prior's probabilities: `[classes]`, float.
+        w: Tensor,
+        /// Their logarithms: `[classes]`, double.
+        log_w: Tensor,
+        /// `Σ_j w_j log w_j`.
+        negative_entropy: f64,
+    },
+    /// As one outcome.
+    Bucket,
+}
+
+impl KlDivergence {
+    /// Prepares the divergence for targets of `space`.
+    ///
+    /// # Errors
+    /// [`LossError::Temperature`] when the tail's mass at `temperature` is not known,
+    /// [`LossError::NoPrior`].
+    pub fn new(
+        space: &TargetSpace,
+        temperature: Temperature,
+        tail: TailHandling,
+        device: Device,
+    ) -> Result<Self, LossError> {
+        let dense = space.classes <= DENSE_CLASSES;
+        Self::with_form(space, temperature, tail, device, dense)
+    }
+
+    fn with_form(
+        space: &TargetSpace,
+        temperature: Temperature,
+        tail: TailHandling,
+        device: Device,
+        dense: bool,
+    ) -> Result<Self, LossError> {
+        let by_curve = matches!(tail, TailHandling::Prior | TailHandling::Uniform);
+        if space.has_tail() && by_curve && !space.nodes.covers(temperature) {
+            return Err(LossError::Temperature {
+                temperature: temperature.get(),
+                lowest: space.nodes.lowest_temperature(),
+                beta: temperature.beta(),
+            });
+        }
+        let form = match tail {
+            _ if !space.has_tail() => Tail::None,
+            TailHandling::Renormalize => Tail::None,
+            TailHandling::Bucket => Tail::Bucket,
+            TailHandling::Prior if space.prior.is_none() => return Err(LossError::NoPrior),
+            TailHandling::Prior | TailHandling::Uniform => {
+                let prior = space.prior.as_ref().filter(|_| tail == TailHandling::Prior);
+                let log_w = log_weights(prior, space.classes, temperature);
+                if dense {
+                    Tail::Dense { log_w: float_tensor(&log_w, device) }
+                } else {
+                    let w: Vec<f64> = log_w.iter().map(|b| b.exp()).collect();
+                    Tail::Product {
+                        negative_entropy: w.iter().zip(&log_w).map(|(w, b)| w * b).sum(),
+                        w: float_tensor(&w, device),
+                        log_w: Tensor::from_slice(&log_w).to_device(device),
+                    }
+                }
+            }
+        };
+        let decoder = Decoder::new(space, temperature, tail, device);
+        Ok(Self { temperature, decoder, tail: form })
+    }
+
+    /// The temperature of target and student.
+    pub fn temperature(&self) -> Temperature {
+        self.temperature
+    }
+
+    /// The divergence of each sample, in nats, without the factor `T²`.
+    ///
+    /// # Shapes
+    /// `logits`: `[batch, classes]`, raw (no temperature applied). The result is `[batch]`.
+    pub fn per_sample(&self, logits: &Tensor, targets: &TargetTensors) -> Tensor {
+        let target = tch::no_grad(|| self.decoder.decode(targets));
+        let scaled = logits.to_kind(Kind::Float) * self.temperature.beta();
+        match (&self.tail, &target.log_tail) {
+            (Tail::Dense { log_w }, Some(log_tail)) => dense(&scaled, targets, &target, log_tail, log_w),
+            (Tail::Product { w, log_w, negative_entropy }, Some(log_tail)) => {
+                product(&scaled, targets, &target, log_tail, w, log_w, *negative_entropy)
+            }
+            (Tail::Bucket, Some(log_tail)) => bucket(&scaled, targets, &target, log_tail),
+            _ => {
+                let log_q = scaled.log_softmax(-1, Kind::Float).gather(-1, &targets.ids, false);
+                divergence(&target.log_head, &log_q)
+            }
+        }
+    }
+}
+
+/// `Σ p (log p − log q)` over the last dimension.
+fn divergence(log_p: &Tensor, log_q: &Tensor) -> Tensor {
+    (log_p.exp() * (log_p - log_q)).sum_dim_intlist(-1, false, Kind::Float)
+}
+
+/// The target written out over all classes.
+fn dense(
+    scaled: &Tensor,
+    targets: &TargetTensors,
+    target: &DecodedBatch,
+    log_tail: &Tensor,
+    log_w: &Tensor,
+) -> Tensor {
+    let log_p = tch::no_grad(|| {
+        let off_head = log_w.expand(scaled.size(), false).scatter_value(-1, &targets.ids, f64::NEG_INFINITY);
+        let shape = off_head.log_softmax(-1, Kind::Float) + log_tail.unsqueeze(-1);
+        shape.scatter(-1, &targets.ids, &target.log_head)
+    });
+    divergence(&log_p, &scaled.log_softmax(-1, Kind::Float))
+}
+
+/// The same without a dense target. With `u_j = w_j / (1 − W)`, `W = Σ_H w`, off the head:
+/// `Σ_j u_j log softmax(s)_j = (w · s − Σ_H w s) / (1 − W) − logsumexp(s)`, and likewise for
+/// the prior's own entropy. Sums over the head are taken in `f64`, because `1 − W` may be small.
+fn product(
+    scaled: &Tensor,
+    targets: &TargetTensors,
+    target: &DecodedBatch,
+    log_tail: &Tensor,
+    w: &Tensor,
+    log_w: &Tensor,
+    negative_entropy: f64,
+) -> Tensor {
+    let log_sum = scaled.logsumexp([-1], true);
+    let on_head = scaled.gather(-1, &targets.ids, false);
+    let head = divergence(&target.log_head, &(&on_head - &log_sum));
+    let (head_w, kept, entropy) = tch::no_grad(|| {
+        let log_w = log_w.index_select(0, &targets.ids.reshape([-1])).view_as(&targets.ids);
+        let head_w = log_w.exp();
+        let kept: Tensor = 1.0 - head_w.sum_dim_intlist(-1, false, Kind::Double);
+        let kept = kept.clamp_min(f64::MIN_POSITIVE);
+        let on_head = (&head_w * log_w).sum_dim_intlist(-1, false, Kind::Double);
+        let entropy = (negative_entropy - on_head) / &kept - kept.log();
+        (head_w, kept, entropy)
+    });
+    let mean = scaled.matmul(w).to_kind(Kind::Double)
+        - (head_w * on_head.to_kind(Kind::Double)).sum_dim_intlist(-1, false, Kind::Double);
+    let log_q = mean / kept - log_sum.squeeze_dim(-1).to_kind(Kind::Double);
+    let log_tail = log_tail.to_kind(Kind::Double);
+    let tail = log_tail.exp() * (log_tail + entropy - log_q);
+    head + tail.to_kind(Kind::Float)
+}
+
+/// The head's classes, and everything else as one outcome.
+fn bucket(scaled: &Tensor, targets: &TargetTensors, target: &DecodedBatch, log_tail: &Tensor) -> Tensor {
+    let log_q = scaled.log_softmax(-1, Kind::Float);
+    let head = divergence(&target.log_head, &log_q.gather(-1, &targets.ids, false));
+    let rest = log_q.scatter_value(-1, &targets.ids, f64::NEG_INFINITY).logsumexp([-1], false);
+    head + log_tail.exp() * (log_tail - rest)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! The divergence against its definition, its own limits, finite differences and PyTorch.
+
+use proptest::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use super::*;
+use crate::loss::reference;
+use crate::target::{PositionTarget, TailNodes, TailPrior, TargetBatch};
+
+/// A batch of targets over `classes` classes made from random logits, and their space.
+struct Case {
+    space: TargetSpace,
+    batch: TargetBatch,
+    teacher: Vec<Vec<f64>>,
+}
+
+/// Numbers that look random and are the same everywhere.
+fn noise(seed: u64, scale: f64) -> impl FnMut() -> f64 {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 11) as f64 / (1u64 << 53) as f64 - 0.5) * 2.0 * scale
+    }
+}
+
+fn case(seed: u64, rows: usize, classes: usize, k: usize) -> Case {
+    let mut next = noise(seed, 5.0);
+    let nodes = TailNodes::default();
+    let prior = (0..nodes.len() * classes).map(|_| (next() / 4.0) as f32).collect();
+    let prior = (k < classes).then(|| TailPrior::new(nodes.clone(), classes, prior).unwrap());
+    let kept = if k < classes { nodes.len() } else { 0 };
+    let mut batch = TargetBatch::default();
+    let mut teacher = Vec::new();
+    for _ in 0..rows {
+        let z: Vec<f64> = (0..classes).map(|_| next()).collect();
+        let mut order: Vec<usize> = (0..classes).collect();
+        order.sort_by(|a, b| z[*b].total_cmp(&z[*a]));
+        let largest = z[order[0]];
+        let tail = |beta: f64| order[k..].iter().map(|c| ((z[*c] - largest) * beta).exp()).sum::<f64>().ln();
+        batch.extend(&TargetBatch {
+            rows: 1,
+            k,
+            nodes: kept,
+            ids: order[..k].iter().map(|c| *c as u32).collect(),
+            values: order[..k].iter().map(|c| (z[*c] - largest) as f32).collect(),
+            curve: nodes.as_slice()[..kept].iter().map(|beta| tail(*beta) as f32).collect(),
+        });
+        teacher.push(z);
+    }
+    Case { space: TargetSpace { classes, k, nodes, prior }, batch, teacher }
+}
+
+impl Case {
+    fn target(&self, row: usize) -> PositionTarget<'_> {
+        let (ids, values, curve) = self.batch.row(row);
+        PositionTarget { classes: self.space.classes, ids, values, nodes: &self.space.nodes, curve }
+    }
+
+    fn prior(&self) -> TailPrior {
+        let nodes = self.space.nodes.clone();
+        let flat = vec![0.0; nodes.len() * self.space.classes];
+        self.space.prior.clone().unwrap_or_else(|| TailPrior::new(nodes, self.space.classes, flat).unwrap())
+    }
+
+    fn students(&self, seed: u64) -> Vec<Vec<f64>> {
+        let mut next = noise(seed ^ 0xabcd, 4.0);
+        self.teacher.iter().map(|row| row.iter().map(|_| next()).collect()).collect()
+    }
+
+    fn fast(&self, students: &Tensor, t: Temperature, tail: TailHandling, dense: bool) -> Tensor {
+        let kl = KlDivergence::with_form(&self.space, t, tail, Device::Cpu, dense).unwrap();
+        kl.per_sample(students, &TargetTensors::new(&self.batch, Device::Cpu))
+    }
+}
+
+fn tensor(rows: &[Vec<f64>]) -> Tensor {
+    let flat: Vec<f64> = rows.concat();
+    Tensor::from_slice(&flat).to_kind(Kind::Float).view([rows.len() as i64, -1])
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+fn t(value: f64) -> Temperature {
+    Temperature::new(value).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn agrees_with_the_definition(
+        seed in 0u64..1 << 40,
+        classes in 2usize..60,
+        share in 0.0f64..1.0,
+        temperature in 1.0f64..12.0,
+        dense: bool,
+    ) {
+        let k = 1 + (share * (classes - 1) as f64).round() as usize;
+        let case = case(seed, 4, classes, k);
+        let students = case.students(seed);
+        for tail in TailHandling::ALL {
+            let fast = numbers(&case.fast(&tensor(&students), t(temperature), tail, dense));
+            for (row, fast) in fast.iter().enumerate() {
+                // The student as the fast path sees it: rounded to f32.
+                let student: Vec<f64> = students[row].iter().map(|s| f64::from(*s as f32)).collect();
+                let slow = reference::kl(&student, &case.target(row), t(temperature), tail, &case.prior());
+                prop_assert!((fast - slow).abs() < 2e-5 * (1.0 + slow.abs()), "{tail}: {fast} and {slow}");
+                prop_assert!(*fast > -1e-5, "{tail}: {fast}");
+            }
+        }
+    }
+
+    #[test]
+    fn is_zero_where_the_student_is_the_target(
+        seed in 0u64..1 << 40,
+        classes in 3usize..60,
+        temperature in 1.0f64..12.0,
+        dense: bool,
+    ) {
+        let case = case(seed, 4, classes, classes / 2);
+        for tail in [TailHandling::Prior, TailHandling::Uniform, TailHandling::Bucket] {
+            let log_weights = case.prior().at(t(temperature));
+            let students: Vec<Vec<f64>> = (0..4)
+                .map(|row| {
+                    let p = case.target(row).dense(t(temperature), tail, Some(&log_weights));
+                    // softmax(s / T) = p.
+                    p.iter().map(|p| p.ln() * temperature).collect()
+                })
+                .collect();
+            for kl in numbers(&case.fast(&tensor(&students), t(temperature), tail, dense)) {
+                prop_assert!(kl.abs() < 2e-5, "{tail}: {kl}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences_of_the_definition() {
+    let case = case(3, 3, 12, 4);
+    let students = case.students(5);
+    for (tail, dense) in TailHandling::ALL.into_iter().flat_map(|tail| [(tail, true), (tail, false)]) {
+        let input = tensor(&students).set_requires_grad(true);
+        case.fast(&input, t(2.5), tail, dense).sum(Kind::Float).backward();
+        let gradient = numbers(&input.grad());
+        for (row, student) in students.iter().enumerate() {
+            for class in 0..12 {
+                let at = |step: f64| {
+                    let mut moved = student.clone();
+                    moved[class] += step;
+                    reference::kl(&moved, &case.target(row), t(2.5), tail, &case.prior())
+                };
+                let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
+                let found = gradient[row * 12 + class];
+                assert!(
+                    (slope - found).abs() < 1e-5,
+                    "{tail}, row {row}, class {class}: {slope} and {found}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn with_every_class_in_the_head_it_is_the_usual_distillation_loss() {
+    let case = case(8, 4, 10, 10);
+    let students = case.students(9);
+    let teacher = tensor(&case.teacher);
+    let student = tensor(&students);
+    for tail in TailHandling::ALL {
+        for temperature in [0.5, 1.0, 4.0] {
+            let p = (&teacher / temperature).softmax(-1, Kind::Float);
+            let usual = (&p * (p.log() - (&student / temperature).log_softmax(-1, Kind::Float)))
+                .sum_dim_intlist(-1, false, Kind::Float);
+            let found = case.fast(&student, t(temperature), tail, true);
+            assert!(f64::try_from((usual - found).abs().max()).unwrap() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_temperature_below_the_nodes_is_refused_where_the_curve_is_needed() {
+    let case = case(1, 1, 10, 3);
+    let new = |tail| KlDivergence::new(&case.space, t(0.5), tail, Device::Cpu).map(|_| ());
+    let refused = LossError::Temperature { temperature: 0.5, lowest: 1.0, beta: 2.0 };
+    assert_eq!(new(TailHandling::Prior), Err(refused));
+    assert_eq!(new(TailHandling::Renormalize), Ok(()));
+    let mut without = case.space.clone();
+    without.prior = None;
+    let refused = KlDivergence::new(&without, t(1.0), TailHandling::Prior, Device::Cpu).map(|_| ());
+    assert_eq!(refused, Err(LossError::NoPrior));
+}
+
+#[test]
+fn a_million_to_one_head_keeps_the_large_form_finite() {
+    // A prior that lies almost wholly on the head: 1 − W is near 0.
+    let mut case = case(4, 2, 40, 2);
+    let nodes = case.space.nodes.clone();
+    let mut weights = vec![-15.0f32; nodes.len() * 40];
+    for node in 0..nodes.len() {
+        weights[node * 40 + case.batch.ids[0] as usize] = 15.0;
+    }
+    case.space.prior = TailPrior::new(nodes, 40, weights);
+    let students = case.students(2);
+    let slow = |row: usize| {
+        let student: Vec<f64> = students[row].iter().map(|s| f64::from(*s as f32)).collect();
+        reference::kl(&student, &case.target(row), t(2.0), TailHandling::Prior, &case.prior())
+    };
+    let dense = numbers(&case.fast(&tensor(&students), t(2.0), TailHandling::Prior, true));
+    for row in 0..2 {
+        assert!((dense[row] - slow(row)).abs() < 1e-4, "{} and {}", dense[row], slow(row));
+    }
+}

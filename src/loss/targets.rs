@@ -1,0 +1,120 @@
+//! Cached targets as tensors, and what they say at a temperature.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::target::{TailHandling, TailNodes, TailPrior, TargetBatch, Temperature};
+
+/// What all targets of a cache have in common.
+#[derive(Clone, Debug)]
+pub struct TargetSpace {
+    /// Number of classes `V`.
+    pub classes: usize,
+    /// Head size.
+    pub k: usize,
+    /// Nodes of the tail curves.
+    pub nodes: TailNodes,
+    /// Where the tail's mass lies; `None` when the head holds every class.
+    pub prior: Option<TailPrior>,
+}
+
+impl TargetSpace {
+    /// Whether there are classes outside the head.
+    pub fn has_tail(&self) -> bool {
+        self.k < self.classes
+    }
+}
+
+/// The targets of a batch on a device.
+#[derive(Debug)]
+pub struct TargetTensors {
+    /// Class ids of the heads: `[batch, k]`, int64.
+    pub ids: Tensor,
+    /// Logits relative to the largest: `[batch, k]`, float.
+    pub values: Tensor,
+    /// Tail curves in nats: `[batch, nodes]`, float; `[batch, 0]` when there is no tail.
+    pub curve: Tensor,
+}
+
+impl TargetTensors {
+    /// Moves `targets` to `device`.
+    pub fn new(targets: &TargetBatch, device: Device) -> Self {
+        let shape = |width: usize| [targets.rows as i64, width as i64];
+        let ids: Vec<i64> = targets.ids.iter().map(|id| i64::from(*id)).collect();
+        Self {
+            ids: Tensor::from_slice(&ids).view(shape(targets.k)).to_device(device),
+            values: Tensor::from_slice(&targets.values).view(shape(targets.k)).to_device(device),
+            curve: Tensor::from_slice(&targets.curve).view(shape(targets.nodes)).to_device(device),
+        }
+    }
+}
+
+/// Decodes heads and tail masses at one temperature as one tail handling sees them.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    beta: f64,
+    /// `log_tail = constant + curve · weights`; `None` where the handling knows no tail.
+    tail: Option<(f64, Tensor)>,
+}
+
+/// A batch of targets at one temperature.
+#[derive(Debug)]
+pub struct DecodedBatch {
+    /// Log-probabilities of the head's classes: `[batch, k]`.
+    pub log_head: Tensor,
+    /// Log of the mass of everything else: `[batch]`; `None` where there is nothing else.
+    pub log_tail: Option<Tensor>,
+}
+
+impl Decoder {
+    pub(super) fn new(
+        space: &TargetSpace,
+        temperature: Temperature,
+        tail: TailHandling,
+        device: Device,
+    ) -> Self {
+        let beta = temperature.beta();
+        // g(β) is linear in the stored nodes, g(0) = log(V − k) being the one that is not stored.
+        let curve_at = |temperature: Temperature, factor: f64| {
+            let weights: Vec<f64> = space.nodes.weights(temperature).iter().map(|w| w * factor).collect();
+            let at_zero = ((space.classes - space.k) as f64).ln();
+            let nodes: Vec<f32> = weights[1..].iter().map(|w| *w as f32).collect();
+            (weights[0] * at_zero, Tensor::from_slice(&nodes).to_device(device))
+        };
+        let tail = match tail {
+            _ if !space.has_tail() => None,
+            TailHandling::Prior | TailHandling::Uniform => Some(curve_at(temperature, 1.0)),
+            // The mass left over at T = 1, tempered like a class.
+            TailHandling::Bucket => Some(curve_at(Temperature::ONE, beta)),
+            TailHandling::Renormalize => None,
+        };
+        Self { beta, tail }
+    }
+
+    pub(super) fn decode(&self, targets: &TargetTensors) -> DecodedBatch {
+        let head = &targets.values * self.beta;
+        let log_sum = head.logsumexp([-1], true);
+        let Some((constant, weights)) = &self.tail else {
+            return DecodedBatch { log_head: head - log_sum, log_tail: None };
+        };
+        let tail = targets.curve.matmul(weights).unsqueeze(-1) + *constant;
+        let log_z = log_sum.logaddexp(&tail);
+        DecodedBatch { log_head: head - &log_z, log_tail: Some((tail - log_z).squeeze_dim(-1)) }
+    }
+}
+
+/// The prior's log-probabilities over all classes at a temperature, uniform without a prior:
+/// `[classes]`, normalised in `f64`.
+pub(super) fn log_weights(prior: Option<&TailPrior>, classes: usize, temperature: Temperature) -> Vec<f64> {
+    let mut b = prior.map_or_else(|| vec![0.0; classes], |prior| prior.at(temperature));
+    let largest = b.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_sum = largest + b.iter().map(|b| (b - largest).exp()).sum::<f64>().ln();
+    for b in &mut b {
+        *b -= log_sum;
+    }
+    b
+}
+
+/// `[n]` as a float tensor on `device`.
+pub(super) fn float_tensor(values: &[f64], device: Device) -> Tensor {
+    Tensor::from_slice(values).to_kind(Kind::Float).to_device(device)
+}
