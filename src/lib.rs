@@ -24,7 +24,7 @@ pub mod target;
 // ── level 1: making targets ──
 pub mod dataset;
 #[cfg(feature = "torch")]
-pub mod device;
+pub mod libtorch;
 pub mod preprocess;
 pub mod select;
 pub mod tail_model;
@@ -38,3 +38,5 @@ pub mod ops;
 pub mod loader;
 #[cfg(feature = "torch")]
 pub mod loss;
+#[cfg(feature = "torch")]
+pub mod student;

@@ -6,7 +6,7 @@ use tch::{CModule, Device, IValue, Kind, Tensor};
 
 use super::{OutputType, RawOutput, Teacher, TeacherError};
 use crate::config::TeacherConfig;
-use crate::device;
+use crate::libtorch;
 
 /// A module in evaluation mode.
 pub(super) struct TorchScriptTeacher {
@@ -20,7 +20,7 @@ pub(super) struct TorchScriptTeacher {
 
 impl TorchScriptTeacher {
     pub(super) fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Self, TeacherError> {
-        let device = device::resolve(&config.device).map_err(|error| TeacherError::Device {
+        let device = libtorch::resolve(&config.device).map_err(|error| TeacherError::Device {
             device: config.device.clone(),
             problem: error.to_string(),
         })?;
@@ -32,7 +32,7 @@ impl TorchScriptTeacher {
         module.set_eval();
         let mut shape = vec![0];
         shape.extend(input_shape.iter().map(|d| *d as i64));
-        let runtime = format!("libtorch {}", device::LIBTORCH_VERSION);
+        let runtime = format!("libtorch {}", libtorch::VERSION);
         Ok(Self { module, path: config.path.clone(), runtime, device, shape })
     }
 }
@@ -79,13 +79,6 @@ impl TorchScriptTeacher {
     }
 }
 
-/// libtorch's messages end in a C++ stack trace, and TorchScript's begin with the Python source:
-/// the line that says what is wrong is the last one with `Error:` before the trace.
 fn failed(path: &Path, doing: &'static str, error: &tch::TchError) -> TeacherError {
-    let text = error.to_string();
-    let plain = text.split("Exception raised from").next().unwrap_or(&text);
-    let lines = || plain.lines().map(str::trim).filter(|line| !line.is_empty());
-    let telling = lines().rfind(|line| line.contains("Error: "));
-    let problem = telling.or_else(|| lines().next()).unwrap_or("no reason given").to_owned();
-    TeacherError::Runtime { path: path.to_owned(), doing, problem }
+    TeacherError::Runtime { path: path.to_owned(), doing, problem: libtorch::plain_message(error) }
 }

@@ -11,9 +11,6 @@ use tch::{Cuda, Device};
 
 use crate::config::DeviceName;
 
-/// The libtorch that the bindings are made for.
-pub const LIBTORCH_VERSION: &str = "2.11.0";
-
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 
 /// Why a device is not to be had.

@@ -1,0 +1,74 @@
+//! What all built-in students share: variables, mode, and export by tracing.
+
+use std::path::Path;
+
+use tch::nn::{ModuleT, VarStore};
+use tch::{CModule, Device, Kind, Tensor};
+
+use super::{State, Student, StudentError};
+
+pub(super) struct BuiltIn {
+    name: &'static str,
+    vs: VarStore,
+    net: Box<dyn ModuleT>,
+    input_shape: Vec<i64>,
+    training: bool,
+}
+
+impl BuiltIn {
+    pub(super) fn new(
+        name: &'static str,
+        vs: VarStore,
+        net: Box<dyn ModuleT>,
+        input_shape: Vec<i64>,
+    ) -> Self {
+        Self { name, vs, net, input_shape, training: false }
+    }
+
+    /// Records the computation in evaluation mode on an example, and writes it.
+    fn trace(&self, path: &Path) -> Result<(), StudentError> {
+        let mut shape = vec![2];
+        shape.extend_from_slice(&self.input_shape);
+        let example = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+        let mut forward = |inputs: &[Tensor]| vec![self.net.forward_t(&inputs[0], false)];
+        CModule::create_by_tracing(self.name, "forward", &[example], &mut forward)
+            .and_then(|module| module.save(path))
+            .map_err(|error| {
+                StudentError::libtorch(format!("writing the student to {}", path.display()), &error)
+            })
+    }
+}
+
+impl Student for BuiltIn {
+    fn forward(&self, input: &Tensor) -> Result<Tensor, StudentError> {
+        Ok(self.net.forward_t(input, self.training))
+    }
+
+    fn set_training(&mut self, training: bool) {
+        self.training = training;
+    }
+
+    fn variables(&self) -> &VarStore {
+        &self.vs
+    }
+
+    fn variables_mut(&mut self) -> &mut VarStore {
+        &mut self.vs
+    }
+
+    fn export(&mut self, path: &Path) -> Result<(), StudentError> {
+        // On the processor, so that the file loads where there is no GPU; frozen until it is
+        // written, because a recorded constant may not ask for gradients.
+        let device = self.vs.device();
+        self.vs.set_device(Device::Cpu);
+        self.vs.freeze();
+        let traced = self.trace(path);
+        self.vs.unfreeze();
+        self.vs.set_device(device);
+        traced
+    }
+
+    fn state(&self) -> State {
+        State::Variables
+    }
+}
