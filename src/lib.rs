@@ -6,7 +6,7 @@
 //! dataset → preprocess → teacher → select → cache::writer ── bytes on disk ── cache::reader → loader → loss → train
 //! ```
 //!
-//! * [`ops::build`] walks the first corridor.
+//! * [`ops::build`] walks the first corridor; [`train`] (feature `torch`) walks the second.
 //! * [`target`] says what a cached prediction means at any temperature; start reading there.
 //! * [`cache`] is the format on disk; `schemas/format-v1.md` is its written specification.
 //!
@@ -35,8 +35,16 @@ pub mod cache;
 pub mod ops;
 
 // ── level 3: learning from targets ──
+#[cfg(feature = "torch")]
+pub mod checkpoint;
 pub mod loader;
 #[cfg(feature = "torch")]
 pub mod loss;
 #[cfg(feature = "torch")]
+pub mod metrics;
+#[cfg(feature = "torch")]
+pub mod optim;
+#[cfg(feature = "torch")]
 pub mod student;
+#[cfg(feature = "torch")]
+pub mod train;

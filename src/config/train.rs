@@ -263,9 +263,10 @@ pub struct TrainSection {
     #[serde(default = "default_prefetch")]
     #[schemars(range(min = 1))]
     pub prefetch: usize,
-    /// The validation measure that chooses the best checkpoint, as `set.metric`; higher is
-    /// better for accuracy and agreement, lower for the others. Default: accuracy of the first
-    /// set, or the training loss where there is no validation set.
+    /// Which epoch's student is kept: `last`, `train_loss` (the lowest), or the best of a
+    /// measure on a validation set, `set.metric` (`accuracy`, `agreement`, `kl` or
+    /// `cross_entropy`). Default: accuracy on the first set, agreement where it has no labels;
+    /// the training loss where there is no set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select_by: Option<String>,
 }

@@ -10,6 +10,11 @@ pub trait Progress: Sync {
 
     /// The current phase is over.
     fn finish(&self);
+
+    /// A line that should stay on the screen, when there is one.
+    fn say(&self, line: &str) {
+        let _unsaid = line;
+    }
 }
 
 /// Tells nobody.

@@ -130,9 +130,9 @@ pub enum StudentError {
         shape: Vec<usize>,
     },
     /// Something other than logits.
-    #[error("student: expected logits of shape {expected:?} for two samples, found {found:?}")]
+    #[error("student: expected logits of shape {expected:?}, found {found:?}")]
     Output {
-        /// Two samples and the classes.
+        /// Samples and classes.
         expected: [i64; 2],
         /// The model's answer.
         found: Vec<i64>,

@@ -1,0 +1,122 @@
+//! Keeps a student on disk: its variables as safetensors, and as TorchScript where the module
+//! holds state of its own. Files are replaced whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tch::TchError;
+
+use crate::durable;
+use crate::libtorch::plain_message;
+use crate::student::{State, Student, StudentError};
+
+/// Suffix of variables.
+const VARIABLES: &str = "safetensors";
+/// Suffix of whole modules.
+const MODULE: &str = "pt";
+
+/// Why a checkpoint could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// libtorch could not write or read the variables.
+    #[error("{path}: {problem}")]
+    Variables {
+        /// The file.
+        path: PathBuf,
+        /// libtorch's own words.
+        problem: String,
+    },
+    /// The student could not be exported.
+    #[error(transparent)]
+    Student(#[from] StudentError),
+}
+
+/// What goes wrong while a file is being made.
+enum Making {
+    Io(std::io::Error),
+    Torch(TchError),
+    Student(StudentError),
+}
+
+impl From<std::io::Error> for Making {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Writes `student` as `<path>.safetensors`, and as `<path>.pt` where variables are not all.
+///
+/// # Errors
+/// [`CheckpointError`]; what stood there before is kept.
+pub fn save(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointError> {
+    save_variables(student, &path.with_extension(VARIABLES))?;
+    match student.state() {
+        State::Variables => Ok(()),
+        State::Module => export(student, &path.with_extension(MODULE)),
+    }
+}
+
+/// Writes the variables of `student` to `path`, under their PyTorch names.
+///
+/// # Errors
+/// [`CheckpointError`]; what stood there before is kept.
+pub fn save_variables(student: &dyn Student, path: &Path) -> Result<(), CheckpointError> {
+    let on_host =
+        |(name, tensor): (String, tch::Tensor)| (name, tensor.to_device(tch::Device::Cpu).contiguous());
+    // `VarStore::save` takes the format from the suffix, and a temporary file has another.
+    let named: Vec<_> = student.variables().variables().into_iter().map(on_host).collect();
+    make(path, |temporary| tch::Tensor::write_safetensors(&named, temporary).map_err(Making::Torch))
+}
+
+/// Writes `student` as TorchScript for inference to `path`.
+///
+/// # Errors
+/// [`CheckpointError`]; what stood there before is kept.
+pub fn export(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointError> {
+    make(path, |temporary| student.export(temporary).map_err(Making::Student))
+}
+
+/// Brings the built-in `student` back to what [`save`] wrote as `<path>.safetensors`.
+///
+/// # Errors
+/// [`CheckpointError`]: no such file, or another student's.
+pub fn load_variables(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointError> {
+    let path = path.with_extension(VARIABLES);
+    student
+        .variables_mut()
+        .load(&path)
+        .map_err(|error| CheckpointError::Variables { problem: plain_message(&error), path: path.clone() })
+}
+
+/// Puts a copy of the file `from` in `to`'s place.
+///
+/// # Errors
+/// [`CheckpointError`]; what stood there before is kept.
+pub fn copy(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    make(to, |temporary| Ok(fs::copy(from, temporary).map(|_| ())?))
+}
+
+/// `<path>.safetensors` and `<path>.pt`.
+pub fn files(path: &Path) -> (PathBuf, PathBuf) {
+    (path.with_extension(VARIABLES), path.with_extension(MODULE))
+}
+
+fn make(path: &Path, write: impl FnOnce(&Path) -> Result<(), Making>) -> Result<(), CheckpointError> {
+    durable::replace_file(path, write).map_err(|error| match error {
+        Making::Io(source) => CheckpointError::Write { path: path.to_owned(), source },
+        Making::Torch(error) => {
+            CheckpointError::Variables { path: path.to_owned(), problem: plain_message(&error) }
+        }
+        Making::Student(error) => error.into(),
+    })
+}

@@ -1,0 +1,141 @@
+//! Why a run cannot begin or go on.
+
+use std::path::PathBuf;
+
+use crate::cache::CacheError;
+use crate::checkpoint::CheckpointError;
+use crate::dataset::DatasetError;
+use crate::libtorch::DeviceError;
+use crate::loader::LoaderError;
+use crate::loss::LossError;
+use crate::preprocess::PreprocessError;
+use crate::student::StudentError;
+use crate::target::TemperatureError;
+
+/// Why a run cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The device.
+    #[error("train.device: {0}")]
+    Device(#[from] DeviceError),
+    /// The dataset.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The preprocessing.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A batch.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// The student.
+    #[error(transparent)]
+    Student(#[from] StudentError),
+    /// The loss.
+    #[error(transparent)]
+    Loss(#[from] LossError),
+    /// The temperature.
+    #[error("loss.temperature: {0}")]
+    Temperature(#[from] TemperatureError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Config and cache disagree.
+    #[error("{key}: the config gives {found}, but the cache {cache} was built with {cached}; {hint}")]
+    Mismatch {
+        /// What disagrees.
+        key: String,
+        /// The cache's folder.
+        cache: PathBuf,
+        /// In the cache.
+        cached: String,
+        /// From the config.
+        found: String,
+        /// The way out.
+        hint: &'static str,
+    },
+    /// A `kl` term without targets.
+    #[error(
+        "loss.weights.kl is {weight}, but there is no cache; give --cache DIR, or --set loss.weights.kl=0"
+    )]
+    NoCache {
+        /// The term's weight.
+        weight: f64,
+    },
+    /// Nobody says how many classes there are.
+    #[error("student.classes: missing; without a cache it says how many classes there are")]
+    NoClasses,
+    /// The measure that should choose the best epoch is not there.
+    #[error("train.select_by = \"{given}\": {problem}")]
+    SelectBy {
+        /// In the config.
+        given: String,
+        /// Expected and found.
+        problem: String,
+    },
+    /// The run's folder is taken.
+    #[error("{path} exists and is not empty; choose another --out, or give --overwrite")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder that is no run, and therefore not overwritten.
+    #[error(
+        "{path} holds no run of kd-train ({found} is not one of its files); it is not overwritten, choose another --out"
+    )]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+        /// What gave it away.
+        found: String,
+    },
+    /// A file of the run could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of the run could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The loss is no number any more.
+    #[error(
+        "the loss is {loss} at step {step} (epoch {epoch}); lower optimizer.learning_rate or lengthen schedule.warmup_epochs"
+    )]
+    Diverged {
+        /// Counts from 1.
+        epoch: u32,
+        /// Counts from 1.
+        step: u64,
+        /// NaN or infinite.
+        loss: f64,
+    },
+    /// No such validation set.
+    #[error("no validation set named {name:?} in the config (it has: {known})")]
+    NoSuchSet {
+        /// Asked for.
+        name: String,
+        /// In the config.
+        known: String,
+    },
+    /// libtorch failed.
+    #[error("{doing}: {problem}")]
+    Libtorch {
+        /// What was being done.
+        doing: &'static str,
+        /// libtorch's own words.
+        problem: String,
+    },
+}

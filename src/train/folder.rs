@@ -1,0 +1,112 @@
+//! The folder of a run: what lies where, and who may write into it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{EpochReport, TrainError, TrainReport};
+use crate::config::TrainConfig;
+use crate::durable;
+
+/// The config with every default filled in.
+const CONFIG: &str = "config.toml";
+/// One line an epoch.
+const METRICS: &str = "metrics.jsonl";
+/// The run's report.
+const SUMMARY: &str = "summary.json";
+/// `best` and `last`.
+const CHECKPOINTS: &str = "checkpoints";
+/// The student that was kept: its variables.
+const VARIABLES: &str = "student.safetensors";
+/// The student that was kept: TorchScript for inference.
+const MODULE: &str = "student.pt";
+
+/// A run on disk.
+#[derive(Clone, Debug)]
+pub struct RunFolder(PathBuf);
+
+impl RunFolder {
+    /// The run in `path`.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Takes the folder for a new run. With `overwrite` the files of an earlier one are removed.
+    ///
+    /// # Errors
+    /// [`TrainError::Occupied`], [`TrainError::NotARun`] (something else lies there, and nothing is
+    /// removed), [`TrainError::Write`].
+    pub(super) fn claim(&self, overwrite: bool) -> Result<(), TrainError> {
+        let mut found = Vec::new();
+        if let Ok(entries) = fs::read_dir(&self.0) {
+            found.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
+        }
+        if !found.is_empty() && !overwrite {
+            return Err(TrainError::Occupied { path: self.0.clone() });
+        }
+        let ours = [CONFIG, METRICS, SUMMARY, CHECKPOINTS, VARIABLES, MODULE];
+        let is_ours = |name: &str| ours.contains(&name.trim_end_matches(durable::TEMPORARY));
+        if let Some(stranger) = found.iter().find(|name| !is_ours(name)) {
+            return Err(TrainError::NotARun { path: self.0.clone(), found: stranger.clone() });
+        }
+        for name in found {
+            let path = self.0.join(&name);
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|source| TrainError::Write { path, source })?;
+        }
+        let folder = self.0.join(CHECKPOINTS);
+        durable::create_folder(&folder).map_err(|source| TrainError::Write { path: folder, source })
+    }
+
+    /// The run's config.
+    pub fn config(&self) -> PathBuf {
+        self.0.join(CONFIG)
+    }
+
+    /// Variables of the student that was kept.
+    pub fn variables(&self) -> PathBuf {
+        self.0.join(VARIABLES)
+    }
+
+    /// TorchScript of the student that was kept.
+    pub fn module(&self) -> PathBuf {
+        self.0.join(MODULE)
+    }
+
+    /// The run's report.
+    pub fn summary(&self) -> PathBuf {
+        self.0.join(SUMMARY)
+    }
+
+    /// The checkpoint `name`, without suffix.
+    pub(super) fn checkpoint(&self, name: &str) -> PathBuf {
+        self.0.join(CHECKPOINTS).join(name)
+    }
+
+    pub(super) fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
+        let path = self.config();
+        let text = toml::to_string(config).map_err(std::io::Error::other);
+        text.and_then(|text| durable::write_file(&path, text.as_bytes()))
+            .map_err(|source| TrainError::Write { path, source })
+    }
+
+    pub(super) fn add_epoch(&self, epoch: &EpochReport) -> Result<(), TrainError> {
+        let path = self.0.join(METRICS);
+        let line = json(epoch, false).and_then(|line| durable::append(&path, &line));
+        line.map_err(|source| TrainError::Write { path, source })
+    }
+
+    pub(super) fn write_summary(&self, report: &TrainReport) -> Result<(), TrainError> {
+        let path = self.summary();
+        let text = json(report, true).and_then(|text| durable::write_file(&path, &text));
+        text.map_err(|source| TrainError::Write { path, source })
+    }
+}
+
+/// JSON and a line's end.
+fn json(value: &impl Serialize, pretty: bool) -> std::io::Result<Vec<u8>> {
+    let mut text = if pretty { serde_json::to_vec_pretty(value)? } else { serde_json::to_vec(value)? };
+    text.push(b'\n');
+    Ok(text)
+}

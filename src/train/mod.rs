@@ -1,0 +1,19 @@
+//! Trains a student from a cache, or on labels alone, and uses it afterwards.
+//!
+//! [`run`] walks the second corridor: cache and data → loader → loss → student, optimizer →
+//! metrics, checkpoints. [`eval`] and [`predict`] are the inference side of a finished run.
+
+mod error;
+mod evaluate;
+mod folder;
+mod infer;
+mod report;
+mod run;
+mod select;
+mod setup;
+
+pub use error::TrainError;
+pub use folder::RunFolder;
+pub use infer::{EvalReport, Prediction, eval, predict};
+pub use report::{EpochReport, TrainOutcome, TrainReport};
+pub use run::{RunOptions, run};

@@ -1,0 +1,84 @@
+//! What a run writes down.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Evaluation;
+
+/// One epoch: a line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EpochReport {
+    /// Counts from 1.
+    pub epoch: u32,
+    /// Steps since the run began.
+    pub step: u64,
+    /// Learning rate of the epoch's last step.
+    pub learning_rate: f64,
+    /// Mean of what is minimised over the epoch's samples, as it was when each was seen.
+    pub train_loss: f64,
+    /// Mean `T² · KL` over the epoch's samples, unweighted; absent when it is not minimised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// Mean cross-entropy on labels over the epoch's samples, unweighted; absent likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cross_entropy: Option<f64>,
+    /// Wall-clock time of the training steps.
+    pub seconds: f64,
+    /// Samples trained on per second.
+    pub samples_per_second: f64,
+    /// Every validation set after the epoch.
+    pub validation: BTreeMap<String, Evaluation>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainOutcome {
+    /// All epochs are done.
+    Trained,
+    /// Stopped on request; checkpoints of the finished epochs are kept.
+    Interrupted,
+}
+
+/// A run: `summary.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "kd-train summary")]
+pub struct TrainReport {
+    /// How it ended.
+    pub outcome: TrainOutcome,
+    /// Epochs done.
+    pub epochs: u32,
+    /// Steps done.
+    pub steps: u64,
+    /// Samples in an epoch.
+    pub samples: u64,
+    /// Wall-clock time of the whole run, loading, validation and export included.
+    pub seconds: f64,
+    /// `train_loss` of the last epoch; absent when none was finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_loss: Option<f64>,
+    /// The epoch whose student was kept, from 1; absent when none was finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_epoch: Option<u32>,
+    /// Every validation set after that epoch.
+    pub validation: BTreeMap<String, Evaluation>,
+    /// What chose it: `set.metric`, `train_loss` or `last`.
+    pub selected_by: String,
+    /// The cache, as it was given; absent when training on labels alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
+    /// The digest of the cache's teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_digest: Option<String>,
+    /// Softmax temperature of the `kl` term; absent when it is not minimised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Device it ran on.
+    pub device: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Trainable numbers in the student.
+    pub parameters: u64,
+}

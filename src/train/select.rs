@@ -1,0 +1,80 @@
+//! Which epoch's student is kept.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::TrainError;
+use super::setup::ValidationSet;
+use crate::metrics::{Evaluation, Metric};
+
+/// What chooses the epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum SelectBy {
+    /// The last one, whatever it measures.
+    Last,
+    /// The lowest training loss.
+    TrainLoss,
+    /// The best of a measure on a validation set.
+    Metric { set: String, metric: Metric },
+}
+
+impl fmt::Display for SelectBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Last => f.write_str("last"),
+            Self::TrainLoss => f.write_str("train_loss"),
+            Self::Metric { set, metric } => write!(f, "{set}.{}", metric.as_str()),
+        }
+    }
+}
+
+impl SelectBy {
+    /// What the config gives; by default the first measure that the first validation set has.
+    pub(super) fn new(given: Option<&str>, sets: &[ValidationSet]) -> Result<Self, TrainError> {
+        let Some(given) = given else {
+            let first = sets.iter().find_map(|set| Some((set.name.clone(), *set.metrics().first()?)));
+            return Ok(first.map_or(Self::TrainLoss, |(set, metric)| Self::Metric { set, metric }));
+        };
+        match given {
+            "last" => return Ok(Self::Last),
+            "train_loss" => return Ok(Self::TrainLoss),
+            _ => {}
+        }
+        let refuse = |problem: String| Err(TrainError::SelectBy { given: given.to_owned(), problem });
+        let Some((set, metric)) = given.rsplit_once('.') else {
+            return refuse("expected last, train_loss, or set.metric (test.accuracy, say)".into());
+        };
+        let Some(found) = sets.iter().find(|found| found.name == set) else {
+            let known: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+            return refuse(format!("no validation set named {set:?} (there are: {})", known.join(", ")));
+        };
+        let known = found.metrics();
+        match known.iter().find(|known| known.as_str() == metric) {
+            Some(metric) => Ok(Self::Metric { set: set.to_owned(), metric: *metric }),
+            None => {
+                let known: Vec<&str> = known.iter().map(|metric| metric.as_str()).collect();
+                refuse(format!(
+                    "the set has no measure {metric:?} (it has: {}); some need labels or a cache",
+                    known.join(", ")
+                ))
+            }
+        }
+    }
+
+    /// An epoch's score; the highest is the best, of equals the first.
+    pub(super) fn score(
+        &self,
+        epoch: u32,
+        train_loss: f64,
+        validation: &BTreeMap<String, Evaluation>,
+    ) -> f64 {
+        match self {
+            Self::Last => f64::from(epoch),
+            Self::TrainLoss => -train_loss,
+            Self::Metric { set, metric } => {
+                let value = validation.get(set).and_then(|set| metric.of(set)).unwrap_or(f64::NAN);
+                if metric.higher_is_better() { value } else { -value }
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Opens everything a run needs, and refuses what does not belong together.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tch::Device;
+
+use super::TrainError;
+use crate::cache::{CacheReader, Manifest};
+use crate::config::{PreprocessConfig, TrainConfig, ValidationConfig};
+use crate::dataset::{self, Dataset};
+use crate::loader::Samples;
+use crate::loss::{KlDivergence, TargetSpace};
+use crate::metrics::Metric;
+use crate::preprocess::Preprocess;
+use crate::target::{TailHandling, Temperature};
+
+/// Training samples and what their targets have in common.
+pub(super) struct Training {
+    pub(super) samples: Arc<Samples>,
+    pub(super) classes: usize,
+    pub(super) space: Option<TargetSpace>,
+    /// What the student's inputs are made with.
+    pub(super) preprocess: PreprocessConfig,
+}
+
+/// A named validation set.
+pub(super) struct ValidationSet {
+    pub(super) name: String,
+    pub(super) samples: Arc<Samples>,
+    /// `KL` at T = 1, where the set has a cache.
+    pub(super) kl: Option<KlDivergence>,
+    labelled: bool,
+}
+
+impl ValidationSet {
+    /// What can be measured on it.
+    pub(super) fn metrics(&self) -> Vec<Metric> {
+        let has = |metric: &Metric| match metric {
+            Metric::Accuracy | Metric::CrossEntropy => self.labelled,
+            Metric::Agreement | Metric::Kl => self.kl.is_some(),
+        };
+        Metric::ALL.into_iter().filter(has).collect()
+    }
+}
+
+/// Opens the training samples of `config` and joins them with the cache in `cache`.
+pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Training, TrainError> {
+    let weights = &config.loss.weights;
+    if cache.is_none() && weights.kl > 0.0 {
+        return Err(TrainError::NoCache { weight: weights.kl });
+    }
+    let dataset = dataset::open(&config.dataset)?;
+    let cache = cache.map(CacheReader::open).transpose()?;
+    let given = config.student.classes();
+    let classes = match &cache {
+        Some(cache) => {
+            check_dataset("dataset", dataset.as_ref(), cache)?;
+            check_classes(given, cache)?
+        }
+        None => given.ok_or(TrainError::NoClasses)?,
+    };
+    dataset::check_labels(dataset.as_ref(), classes)?;
+    let preprocess = match (&config.preprocess, &cache) {
+        (Some(given), _) => given.clone(),
+        (None, Some(cache)) => cache.manifest().preprocess.config.clone(),
+        (None, None) => PreprocessConfig::default(),
+    };
+    let prepared = Preprocess::new(&preprocess, dataset.sample_shape())?;
+    let space = cache.as_ref().map(target_space);
+    let samples = Arc::new(Samples::new(dataset, prepared, cache));
+    Ok(Training { samples, classes, space, preprocess })
+}
+
+/// Opens a validation set for students of `classes` classes.
+pub(super) fn validation(
+    name: &str,
+    config: &ValidationConfig,
+    preprocess: &PreprocessConfig,
+    classes: usize,
+    tail: TailHandling,
+    device: Device,
+) -> Result<ValidationSet, TrainError> {
+    let dataset = dataset::open(&config.dataset)?;
+    dataset::check_labels(dataset.as_ref(), classes)?;
+    let cache = config.cache.as_deref().map(CacheReader::open).transpose()?;
+    let mut kl = None;
+    if let Some(cache) = &cache {
+        check_dataset(&format!("validation.{name}.dataset"), dataset.as_ref(), cache)?;
+        check_classes(Some(classes), cache)?;
+        kl = Some(KlDivergence::new(&target_space(cache), Temperature::ONE, tail, device)?);
+    }
+    let preprocess = Preprocess::new(preprocess, dataset.sample_shape())?;
+    let labelled = dataset.labels_digest().is_some();
+    let samples = Arc::new(Samples::new(dataset, preprocess, cache));
+    Ok(ValidationSet { name: name.to_owned(), samples, kl, labelled })
+}
+
+fn target_space(cache: &CacheReader) -> TargetSpace {
+    let manifest = cache.manifest();
+    TargetSpace {
+        classes: manifest.classes,
+        k: manifest.head.k,
+        nodes: manifest.tail.nodes.clone(),
+        prior: cache.prior().cloned(),
+    }
+}
+
+/// The samples must be the ones the teacher saw, and so must be the labels where both have some.
+fn check_dataset(key: &str, dataset: &dyn Dataset, cache: &CacheReader) -> Result<(), TrainError> {
+    let Manifest { dataset: cached, samples, .. } = cache.manifest();
+    let mismatch = |key: String, cached: String, found: String, hint| {
+        Err(TrainError::Mismatch { key, cache: cache.dir().to_owned(), cached, found, hint })
+    };
+    if dataset.fingerprint() != &cached.fingerprint {
+        return mismatch(
+            key.to_owned(),
+            format!(
+                "{samples} samples of shape {:?} with fingerprint {}",
+                cached.sample_shape, cached.fingerprint
+            ),
+            format!(
+                "{} samples of shape {:?} with fingerprint {}",
+                dataset.len(),
+                dataset.sample_shape(),
+                dataset.fingerprint()
+            ),
+            "train on the samples the cache was built over, or build a cache over these",
+        );
+    }
+    if let (Some(found), Some(cached)) = (dataset.labels_digest(), &cached.labels)
+        && found != cached
+    {
+        let hint = "use the labels the cache was built with (a cache built without labels goes with any)";
+        return mismatch(format!("{key}.labels"), cached.to_string(), found.to_string(), hint);
+    }
+    Ok(())
+}
+
+fn check_classes(given: Option<usize>, cache: &CacheReader) -> Result<usize, TrainError> {
+    let cached = cache.manifest().classes;
+    match given {
+        Some(given) if given != cached => Err(TrainError::Mismatch {
+            key: "student.classes".into(),
+            cache: cache.dir().to_owned(),
+            cached: format!("{cached} classes"),
+            found: format!("{given}"),
+            hint: "leave the key out to take the cache's",
+        }),
+        _ => Ok(cached),
+    }
+}
