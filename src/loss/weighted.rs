@@ -64,12 +64,12 @@ impl WeightedLoss {
         if let (Some((weight, kl)), Some(targets)) = (&self.kl, targets) {
             let square = kl.temperature().get().powi(2);
             let mean = kl.per_sample(logits, targets).mean(Kind::Float) * square;
-            total = total + &mean * *weight;
+            total += &mean * *weight;
             terms.0 = Some(mean.detach());
         }
         if let (Some(weight), Some(labels)) = (self.cross_entropy, labels) {
             let mean = cross_entropy(logits, labels).mean(Kind::Float);
-            total = total + &mean * weight;
+            total += &mean * weight;
             terms.1 = Some(mean.detach());
         }
         LossTerms { total, kl: terms.0, cross_entropy: terms.1 }

@@ -1,1 +1,3 @@
+//! `kd-cache`: builds caches, and says what is in them.
+
 fn main() {}

@@ -1,1 +1,102 @@
-fn main() {}
+//! `kd-train`: trains students from a cache, measures them, and asks them.
+
+mod args;
+mod report;
+#[path = "../shared/mod.rs"]
+mod shared;
+
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
+use kd_cache::config::{self, TrainConfig};
+use kd_cache::train::{self, RunFolder, RunOptions, TrainOutcome};
+
+use args::{Cli, Command, EvalArgs, PredictArgs, RunArgs, TrainArgs};
+use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match (&cli.command, &cli.train) {
+        (Some(Command::Eval(args)), _) => eval(args),
+        (Some(Command::Predict(args)), _) => predict(args),
+        (None, Some(args)) => train(args),
+        (None, None) => Cli::command()
+            .error(UsageError::MissingRequiredArgument, "--config and --out are needed, or a subcommand")
+            .exit(),
+    };
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
+    let config: TrainConfig = config::load(&args.config, &args.set)?;
+    let options = RunOptions { cache: args.cache.clone(), out: args.out.clone(), overwrite: args.overwrite };
+    let stop = on_interrupt()?;
+    let report = train::run(&config, &options, stop, &Terminal::new(args.quiet))?;
+    match args.format {
+        Format::Json => print_json(&report)?,
+        Format::Text => print(&report::run(&report, &args.out))?,
+    }
+    if report.outcome == TrainOutcome::Interrupted {
+        eprintln!(
+            "interrupted; checkpoints of {} finished epochs are in {}",
+            report.epochs,
+            args.out.display()
+        );
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn eval(args: &EvalArgs) -> anyhow::Result<ExitCode> {
+    let report = train::eval(&args.run.run, &load(&args.run)?)?;
+    match args.format {
+        Format::Json => print_json(&report)?,
+        Format::Text => print(&report::evaluations(&report.validation))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
+    let config = load(&args.run)?;
+    let to_stdout = args.out == Path::new("-");
+    let mut out: Box<dyn Write> = if to_stdout {
+        Box::new(BufWriter::new(std::io::stdout().lock()))
+    } else {
+        let file = File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
+        Box::new(BufWriter::new(file))
+    };
+    let mut reader_left = false;
+    let mut tolerate = |written: std::io::Result<()>| match written {
+        // Whoever read them (`| head`) has seen enough.
+        Err(error) if to_stdout && error.kind() == ErrorKind::BrokenPipe => {
+            reader_left = true;
+            Err(error)
+        }
+        other => other,
+    };
+    let done = train::predict(&args.run.run, &config, &args.dataset, &args.out, |prediction| {
+        tolerate(
+            serde_json::to_writer(&mut out, prediction)
+                .map_err(Into::into)
+                .and_then(|()| out.write_all(b"\n")),
+        )
+    });
+    let flushed = tolerate(out.flush());
+    if reader_left {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let done = done?;
+    flushed.with_context(|| format!("cannot write {}", args.out.display()))?;
+    eprintln!("{done} predictions");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The config of a run, or another that is to be used with it.
+fn load(args: &RunArgs) -> anyhow::Result<TrainConfig> {
+    let path = args.config.clone().unwrap_or_else(|| RunFolder::new(&args.run).config());
+    Ok(config::load(&path, &args.set)?)
+}

@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::shared::Format;
+
+/// Train students from cached teacher predictions: no teacher runs in any epoch.
+///
+/// Samples, student, loss, optimizer and validation sets stand in the config; the teacher's
+/// targets stream from the cache, at whatever temperature the config asks for. Without --cache it
+/// trains on labels alone.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kd-train",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  kd-train --cache my-cache --config configs/train/fashion-mnist.toml --out runs/t4 --set loss.temperature=4
+  kd-train eval runs/t4
+  kd-train predict runs/t4 --dataset test --out predictions.jsonl
+
+A run's folder holds config.toml, metrics.jsonl (a line an epoch), summary.json,
+checkpoints/{best,last}.safetensors, student.safetensors and student.pt (TorchScript).
+
+Exit codes: 0 done; 2 could not run (the message says why); 130 interrupted."
+)]
+pub struct Cli {
+    /// What to do instead of training.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Training.
+    #[command(flatten)]
+    pub train: Option<TrainArgs>,
+}
+
+/// Train a student.
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// The cache over the training samples (kd-cache build); without it, labels alone are used
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// The training config (TOML; schemas/train-config.json describes it)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The run's folder
+    #[arg(long, value_name = "RUN")]
+    pub out: PathBuf,
+    /// Change a key of the config, e.g. --set loss.temperature=4 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Remove an earlier run in the folder
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Form of the report on standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Using a finished run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure a run's student on the validation sets of its config, or of another
+    Eval(EvalArgs),
+    /// Write a run's predictions for a validation set as JSON Lines
+    Predict(PredictArgs),
+}
+
+/// Which run, and whose data.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The run's folder
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// A training config with the validation sets to use [default: the run's own]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Change a key of the config, e.g. --set train.device=cuda (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Measure.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Which run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Form of the report on standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Predict.
+#[derive(Args, Debug)]
+pub struct PredictArgs {
+    /// Which run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Name of the validation set, [validation.NAME] in the config
+    #[arg(long, value_name = "NAME")]
+    pub dataset: String,
+    /// The file to write, a JSON object per line; - is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub out: PathBuf,
+}

@@ -1,0 +1,9 @@
+//! What both programs share at the terminal: progress, interruption, output, errors.
+
+mod output;
+mod progress;
+mod stop;
+
+pub use output::{Format, fail, print, print_json};
+pub use progress::Terminal;
+pub use stop::{INTERRUPTED, on_interrupt};

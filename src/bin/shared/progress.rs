@@ -1,0 +1,122 @@
+//! A bar on a terminal, a line now and then elsewhere, nothing when quiet.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use kd_cache::ops::Progress;
+
+/// Between two lines where there is no terminal.
+const BETWEEN_LINES: Duration = Duration::from_secs(5);
+
+/// Shows an operation's progress on standard error.
+pub struct Terminal {
+    form: Form,
+    current: Mutex<Option<Phase>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    Bar,
+    Lines,
+    Quiet,
+}
+
+struct Phase {
+    name: String,
+    samples: u64,
+    at_start: u64,
+    done: u64,
+    begun: Instant,
+    said: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Terminal {
+    /// Silent when `quiet`.
+    pub fn new(quiet: bool) -> Self {
+        let form = match (quiet, std::io::stderr().is_terminal()) {
+            (true, _) => Form::Quiet,
+            (false, true) => Form::Bar,
+            (false, false) => Form::Lines,
+        };
+        Self { form, current: Mutex::new(None) }
+    }
+
+    /// Runs `change` on the current phase. A panic elsewhere must not hide behind a lock's own.
+    fn with<T>(&self, change: impl FnOnce(&mut Option<Phase>) -> T) -> T {
+        change(&mut self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Phase {
+    /// `teacher: 20480 of 60000 samples, 4096/s, 10 s left`
+    fn line(&self) -> String {
+        let Self { name, samples, done, .. } = self;
+        let rate = (done - self.at_start) as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
+        let mut line = format!("{name}: {done} of {samples} samples, {rate:.0}/s");
+        if done < samples && rate > 0.0 {
+            line.push_str(&format!(", {:.0} s left", (samples - done) as f64 / rate));
+        }
+        line
+    }
+}
+
+impl Progress for Terminal {
+    fn phase(&self, name: &str, samples: u64, done: u64) {
+        let bar = (self.form == Form::Bar).then(|| {
+            let template = "{msg:>12} [{bar:32}] {human_pos}/{human_len} {per_sec}, {eta} left";
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(samples)
+                .with_style(style.progress_chars("=> "))
+                .with_message(name.to_owned());
+            bar.set_position(done);
+            bar.reset_eta();
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        let now = Instant::now();
+        let name = name.to_owned();
+        self.with(|phase| {
+            *phase = Some(Phase { name, samples, at_start: done, done, begun: now, said: now, bar })
+        });
+    }
+
+    fn advance(&self, samples: u64) {
+        self.with(|phase| {
+            let Some(phase) = phase else { return };
+            phase.done += samples;
+            if let Some(bar) = &phase.bar {
+                bar.inc(samples);
+            } else if self.form == Form::Lines && phase.said.elapsed() >= BETWEEN_LINES {
+                phase.said = Instant::now();
+                eprintln!("{}", phase.line());
+            }
+        });
+    }
+
+    fn finish(&self) {
+        self.with(|phase| {
+            let Some(phase) = phase.take() else { return };
+            match (&phase.bar, self.form) {
+                (Some(bar), _) => {
+                    bar.finish_and_clear();
+                    eprintln!("{}", phase.line());
+                }
+                (None, Form::Lines) => eprintln!("{}", phase.line()),
+                _ => {}
+            }
+        });
+    }
+
+    fn say(&self, line: &str) {
+        if self.form != Form::Quiet {
+            self.with(|phase| match phase.as_ref().and_then(|phase| phase.bar.as_ref()) {
+                Some(bar) => bar.suspend(|| eprintln!("{line}")),
+                None => eprintln!("{line}"),
+            });
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Ctrl-C: the first asks the work to stop where it can be resumed, the second ends the program.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+
+/// Exit code of interrupted work, as shells give it for Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Catches Ctrl-C and SIGTERM, and gives the flag that the first one sets.
+pub fn on_interrupt() -> anyhow::Result<&'static AtomicBool> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("stopping; once more to stop at once");
+    })
+    .context("cannot catch Ctrl-C")?;
+    Ok(&STOP)
+}
