@@ -1,3 +1,86 @@
 //! `kd-cache`: builds caches, and says what is in them.
 
-fn main() {}
+mod args;
+mod report;
+#[path = "../shared/mod.rs"]
+mod shared;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use kd_cache::config::{self, CacheConfig};
+use kd_cache::ids::SampleId;
+use kd_cache::ops::{self, BuildOutcome};
+use kd_cache::target::Temperature;
+use serde::Serialize;
+
+use args::{BuildArgs, CacheArgs, Cli, Command, ConfigArgs, FidelityArgs, ReportArgs, ShowArgs, VerifyArgs};
+use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
+
+/// Exit code of a cache that is not what its manifest says.
+const DAMAGED: u8 = 1;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Build(args) => build(&args),
+        Command::Inspect(args) => inspect(&args),
+        Command::Verify(args) => verify(&args),
+        Command::Show(args) => show(&args),
+        Command::Fidelity(args) => fidelity(&args),
+    };
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
+    let config = load(&args.config)?;
+    let stop = on_interrupt()?;
+    let report = ops::build(&config, &args.out, stop, &Terminal::new(args.quiet))?;
+    give(&args.report, &report, || report::build(&report, &args.out))?;
+    if report.outcome == BuildOutcome::Interrupted {
+        eprintln!("interrupted; the same command goes on where it was");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn inspect(args: &CacheArgs) -> anyhow::Result<ExitCode> {
+    let report = ops::inspect(&args.dir)?;
+    give(&args.report, &report, || report::inspect(&report))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let report = ops::verify(&args.cache.dir, &Terminal::new(args.quiet))?;
+    give(&args.cache.report, &report, || report::verify(&report))?;
+    Ok(if report.sound { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) })
+}
+
+fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    let temperature = Temperature::new(args.temperature).context("--temperature")?;
+    let report = ops::show(&args.cache.dir, SampleId(args.sample), args.position, temperature)?;
+    give(&args.cache.report, &report, || report::show(&report))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fidelity(args: &FidelityArgs) -> anyhow::Result<ExitCode> {
+    let config = load(&args.config)?;
+    let temperatures = args.temperatures.iter().map(|t| Temperature::new(*t));
+    let temperatures = temperatures.collect::<Result<Vec<_>, _>>().context("--temperatures")?;
+    let progress = Terminal::new(args.quiet);
+    let report = ops::fidelity(&config, &args.cache.dir, args.samples, &temperatures, &progress)?;
+    give(&args.cache.report, &report, || report::fidelity(&report))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(args: &ConfigArgs) -> anyhow::Result<CacheConfig> {
+    Ok(config::load(&args.config, &args.set)?)
+}
+
+/// Writes a report in the form that is asked for.
+fn give(args: &ReportArgs, report: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    match args.format {
+        Format::Json => print_json(report),
+        Format::Text => print(&text()),
+    }
+}

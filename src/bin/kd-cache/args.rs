@@ -1,0 +1,142 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::shared::Format;
+
+/// Run a teacher once and keep its predictions: distillation targets that are right at every
+/// temperature.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kd-cache",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  kd-cache build --config configs/cache/fashion-mnist.toml --out my-cache
+  kd-cache build --config configs/cache/fashion-mnist.toml --out small --set head.k=3 --set dataset.limit=1000
+  kd-cache inspect my-cache
+  kd-cache show my-cache --sample 0 --temperature 4
+  kd-cache fidelity my-cache --config configs/cache/fashion-mnist.toml --temperatures 1,2,4
+  kd-cache verify my-cache
+
+Exit codes: 0 done; 1 verify found damage; 2 could not run (the message says why); 130 interrupted
+(the same build goes on where it was)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the teacher over a dataset and write a cache; an interrupted build goes on
+    Build(BuildArgs),
+    /// Say what a cache holds, and what it was made of
+    Inspect(CacheArgs),
+    /// Check every digest and every row of a cache
+    Verify(VerifyArgs),
+    /// Decode one sample's target at a temperature
+    Show(ShowArgs),
+    /// Run the teacher again on a sample and measure how far the cached targets are from it
+    Fidelity(FidelityArgs),
+}
+
+/// A config and changes to it.
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// The cache config (TOML; schemas/cache-config.json describes it)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Change a key of the config, e.g. --set head.k=3 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// How a report is given.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Form of the report on standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Build.
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// What to build.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The cache's folder, new or of an interrupted build with the same settings
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// The report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// A cache.
+#[derive(Args, Debug)]
+pub struct CacheArgs {
+    /// The cache's folder
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// Verify.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// Which cache.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Show.
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// Which cache.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// The sample's id (for IDX files its index, from 0)
+    #[arg(long, value_name = "ID")]
+    pub sample: u64,
+    /// Softmax temperature T
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub temperature: f64,
+    /// The position in the sample
+    #[arg(long, value_name = "P", default_value_t = 0)]
+    pub position: u32,
+}
+
+/// Fidelity.
+#[derive(Args, Debug)]
+pub struct FidelityArgs {
+    /// Which cache.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Its teacher and data.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Samples to measure, drawn with the config's seed
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
+    /// Temperatures to measure at
+    #[arg(long, value_name = "T,T,…", value_delimiter = ',', default_value = "1,2,4,8")]
+    pub temperatures: Vec<f64>,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+}

@@ -1,0 +1,145 @@
+//! Reports for people.
+
+use std::path::Path;
+
+use indicatif::{HumanBytes, HumanCount};
+use kd_cache::ops::{BuildOutcome, BuildReport, FidelityReport, InspectReport, ShowReport, VerifyReport};
+
+/// Head classes shown at most.
+const SHOWN: usize = 20;
+
+/// What a build did.
+pub fn build(report: &BuildReport, out: &Path) -> String {
+    let BuildReport { outcome, samples_done, samples_resumed, seconds, samples_per_second, cache } = report;
+    let out = out.display();
+    let size = format!(
+        "{} samples, {}, {:.1} bytes per position",
+        HumanCount(cache.positions),
+        HumanBytes(cache.bytes),
+        cache.bytes_per_position
+    );
+    match outcome {
+        BuildOutcome::AlreadyComplete => format!("{out} is complete already: {size}\n"),
+        BuildOutcome::Built | BuildOutcome::Interrupted => {
+            let resumed = match samples_resumed {
+                0 => String::new(),
+                resumed => format!(", {} resumed", HumanCount(*resumed)),
+            };
+            format!(
+                "{out}: {size}\n{} samples predicted{resumed} in {seconds:.1} s, {samples_per_second:.0} samples/s\n",
+                HumanCount(*samples_done)
+            )
+        }
+    }
+}
+
+/// What a cache holds.
+pub fn inspect(report: &InspectReport) -> String {
+    let nodes = if report.nodes.is_empty() {
+        "none (the head holds every class)".to_owned()
+    } else {
+        report.nodes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let preprocess = &report.preprocess;
+    let complete = if report.complete {
+        "yes".to_owned()
+    } else {
+        format!("no, {} of {} shards; the same build goes on", report.shards, report.expected_shards)
+    };
+    let mut rows = vec![
+        ("complete", complete),
+        ("samples", HumanCount(report.samples).to_string()),
+        ("positions", HumanCount(report.positions).to_string()),
+        ("classes", report.classes.to_string()),
+        ("head", format!("{} classes, {}", report.k, report.values)),
+        ("tail nodes", nodes),
+        ("size", format!("{} in {} shards", HumanBytes(report.bytes), report.shards)),
+        ("per position", format!("{:.2} bytes", report.bytes_per_position)),
+        ("teacher", format!("{} ({})", report.teacher, report.runtime)),
+        ("", report.teacher_digest.clone()),
+        ("dataset", report.dataset_fingerprint.clone()),
+        (
+            "preprocess",
+            format!(
+                "scale {:.6}, mean {:?}, std {:?}, {:?}",
+                preprocess.scale, preprocess.mean, preprocess.std, preprocess.layout
+            )
+            .to_lowercase(),
+        ),
+        ("written by", format!("{}, format {}", report.created_by, report.format_version)),
+    ];
+    if let Some(accuracy) = report.teacher_accuracy {
+        rows.insert(9, ("", format!("accuracy {accuracy:.4} on the cached labels")));
+    }
+    rows.into_iter().map(|(name, value)| format!("{name:<13}{value}\n")).collect()
+}
+
+/// What is wrong with a cache.
+pub fn verify(report: &VerifyReport) -> String {
+    let checked = format!("{} files and {} rows checked\n", report.files, HumanCount(report.rows));
+    if report.sound {
+        return format!("sound: {checked}");
+    }
+    let mut text = format!("damaged: {checked}");
+    for damage in &report.damages {
+        text.push_str(&format!("  {}", damage.file));
+        if let Some(row) = damage.row {
+            text.push_str(&format!(", row {row}"));
+        }
+        if let Some(sample) = damage.sample {
+            text.push_str(&format!(" (sample {sample})"));
+        }
+        text.push_str(&format!(": {}\n", damage.problem));
+    }
+    if report.unlisted > 0 {
+        text.push_str(&format!("  and {} more\n", HumanCount(report.unlisted)));
+    }
+    text
+}
+
+/// A decoded target.
+pub fn show(report: &ShowReport) -> String {
+    let mut text =
+        format!("sample {}, position {}, T = {}", report.sample, report.position, report.temperature);
+    if let Some(label) = report.label {
+        text.push_str(&format!(", label {label}"));
+    }
+    text.push_str("\n   class  probability  logit\n");
+    let rows = report.ids.iter().zip(&report.probabilities).zip(&report.logits);
+    for ((id, probability), logit) in rows.take(SHOWN) {
+        text.push_str(&format!("{id:>8}  {probability:>11.6}  {logit:>8.3}\n"));
+    }
+    if report.ids.len() > SHOWN {
+        text.push_str(&format!("     and {} more (--format json has all)\n", report.ids.len() - SHOWN));
+    }
+    if report.tail_classes > 0 {
+        let classes = HumanCount(report.tail_classes as u64);
+        text.push_str(&format!("    tail  {:>11.6}  over {classes} classes\n", report.tail_mass));
+    }
+    text
+}
+
+/// How far targets are from the teacher.
+pub fn fidelity(report: &FidelityReport) -> String {
+    let mut text = format!(
+        "{} positions, {} classes, k = {}, {:.1} bytes per position\n",
+        HumanCount(report.positions),
+        report.classes,
+        report.k,
+        report.bytes_per_position
+    );
+    text.push_str("   T  tail             rms        KL  kept mass  top-1 agreement     drift\n");
+    for row in &report.rows {
+        let kl = row.kl.map_or_else(|| "inf".to_owned(), |kl| format!("{kl:.5}"));
+        text.push_str(&format!(
+            "{:>4}  {:<11} {:>8.5}  {kl:>8}  {:>9.4}  {:>15.4}  {:>8.5}\n",
+            row.temperature,
+            row.tail.as_str(),
+            row.rms,
+            row.kept_mass,
+            row.top1_agreement,
+            row.drift
+        ));
+    }
+    text
+}
