@@ -15,6 +15,7 @@ pub mod format;
 
 mod durable;
 mod error;
+mod ipc;
 mod lock;
 mod manifest;
 mod reader;

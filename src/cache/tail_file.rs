@@ -7,7 +7,7 @@ use arrow::array::{AsArray, FixedSizeListArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type};
 
 use super::format::{PRIOR, item_field, tail_schema};
-use super::reader::read_batch;
+use super::ipc::read_batch;
 use super::{CacheError, writer};
 use crate::target::{TailNodes, TailPrior};
 
