@@ -107,7 +107,7 @@ impl Synthetic {
                 input: None,
                 output: None,
                 output_kind: "logits".into(),
-                dtype: "float32".into(),
+                dtype: "f32".into(),
                 runtime: "none".into(),
                 device: "cpu".into(),
                 batch: 4,
