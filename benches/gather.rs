@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use kd_cache::cache::{CacheReader, CacheWriter, Found, ShardRows};
+use kd_cache::cache::{CacheReader, ShardRows};
 use kd_cache::config::ValueEncoding;
 use kd_cache::ids::SampleId;
 use kd_cache::permutation::Permutation;
@@ -38,9 +38,7 @@ fn write(dir: &Path) {
         shard_samples: ROWS_PER_SHARD,
         labelled: true,
     };
-    let Found::Writer(mut writer) = CacheWriter::open(dir, settings.plan()).unwrap() else {
-        unreachable!("a fresh folder")
-    };
+    let mut writer = settings.open(dir);
     let nodes = settings.tail_nodes();
     let weights = vec![0.0; CLASSES * nodes.len()];
     writer.begin(TailPrior::new(nodes, CLASSES, weights).as_ref()).unwrap();

@@ -143,15 +143,21 @@ impl Synthetic {
         logits.chunks(per_shard * self.classes).enumerate().map(shard).collect()
     }
 
+    /// A writer in `dir`.
+    pub fn open(&self, dir: &Path) -> CacheWriter {
+        match CacheWriter::open(dir, self.plan()).unwrap() {
+            Found::Writer(writer) => *writer,
+            Found::Complete(_) => panic!("{} holds a finished cache", dir.display()),
+        }
+    }
+
     /// A writer in `dir`, with tail model and plan written.
     pub fn begin(&self, dir: &Path) -> CacheWriter {
-        let Found::Writer(mut writer) = CacheWriter::open(dir, self.plan()).unwrap() else {
-            panic!("{} holds a finished cache", dir.display());
-        };
+        let mut writer = self.open(dir);
         if !writer.is_planned() {
             writer.begin(self.prior().as_ref()).unwrap();
         }
-        *writer
+        writer
     }
 
     /// The whole cache, written to `dir`.
