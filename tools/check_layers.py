@@ -7,8 +7,9 @@
     tools/check_layers.py --self-test           checks the check: every planted violation is found
 
 A room is a module that src/lib.rs declares with `pub mod`. A room may import only rooms declared
-above it; the order is read from lib.rs, nothing is repeated here. Test modules are free. What is
-wrong is printed as `file:line: import: rule`; the exit code is 0 for nothing, 1 for something,
+above it; the order is read from lib.rs, nothing is repeated here. Test modules are free. Some crates are
+confined to some rooms, no file is longer than 500 lines, ARCHITECTURE.md has a heading for every room and
+SAFETY.md a word on every file with `unsafe`. What is wrong is printed as `file:line: import: rule`; the exit code is 0 for nothing, 1 for something,
 2 when the check itself cannot run.
 """
 
@@ -184,6 +185,7 @@ class Check:
         for position in re.finditer(r"(?<!pub )\bmod\s+(\w+)\s*;", self.lib):
             rule = "a room is declared with `pub mod`, so that its place in the order is seen"
             self.error(src / "lib.rs", self.lib, position.start(), f"mod {position.group(1)}", rule)
+        self.unsafe(texts)
         if self.architecture:
             self.headings()
         return self.errors
@@ -238,6 +240,14 @@ class Check:
             rule = f"`{room}` may import only rooms above it in src/lib.rs, and `{target}` stands below"
             self.error(file, text, position, what, rule)
 
+    def unsafe(self, texts):
+        path = self.root / "SAFETY.md"
+        told = path.read_text(encoding="utf-8") if path.exists() else ""
+        for file, text in texts.items():
+            used = re.search(r"\bunsafe\b", blank(text))
+            if used and f"`{file.relative_to(self.root)}`" not in told:
+                self.error(file, text, used.start(), "unsafe", "SAFETY.md says of every file with it what it relies on")
+
     def headings(self):
         path = self.root / "ARCHITECTURE.md"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -252,7 +262,8 @@ class Check:
 SOUND = {
     "src/lib.rs": "//! A tour.\npub mod ids;\n#[cfg(feature = \"torch\")]\npub mod device;\npub mod teacher;\npub mod cache;\n/* pub mod ghost; */\npub mod loss;\n",
     "src/ids.rs": "//! See [`crate::cache::X`].\n// use crate::cache;\npub const S: &str = \"use crate::cache::X;\";\npub const R: &str = r#\"crate::loss::\"#;\npub const C: char = '\"';\n#[cfg(test)]\nmod tests {\n    use crate::cache::X;\n    use tch::Tensor;\n}\n",
-    "src/device.rs": "use tch::Device;\nuse crate::ids;\n",
+    "src/device.rs": "use tch::Device;\nuse crate::ids;\nfn f() { unsafe { g() } } // unsafe\n",
+    "SAFETY.md": "# Safety\n### `src/device.rs`\n",
     "src/teacher/mod.rs": "mod onnx;\n#[cfg(test)]\nmod tests;\nuse crate::{device::D, ids::{self, A}};\n",
     "src/teacher/onnx.rs": "use ort::session::Session;\nuse super::Teacher;\nuse super::super::ids::A;\nmod inner {\n    use super::super::Teacher;\n}\n",
     "src/teacher/tests.rs": "use crate::loss::L;\n",
@@ -282,6 +293,7 @@ PLANTED = [
     ("src/cache/mod.rs", "use indicatif as bar;\n", 3, "indicatif is confined"),
     ("src/loss/mod.rs", "use ctrlc;\n", 2, "ctrlc is confined"),
     ("src/loss/mod.rs", "use crate::cache::X;\n", 2, "never the cache"),
+    ("src/loss/mod.rs", "// unsafe\nfn f() { unsafe { g() } }\n", 3, "SAFETY.md"),
     ("src/loss/utils.rs", "\n", 1, "says nothing"),
     ("src/bin/a/helpers.rs", "\n", 1, "says nothing"),
     ("src/bin/a/main.rs", "use ort::session::Session;\n", 4, "ort is confined"),
