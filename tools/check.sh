@@ -41,6 +41,7 @@ step 'tests' cargo test --release
 step 'tests without native libraries' cargo test --release --no-default-features
 # The flags after `--` are added to those of .cargo/config.toml, which RUSTDOCFLAGS would replace.
 step 'documentation' cargo rustdoc --release --lib -- -D warnings
+step 'documentation without native libraries' cargo rustdoc --release --lib --no-default-features -- -D warnings
 step 'benches compile' cargo bench --no-run --profile release
 
 # A reader that shares no code with ours, on the fixture of the format.

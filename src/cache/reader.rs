@@ -16,8 +16,7 @@ use super::format::{
     ShardColumns, TAIL_CURVE, VIEW,
 };
 use super::ipc::read_batch;
-use super::writer::read_journal;
-use super::{CacheError, Manifest, tail_file};
+use super::{CacheError, Manifest, journal, tail_file};
 use crate::config::ValueEncoding;
 use crate::ids::{SampleId, ShardIndex};
 use crate::target::{TailPrior, TargetBatch};
@@ -37,7 +36,7 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest, CacheError> {
         return Err(CacheError::NotACache { path: dir.to_owned() });
     }
     let mut manifest = Manifest::load(&plan)?;
-    manifest.shards = read_journal(&build.join(JOURNAL_FILE))?;
+    manifest.shards = journal::read(&build.join(JOURNAL_FILE))?;
     Ok(manifest)
 }
 
