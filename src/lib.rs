@@ -10,16 +10,18 @@
 //! * [`target`] says what a cached prediction means at any temperature; start reading there.
 //! * [`cache`] is the format on disk; `schemas/format-v1.md` is its written specification.
 //!
-//! A room imports only rooms above it in the list below.
+//! A room imports only rooms above it in the list below; `tools/check_layers.py` reads the order
+//! from here. (rustfmt sorts what no blank line parts.)
 
 // ── level 0: words ──
-pub mod config;
 pub mod digest;
 pub mod durable;
 pub mod ids;
 pub mod mapped;
 pub mod permutation;
 pub mod target;
+
+pub mod config;
 
 // ── level 1: making targets ──
 pub mod dataset;

@@ -9,15 +9,15 @@
 //! | `sample_id` | uint64 | the sample in its dataset |
 //! | `view` | uint16 | augmentation view; 0 when there is one |
 //! | `label` | uint32 | hard label; absent when the dataset has none |
-//! | `head_ids` | fixed_size_list<uint8 \| uint16 \| uint32>[k] | classes by falling logit |
-//! | `head_values` | fixed_size_list<float16 \| float32>[k] | logit − largest logit |
-//! | `tail_curve` | fixed_size_list<float16 \| float32>[nodes] | g(β) in nats; absent when k = classes |
+//! | `head_ids` | `fixed_size_list<uint8, uint16 or uint32>[k]` | classes by falling logit |
+//! | `head_values` | `fixed_size_list<float16 or float32>[k]` | logit − largest logit |
+//! | `tail_curve` | `fixed_size_list<float16 or float32>[nodes]` | g(β) in nats; absent when k = classes |
 //!
 //! `tail_model.arrow` is of the same kind, one row per class:
 //!
 //! | column | type | |
 //! |---|---|---|
-//! | `prior` | fixed_size_list<float32>[nodes] | log-weight b_β of the class at each node |
+//! | `prior` | `fixed_size_list<float32>[nodes]` | log-weight b_β of the class at each node |
 
 use std::sync::Arc;
 

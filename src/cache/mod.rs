@@ -8,13 +8,16 @@
 //! └── build/                 while a build is unfinished: plan.json, shards.jsonl, lock
 //! ```
 //!
-//! Writer and reader meet only in [`format`](self::format); the written specification is
-//! `schemas/format-v1.md`, and `tests/golden.rs` holds both to it.
+//! Writer and reader never see each other: they agree through [`mod@format`], [`Manifest`] and the
+//! journal. The written specification is `schemas/format-v1.md`, and `tests/golden.rs` holds both
+//! to it.
 
 pub mod format;
 
 mod durable;
 mod error;
+mod ipc;
+mod journal;
 mod lock;
 mod manifest;
 mod reader;

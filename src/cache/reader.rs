@@ -4,26 +4,21 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::array::{Array, AsArray};
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{
-    ArrowPrimitiveType, Float16Type, Float32Type, SchemaRef, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Float16Type, Float32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow::error::ArrowError;
-use arrow::ipc::convert::try_fb_to_schema;
-use arrow::ipc::reader::{FileDecoder, read_footer_length};
-use arrow::ipc::root_as_footer;
 use half::f16;
 
 use super::format::{
     BUILD_FOLDER, HEAD_IDS, HEAD_VALUES, IdType, JOURNAL_FILE, LABEL, MANIFEST_FILE, PLAN_FILE, SAMPLE_ID,
     ShardColumns, TAIL_CURVE, VIEW,
 };
-use super::writer::read_journal;
-use super::{CacheError, Manifest, tail_file};
+use super::ipc::read_batch;
+use super::{CacheError, Manifest, journal, tail_file};
 use crate::config::ValueEncoding;
 use crate::ids::{SampleId, ShardIndex};
-use crate::mapped::map_file;
 use crate::target::{TailPrior, TargetBatch};
 
 /// The manifest of the cache in `dir`; of an unfinished one its plan and the committed shards.
@@ -41,7 +36,7 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest, CacheError> {
         return Err(CacheError::NotACache { path: dir.to_owned() });
     }
     let mut manifest = Manifest::load(&plan)?;
-    manifest.shards = read_journal(&build.join(JOURNAL_FILE))?;
+    manifest.shards = journal::read(&build.join(JOURNAL_FILE))?;
     Ok(manifest)
 }
 
@@ -183,6 +178,10 @@ impl CacheReader {
     /// When a row is not below [`Self::rows`].
     pub fn gather(&self, rows: &[u64], out: &mut TargetBatch) -> Result<(), CacheError> {
         let columns = self.manifest.columns();
+        // A shard that has been opened vouches for the manifest's k, which is then safe to allocate.
+        if let Some(row) = rows.first() {
+            self.shard(self.locate(*row).0)?;
+        }
         out.resize(rows.len(), columns.k, columns.nodes);
         for (to, row) in rows.iter().enumerate() {
             let (shard, at) = self.locate(*row);
@@ -338,56 +337,4 @@ impl ValueColumn {
 
 fn primitive<T: ArrowPrimitiveType>(array: &dyn Array) -> Option<ScalarBuffer<T::Native>> {
     array.as_primitive_opt::<T>().map(|array| array.values().clone())
-}
-
-/// The only record batch of an Arrow IPC file, its buffers lying in the map.
-pub(super) fn read_batch(path: &Path, schema: &SchemaRef) -> Result<RecordBatch, CacheError> {
-    let bytes = map_file(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
-    let arrow = |source| CacheError::Arrow { path: path.to_owned(), source };
-    let invalid = |problem: String| arrow(ArrowError::IpcError(problem));
-    let buffer = Buffer::from(bytes);
-    // Magic, padding, footer length, magic: what is shorter has no footer.
-    let tail = buffer.len().checked_sub(10).ok_or_else(|| invalid(format!("only {} bytes", buffer.len())))?;
-    let footer_end: [u8; 10] = buffer[tail..].try_into().map_err(|_| invalid("no footer".into()))?;
-    let footer_len = read_footer_length(footer_end).map_err(arrow)?;
-    let footer_start =
-        tail.checked_sub(footer_len).ok_or_else(|| invalid(format!("a footer of {footer_len} bytes")))?;
-    let footer = root_as_footer(&buffer[footer_start..tail]).map_err(|error| invalid(error.to_string()))?;
-    let found = footer.schema().ok_or_else(|| invalid("no schema".into()))?;
-    let found = try_fb_to_schema(found).map_err(arrow)?;
-    if found.fields() != schema.fields() {
-        return Err(CacheError::Damaged {
-            path: path.to_owned(),
-            what: "columns".into(),
-            expected: describe(schema.fields()),
-            found: describe(found.fields()),
-        });
-    }
-    let blocks = footer.recordBatches().ok_or_else(|| invalid("no record batch".into()))?;
-    if blocks.len() != 1 || footer.dictionaries().is_some_and(|d| !d.is_empty()) {
-        return Err(invalid(format!("{} record batches where one is expected", blocks.len())));
-    }
-    let block = blocks.get(0);
-    let place = || {
-        let start = usize::try_from(block.offset()).ok()?;
-        let len = usize::try_from(block.metaDataLength())
-            .ok()?
-            .checked_add(usize::try_from(block.bodyLength()).ok()?)?;
-        start.checked_add(len).filter(|end| *end <= footer_start).map(|_| (start, len))
-    };
-    let (start, len) = place().ok_or_else(|| invalid("a record batch outside the file".into()))?;
-    let decoder = FileDecoder::new(schema.clone(), footer.version());
-    let batch = decoder
-        .read_record_batch(block, &buffer.slice_with_length(start, len))
-        .map_err(arrow)?
-        .ok_or_else(|| invalid("an empty record batch".into()))?;
-    if batch.columns().iter().any(|column| column.null_count() > 0) {
-        return Err(invalid("nulls".into()));
-    }
-    Ok(batch)
-}
-
-fn describe(fields: &arrow::datatypes::Fields) -> String {
-    let words: Vec<String> = fields.iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect();
-    words.join(", ")
 }

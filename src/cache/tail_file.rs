@@ -6,9 +6,9 @@ use std::sync::Arc;
 use arrow::array::{AsArray, FixedSizeListArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type};
 
+use super::CacheError;
 use super::format::{PRIOR, item_field, tail_schema};
-use super::reader::read_batch;
-use super::{CacheError, writer};
+use super::ipc::{encode_batch, read_batch};
 use crate::target::{TailNodes, TailPrior};
 
 /// The file's bytes.
@@ -27,7 +27,7 @@ pub(super) fn encode(prior: &TailPrior, path: &Path) -> Result<Vec<u8>, CacheErr
     )
     .map_err(arrow)?;
     let batch = RecordBatch::try_new(tail_schema(nodes), vec![Arc::new(column)]).map_err(arrow)?;
-    writer::encode_batch(&batch).map_err(arrow)
+    encode_batch(&batch).map_err(arrow)
 }
 
 /// Reads the file.

@@ -13,14 +13,14 @@ use arrow::array::{
     UInt32Array, UInt64Array,
 };
 use arrow::error::ArrowError;
-use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use half::f16;
 
 use super::format::{
     BUILD_FOLDER, IdType, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SHARDS_FOLDER, ShardColumns,
     TAIL_MODEL_FILE, item_field, shard_file, value_type,
 };
-use super::{CacheError, FileEntry, Manifest, ShardEntry, WriterLock, durable, tail_file};
+use super::ipc::encode_batch;
+use super::{CacheError, FileEntry, Manifest, ShardEntry, WriterLock, durable, journal, tail_file};
 use crate::config::ValueEncoding;
 use crate::digest::Digest;
 use crate::ids::{SampleId, ShardIndex};
@@ -86,7 +86,7 @@ impl CacheWriter {
             let found = Manifest::load(&plan_path)?;
             refuse_differences(dir, &found, &writer.plan)?;
             writer.plan = found;
-            writer.plan.shards = read_journal(&writer.journal_path())?;
+            writer.plan.shards = journal::read(&writer.journal_path())?;
             if let Some(model) = writer.plan.tail.model.clone() {
                 check_file(dir, &model.file, model.bytes, &model.digest)?;
             }
@@ -152,11 +152,7 @@ impl CacheWriter {
             bytes: bytes.len() as u64,
             digest: Digest::of_bytes(&bytes),
         };
-        let journal = self.journal_path();
-        let mut line = serde_json::to_vec(&entry)
-            .map_err(|error| CacheError::Json { path: journal.clone(), problem: error.to_string() })?;
-        line.push(b'\n');
-        durable::append(&journal, &line)?;
+        journal::append(&self.journal_path(), &entry)?;
         self.plan.shards.push(entry);
         Ok(())
     }
@@ -209,26 +205,8 @@ impl CacheWriter {
         };
         let shards = std::mem::take(&mut self.plan.shards);
         self.plan.shards = shards.into_iter().enumerate().take_while(sound).map(|(_, shard)| shard).collect();
-        let path = self.journal_path();
-        let mut text = Vec::new();
-        for entry in &self.plan.shards {
-            serde_json::to_writer(&mut text, entry)
-                .map_err(|error| CacheError::Json { path: path.clone(), problem: error.to_string() })?;
-            text.push(b'\n');
-        }
-        durable::write_file(&path, &text)
+        journal::rewrite(&self.journal_path(), &self.plan.shards)
     }
-}
-
-/// The journal's whole lines; a torn last line is a shard that was never committed.
-pub(super) fn read_journal(path: &Path) -> Result<Vec<ShardEntry>, CacheError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(CacheError::Read { path: path.to_owned(), source }),
-    };
-    let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 /// Checks size and content of a file of the cache.
@@ -344,13 +322,4 @@ fn encode_values(values: &[f32], encoding: ValueEncoding) -> ArrayRef {
         )),
         ValueEncoding::F32 => Arc::new(Float32Array::from_iter_values(values.iter().copied())),
     }
-}
-
-/// A record batch as an Arrow IPC file.
-pub(super) fn encode_batch(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-    // Alignment to cache lines lets a reader use the mapped bytes as they lie.
-    let options = IpcWriteOptions::try_new(64, false, arrow::ipc::MetadataVersion::V5)?;
-    let mut writer = FileWriter::try_new_with_options(Vec::new(), &batch.schema(), options)?;
-    writer.write(batch)?;
-    writer.into_inner()
 }

@@ -14,14 +14,16 @@ pub(super) fn exp_non_positive(x: f32) -> f32 {
     // Adding and taking away 1.5 · 2^23 rounds to an integer without a branch.
     const ROUND: f32 = 12_582_912.0;
     let x = x.max(LOWEST);
-    let n = x * std::f32::consts::LOG2_E + ROUND - ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = x - n * LN_2_HIGH - n * LN_2_LOW;
     let mut p = 1.0 / 720.0;
     for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = p * r + c;
     }
-    // n is a whole number in [−126, 0].
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // n is a whole number in [−126, 0], and stands in the lowest bits of `rounded`. A conversion, or
+    // an addition that is checked for overflow, would keep the loop from being vectorised.
+    p * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
 #[cfg(test)]

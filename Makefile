@@ -1,0 +1,31 @@
+# What a clean clone can do. Each target sets up what it needs and says what it is doing;
+# afterwards plain `cargo build`, `cargo test` and `cargo run` work with no variable to set.
+
+# The device of the demo: cpu, cuda or cuda:N.
+DEVICE ?= cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench
+
+help:
+	@echo 'make demo    the main job on real data: run the teacher once, train a student from the cache'
+	@echo '             (make demo DEVICE=cuda on a machine with a GPU, after tools/setup.sh --cuda)'
+	@echo 'make test    the gate: format, layers, lints, tests, documentation, benches'
+	@echo 'make build   both programs, in the release profile'
+	@echo 'make bench   the benches; benches/README.md says what each one asks'
+	@echo 'make setup   fetch libtorch, ONNX Runtime and Fashion-MNIST (the others do it by themselves)'
+
+setup:
+	tools/setup.sh
+
+build: setup
+	cargo build --release
+
+demo: build
+	python3 tools/demo.py --device $(DEVICE)
+
+test: setup
+	tools/check.sh
+
+bench: setup
+	cargo bench --profile release

@@ -1,0 +1,184 @@
+//! The format of version 1 stays what it is: today's writer gives the bytes of the fixture, and
+//! today's reader its targets.
+//!
+//! `tests/fixtures/v1/cache` was written once and is kept for ever; `expected.json` beside it was
+//! computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of caches. The
+//! fixture's `created_by` is fixed by the test, so all files compare byte by byte whatever the
+//! crate's version. For a new format version: a new folder, written with `KD_CACHE_WRITE_FIXTURE=1`.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod synthetic;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kd_cache::cache::CacheReader;
+use kd_cache::ops::{Silent, verify};
+use kd_cache::target::{PositionTarget, TailHandling, TargetBatch, Temperature};
+use serde_json::Value;
+use synthetic::Synthetic;
+
+/// Half precision keeps 11 bits of logits and curves, and between the nodes (T = 3.5) the
+/// interpolation adds its own: the largest difference measured is 2.3e-4.
+const TOLERANCE: f64 = 5e-4;
+/// What the prior promises is an average, in which rounding cancels: measured, 3.4e-6.
+const MEAN_TOLERANCE: f64 = 1e-5;
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1")
+}
+
+/// Every file below `dir`, by its path in it.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(dir).unwrap().to_string_lossy().into_owned();
+                found.insert(name, std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn assert_is_the_fixture(dir: &Path) {
+    let (found, golden) = (files(dir), files(&fixture().join("cache")));
+    assert_eq!(found.keys().collect::<Vec<_>>(), golden.keys().collect::<Vec<_>>());
+    for (name, bytes) in &golden {
+        assert!(found[name] == *bytes, "{name} is not the fixture's, byte by byte");
+    }
+}
+
+#[test]
+fn the_writer_gives_the_same_bytes() {
+    let golden = fixture().join("cache");
+    if std::env::var_os("KD_CACHE_WRITE_FIXTURE").is_some() && !golden.exists() {
+        Synthetic::fixture().write(&golden);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    Synthetic::fixture().write(dir.path());
+    assert_is_the_fixture(dir.path());
+}
+
+#[test]
+fn an_interrupted_build_ends_in_the_same_bytes() {
+    let cache = Synthetic::fixture();
+    for done in 0..=3 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = cache.begin(dir.path());
+        for shard in &cache.shards()[..done] {
+            writer.commit_shard(shard).unwrap();
+        }
+        drop(writer);
+        // What a crash leaves: a line cut short, a shard without a line, half a file.
+        let journal = dir.path().join("build/shards.jsonl");
+        let text = std::fs::read_to_string(&journal).unwrap_or_default();
+        std::fs::write(&journal, text + "{\"file\":\"shards/0").unwrap();
+        std::fs::write(dir.path().join(format!("shards/{done:05}.arrow")), b"torn").unwrap();
+        std::fs::write(dir.path().join("shards/00002.arrow.tmp"), b"half").unwrap();
+        let mut writer = cache.begin(dir.path());
+        assert_eq!(writer.manifest().shards.len(), done, "committed shards are kept");
+        for shard in &cache.shards()[done..] {
+            writer.commit_shard(shard).unwrap();
+        }
+        writer.finish().unwrap();
+        if done == 3 {
+            // Nothing wrote over what this test planted beside the last shard.
+            std::fs::remove_file(dir.path().join("shards/00003.arrow")).unwrap();
+        }
+        drop(std::fs::remove_file(dir.path().join("shards/00002.arrow.tmp")));
+        assert_is_the_fixture(dir.path());
+    }
+}
+
+#[test]
+fn the_fixture_is_sound() {
+    let report = verify(&fixture().join("cache"), &Silent).unwrap();
+    assert!(report.sound && report.complete, "{:?}", report.damages);
+    assert_eq!(report.rows, 12);
+}
+
+#[test]
+fn the_reader_decodes_what_the_logits_give() {
+    let reader = CacheReader::open(&fixture().join("cache")).unwrap();
+    let expected = std::fs::read(fixture().join("expected.json")).unwrap();
+    let expected: Value = serde_json::from_slice(&expected).unwrap();
+    let list = |value: &Value| value.as_array().unwrap().clone();
+    let numbers = |value: &Value| list(value).iter().map(|v| v.as_f64().unwrap()).collect::<Vec<f64>>();
+    let manifest = reader.manifest();
+    let rows: Vec<u64> = (0..reader.rows()).collect();
+    let mut targets = TargetBatch::default();
+    reader.gather(&rows, &mut targets).unwrap();
+    let near = |what: String, found: f64, wanted: f64, tolerance: f64| {
+        assert!((found - wanted).abs() <= tolerance, "{what}: expected {wanted}, found {found}");
+    };
+
+    for row in rows.iter().map(|row| *row as usize) {
+        assert_eq!(reader.sample_id(row as u64).unwrap().0, expected["samples"][row].as_u64().unwrap());
+        let label = reader.label(row as u64).unwrap().map(u64::from);
+        assert_eq!(label, expected["labels"][row].as_u64());
+        let (ids, values, _) = targets.row(row);
+        let ids: Vec<u64> = ids.iter().map(|id| u64::from(*id)).collect();
+        assert_eq!(
+            ids,
+            list(&expected["head_ids"][row]).iter().map(|v| v.as_u64().unwrap()).collect::<Vec<_>>()
+        );
+        for (found, wanted) in values.iter().zip(numbers(&expected["head_values"][row])) {
+            near(format!("logit of row {row}"), f64::from(*found), wanted, 2f64.powi(-11) * wanted.abs());
+        }
+    }
+
+    for at in list(&expected["at"]) {
+        let t = Temperature::new(at["temperature"].as_f64().unwrap()).unwrap();
+        let at_node = manifest.tail.nodes.as_slice().contains(&t.beta());
+        let prior = reader.prior().unwrap().at(t);
+        let mut mean_tail = vec![0.0; manifest.classes];
+        for row in 0..targets.rows {
+            let (ids, values, curve) = targets.row(row);
+            let nodes = &manifest.tail.nodes;
+            let target = PositionTarget { classes: manifest.classes, ids, values, nodes, curve };
+            let decoded = target.decode(t);
+            let name = |what: &str| format!("{what} of row {row} at T = {}", t.get());
+            for (found, wanted) in decoded.probabilities.iter().zip(numbers(&at["probabilities"][row])) {
+                near(name("head"), *found, wanted, TOLERANCE);
+            }
+            near(name("tail mass"), decoded.tail_mass, at["tail_mass"][row].as_f64().unwrap(), TOLERANCE);
+            let dense = target.dense(t, TailHandling::Prior, Some(&prior));
+            near(name("sum"), dense.iter().sum(), 1.0, 1e-12);
+            for (class, p) in dense.iter().enumerate().filter(|(class, _)| !ids.contains(&(*class as u32))) {
+                mean_tail[class] += p / targets.rows as f64;
+            }
+        }
+        if at_node {
+            // The prior's promise: every class's tail mass is right on average.
+            for (class, wanted) in numbers(&at["mean_tail_mass_by_class"]).into_iter().enumerate() {
+                near(
+                    format!("mean tail of class {class} at T = {}", t.get()),
+                    mean_tail[class],
+                    wanted,
+                    MEAN_TOLERANCE,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_of_tomorrow_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    Synthetic::fixture().write(dir.path());
+    let path = dir.path().join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for pointer in ["", "/head", "/tail", "/storage", "/teacher", "/dataset", "/preprocess", "/shards/0"] {
+        let object = manifest.pointer_mut(pointer).unwrap().as_object_mut().unwrap();
+        object.insert("of_tomorrow".into(), 1.into());
+    }
+    std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    assert_eq!(CacheReader::open(dir.path()).unwrap().rows(), 12);
+}

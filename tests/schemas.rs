@@ -1,0 +1,228 @@
+//! The JSON Schemas in `schemas/` are those of the code, accept what the code writes, and refuse
+//! what is wrong.
+//!
+//! To write them anew: `KD_CACHE_UPDATE_SCHEMAS=1 cargo test --release --test schemas`
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod synthetic;
+
+use std::path::{Path, PathBuf};
+
+use kd_cache::cache::Manifest;
+use kd_cache::config::{CacheConfig, TrainConfig, load_str};
+use kd_cache::ids::SampleId;
+use kd_cache::ops::{
+    BuildOutcome, BuildReport, FidelityReport, FidelityRow, InspectReport, ShowReport, Silent, VerifyReport,
+    inspect, show, verify,
+};
+use kd_cache::target::{TailHandling, Temperature};
+use schemars::JsonSchema;
+use schemars::generate::{Contract, SchemaSettings};
+use serde_json::{Map, Value, json};
+use synthetic::Synthetic;
+
+const UPDATE: &str = "KD_CACHE_UPDATE_SCHEMAS";
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")
+}
+
+/// The schema of `T`: of what is accepted (configs) or of what is written (everything else).
+fn schema<T: JsonSchema>(name: &str, title: &str, contract: Contract) -> (String, Value) {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.contract = contract;
+    let generated = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let mut document = Map::new();
+    document.insert("$schema".into(), generated["$schema"].clone());
+    document.insert("$id".into(), format!("urn:kd-cache:schema:{name}").into());
+    document.insert("title".into(), title.into());
+    for (key, value) in generated.as_object().unwrap() {
+        document.entry(key).or_insert_with(|| value.clone());
+    }
+    (format!("{name}.json"), document.into())
+}
+
+fn all() -> Vec<(String, Value)> {
+    use Contract::{Deserialize, Serialize};
+    vec![
+        schema::<CacheConfig>("cache-config", "Configuration of kd-cache build", Deserialize),
+        schema::<TrainConfig>("train-config", "Configuration of kd-train", Deserialize),
+        schema::<Manifest>("manifest", "manifest.json of a cache, format version 1", Serialize),
+        schema::<BuildReport>("build", "Report of kd-cache build", Serialize),
+        schema::<InspectReport>("inspect", "Report of kd-cache inspect", Serialize),
+        schema::<VerifyReport>("verify", "Report of kd-cache verify", Serialize),
+        schema::<ShowReport>("show", "Report of kd-cache show", Serialize),
+        schema::<FidelityReport>("fidelity", "Report of kd-cache fidelity", Serialize),
+    ]
+}
+
+#[test]
+fn the_files_are_what_the_code_says() {
+    let update = std::env::var_os(UPDATE).is_some();
+    let mut names = Vec::new();
+    for (name, schema) in all() {
+        let path = folder().join(&name);
+        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        if update {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            found == text,
+            "schemas/{name} is not what the code says; after a change that is meant, run\n  \
+             {UPDATE}=1 cargo test --release --test schemas\nand commit it (a change of manifest.json is a \
+             change of the format: see schemas/format-v1.md)"
+        );
+        names.push(name);
+    }
+    // A schema whose type is gone would never be compared with anything.
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.ends_with(".json") || names.contains(&name), "schemas/{name} belongs to nothing");
+    }
+}
+
+/// Asserts that `document` fits the schema `name` and that no result of `damage` does.
+fn hold(name: &str, document: &Value, damage: &[(&str, Value)]) {
+    let schema = all().into_iter().find(|(file, _)| file == &format!("{name}.json")).unwrap().1;
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> =
+        validator.iter_errors(document).map(|e| format!("{e} at {}", e.instance_path())).collect();
+    assert!(errors.is_empty(), "{name}: {errors:?}\n{document:#}");
+    for (pointer, wrong) in damage {
+        let mut damaged = document.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let parent = damaged.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+        match wrong {
+            // Null stands for a key that is missing.
+            Value::Null => assert!(parent.remove(key).is_some(), "{name} has no {pointer}"),
+            wrong => drop(parent.insert(key.into(), wrong.clone())),
+        }
+        assert!(!validator.is_valid(&damaged), "{name}: accepted with {pointer} = {wrong}");
+    }
+}
+
+#[test]
+fn manifests_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    for k in [4, 20] {
+        for labelled in [true, false] {
+            let dir = dir.path().join(format!("{k}-{labelled}"));
+            Synthetic { k, labelled, ..Synthetic::fixture() }.write(&dir);
+            let text = std::fs::read(dir.join("manifest.json")).unwrap();
+            let manifest: Value = serde_json::from_slice(&text).unwrap();
+            hold(
+                "manifest",
+                &manifest,
+                &[
+                    ("/format_version", Value::Null),
+                    ("/samples", json!(-1)),
+                    ("/classes", json!("20")),
+                    ("/shards", json!({})),
+                    ("/storage/values", json!("f64")),
+                    ("/tail/nodes", json!("1")),
+                    ("/teacher/digest", json!("sha256:00")),
+                    ("/dataset/fingerprint", Value::Null),
+                    ("/preprocess/digest", Value::Null),
+                    ("/preprocess/layout", json!("chw")),
+                ],
+            );
+        }
+    }
+}
+
+fn value(report: &impl serde::Serialize) -> Value {
+    serde_json::to_value(report).unwrap()
+}
+
+#[test]
+fn reports_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = Synthetic::fixture().write(dir.path());
+
+    let inspected = inspect(dir.path()).unwrap();
+    hold("inspect", &value(&inspected), &[("/classes", Value::Null), ("/teacher_accuracy", json!("high"))]);
+
+    let sound = verify(dir.path(), &Silent).unwrap();
+    assert!(sound.sound);
+    hold("verify", &value(&sound), &[("/sound", json!("yes")), ("/damages", Value::Null)]);
+    let shard = dir.path().join(&manifest.shards[1].file);
+    let mut bytes = std::fs::read(&shard).unwrap();
+    // Somewhere in the columns, behind the header.
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(&shard, &bytes).unwrap();
+    let damaged = verify(dir.path(), &Silent).unwrap();
+    assert!(!damaged.sound && !damaged.damages.is_empty());
+    hold("verify", &value(&damaged), &[("/damages", json!([{ "file": 1, "problem": "" }]))]);
+
+    let shown = show(dir.path(), SampleId(2), 0, Temperature::new(2.0).unwrap()).unwrap();
+    hold("show", &value(&shown), &[("/tail_mass", Value::Null), ("/ids", json!([-1]))]);
+
+    let built = BuildReport {
+        outcome: BuildOutcome::Built,
+        samples_done: 7,
+        samples_resumed: 5,
+        seconds: 0.5,
+        samples_per_second: 14.0,
+        cache: inspected,
+    };
+    hold("build", &value(&built), &[("/outcome", json!("done")), ("/cache", Value::Null)]);
+
+    let row = |kl| FidelityRow {
+        tail: TailHandling::Renormalize,
+        temperature: 2.0,
+        rms: 0.1,
+        kl,
+        kept_mass: 0.9,
+        top1_agreement: 1.0,
+        drift: 0.2,
+    };
+    let rows = vec![row(Some(0.1)), row(None)];
+    let measured = FidelityReport { positions: 12, classes: 20, k: 4, bytes_per_position: 30.0, rows };
+    hold("fidelity", &value(&measured), &[("/rows", json!([{ "tail": "none" }])), ("/k", json!(0.5))]);
+}
+
+#[test]
+fn configs_fit() {
+    let cache = r#"
+        dataset = { kind = "idx", images = "images", labels = "labels", limit = 10 }
+        teacher = { kind = "onnx", path = "teacher.onnx" }
+        head = { k = 12 }
+        tail = { nodes = [0.5, 1.0] }
+    "#;
+    let config = load_str::<CacheConfig>(cache, "test", &[]).unwrap();
+    hold(
+        "cache-config",
+        &serde_json::to_value(&config).unwrap(),
+        &[
+            ("/head", Value::Null),
+            ("/head/k", json!(0)),
+            ("/heads", json!({})),
+            ("/teacher/kind", json!("tensorflow")),
+            ("/dataset/kind", json!("csv")),
+            ("/storage/shard_samples", json!(0)),
+            ("/preprocess/scale", json!(0)),
+        ],
+    );
+    let train = r#"
+        dataset = { kind = "idx", images = "images", labels = "labels" }
+        student = { kind = "mlp", hidden = [32] }
+        loss = { temperature = 4.0, weights = { kl = 0.7, cross_entropy = 0.3 } }
+        optimizer = { kind = "adamw", learning_rate = 0.001 }
+        train = { epochs = 2, batch = 8 }
+    "#;
+    let config = load_str::<TrainConfig>(train, "test", &[]).unwrap();
+    hold(
+        "train-config",
+        &serde_json::to_value(&config).unwrap(),
+        &[
+            ("/student", Value::Null),
+            ("/student/kind", json!("transformer")),
+            ("/loss/temperature", json!(0)),
+            ("/loss/weights/kl", json!(-1)),
+            ("/trains", json!({})),
+        ],
+    );
+}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The one gate, cheapest step first; it stops at the first step that fails.
+#
+#     tools/check.sh            everything
+#     tools/check.sh --quick    format and layers only: seconds, nothing is compiled
+#
+# Everything is compiled in the release profile: one profile, so that libtorch's bindings, which
+# take minutes, compile once for lints, tests, benches and programs alike.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+quick=0
+for argument in "$@"; do
+    case "$argument" in
+        --quick) quick=1 ;;
+        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) echo "check: error: unknown argument '$argument' (known: --quick, --help)" >&2; exit 2 ;;
+    esac
+done
+
+# step NAME COMMAND…
+step() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '\ncheck: %s\n       %s\n' "$name" "$*"
+    if ! "$@"; then
+        printf '\ncheck: FAILED: %s, after %d s\n' "$name" $((SECONDS - start)) >&2
+        exit 1
+    fi
+    printf 'check: %s: %d s\n' "$name" $((SECONDS - start))
+}
+
+step 'format' cargo fmt --check
+step 'layers' python3 tools/check_layers.py
+step 'layers: the check finds what is planted' python3 tools/check_layers.py --self-test
+if [ "$quick" = 1 ]; then exit 0; fi
+
+step 'lints' cargo clippy --release --all-targets -- -D warnings
+step 'lints without native libraries' cargo clippy --release --all-targets --no-default-features -- -D warnings
+step 'tests' cargo test --release
+step 'tests without native libraries' cargo test --release --no-default-features
+# The flags after `--` are added to those of .cargo/config.toml, which RUSTDOCFLAGS would replace.
+step 'documentation' cargo rustdoc --release --lib -- -D warnings
+step 'documentation without native libraries' cargo rustdoc --release --lib --no-default-features -- -D warnings
+step 'benches compile' cargo bench --no-run --profile release
+
+# A reader that shares no code with ours, on the fixture of the format.
+if python3 -c 'import numpy, pyarrow' 2>/dev/null; then
+    step 'the Python reader' python3 tools/read_cache.py tests/fixtures/v1/cache --check tests/fixtures/v1/expected.json
+else
+    printf '\ncheck: the Python reader: skipped (python3 has no numpy and pyarrow)\n'
+fi
+
+if cargo deny --version >/dev/null 2>&1; then
+    step 'licences and advisories' cargo deny check
+else
+    printf '\ncheck: licences and advisories: skipped (cargo-deny is not installed: cargo install cargo-deny)\n'
+fi
+
+printf '\ncheck: all is well, %d s\n' "$SECONDS"
