@@ -37,16 +37,20 @@ pub mod cache;
 pub mod ops;
 
 // ── level 3: learning from targets ──
-#[cfg(feature = "torch")]
-pub mod checkpoint;
 pub mod loader;
+
 #[cfg(feature = "torch")]
 pub mod loss;
 #[cfg(feature = "torch")]
-pub mod metrics;
+pub mod student;
+
 #[cfg(feature = "torch")]
 pub mod optim;
+
 #[cfg(feature = "torch")]
-pub mod student;
+pub mod metrics;
+
+#[cfg(feature = "torch")]
+pub mod checkpoint;
 #[cfg(feature = "torch")]
 pub mod train;

@@ -23,7 +23,7 @@ MAX_LINES = 500
 
 # Crates that only some rooms may see. A place is a module path and covers all below it.
 CONFINED = {
-    "tch": ["device", "teacher/torchscript", "loader", "loss", "student", "optim", "metrics", "checkpoint", "train"],
+    "tch": ["libtorch", "teacher/torchscript", "loss", "student", "optim", "metrics", "checkpoint", "train"],
     "ort": ["teacher/onnx"],
     "clap": ["bin"],
     "anyhow": ["bin"],
@@ -260,11 +260,11 @@ class Check:
 # ---- the check's own check ------------------------------------------------------------------------
 
 SOUND = {
-    "src/lib.rs": "//! A tour.\npub mod ids;\n#[cfg(feature = \"torch\")]\npub mod device;\npub mod teacher;\npub mod cache;\n/* pub mod ghost; */\npub mod loss;\n",
+    "src/lib.rs": "//! A tour.\npub mod ids;\n#[cfg(feature = \"torch\")]\npub mod libtorch;\npub mod teacher;\npub mod cache;\n/* pub mod ghost; */\npub mod loss;\n",
     "src/ids.rs": "//! See [`crate::cache::X`].\n// use crate::cache;\npub const S: &str = \"use crate::cache::X;\";\npub const R: &str = r#\"crate::loss::\"#;\npub const C: char = '\"';\n#[cfg(test)]\nmod tests {\n    use crate::cache::X;\n    use tch::Tensor;\n}\n",
-    "src/device.rs": "use tch::Device;\nuse crate::ids;\nfn f() { unsafe { g() } } // unsafe\n",
-    "SAFETY.md": "# Safety\n### `src/device.rs`\n",
-    "src/teacher/mod.rs": "mod onnx;\n#[cfg(test)]\nmod tests;\nuse crate::{device::D, ids::{self, A}};\n",
+    "src/libtorch.rs": "use tch::Device;\nuse crate::ids;\nfn f() { unsafe { g() } } // unsafe\n",
+    "SAFETY.md": "# Safety\n### `src/libtorch.rs`\n",
+    "src/teacher/mod.rs": "mod onnx;\n#[cfg(test)]\nmod tests;\nuse crate::{libtorch::D, ids::{self, A}};\n",
     "src/teacher/onnx.rs": "use ort::session::Session;\nuse super::Teacher;\nuse super::super::ids::A;\nmod inner {\n    use super::super::Teacher;\n}\n",
     "src/teacher/tests.rs": "use crate::loss::L;\n",
     "src/cache/mod.rs": "mod reader;\npub fn f() -> crate::teacher::T { super::ids::f() }\n",
@@ -272,14 +272,14 @@ SOUND = {
     "src/loss/mod.rs": "use tch::Tensor;\n",
     "src/bin/a/main.rs": "use clap::Parser;\nuse anyhow::Result;\nuse kd_cache::loss;\n",
     "src/bin/shared/mod.rs": "use indicatif::ProgressBar;\n",
-    "ARCHITECTURE.md": "# Rooms\n## `ids`\n## `device`\n## `teacher`\n## `cache`\n## `loss`\n",
+    "ARCHITECTURE.md": "# Rooms\n## `ids`\n## `libtorch`\n## `teacher`\n## `cache`\n## `loss`\n",
 }
 
 # (file, what is added to it, the line on which it must be found, words of the rule)
 PLANTED = [
     ("src/ids.rs", "use crate::cache::X;\n", 11, "may import only rooms above"),
     ("src/ids.rs", "use crate::{\n    ids::A, loss::{L}};\n", 11, "`loss` stands below"),
-    ("src/ids.rs", "pub fn f() { crate::device::g() }\n", 11, "`device` stands below"),
+    ("src/ids.rs", "pub fn f() { crate::libtorch::g() }\n", 11, "`libtorch` stands below"),
     ("src/ids.rs", "use super::teacher::T;\n", 11, "`teacher` stands below"),
     ("src/ids.rs", "use crate::*;\n", 11, "name the room"),
     ("src/ids.rs", "use crate::ghost::G;\n", 11, "declares no room `ghost`"),

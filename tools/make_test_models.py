@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Makes the small models and the slice of Fashion-MNIST in tests/fixtures.
+
+    python3 tools/make_test_models.py            (after tools/setup.sh has fetched the data)
+
+They are committed, so that tests need neither this script nor what it needs:
+
+    pip install torch==2.11.0 onnx==1.23.2 numpy
+
+Every teacher is the same classifier, 4x4 average pooling and one linear layer, fitted to the slice; what
+differs is the form of its input or output. tests/fixtures/README.md says which file is for which test.
+"""
+
+import gzip
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data" / "fashion-mnist"
+FIXTURES = ROOT / "tests" / "fixtures"
+TRAIN, TEST, CLASSES, CELLS = 512, 256, 10, 49
+
+
+def idx(path):
+    data = gzip.decompress(path.read_bytes())
+    dimensions = data[3]
+    shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    # No name and no time in the gzip header: the same bytes whenever it is made.
+    path.write_bytes(gzip.compress(header + np.ascontiguousarray(array).tobytes(), 9, mtime=0))
+
+
+def slice_of_data():
+    out = FIXTURES / "fashion-mnist"
+    out.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", TRAIN), ("t10k", TEST)):
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+            write_idx(out / f"{part}-{what}.gz", idx(DATA / f"{part}-{what}.gz")[:count])
+    return idx(out / "train-images-idx3-ubyte.gz"), idx(out / "train-labels-idx1-ubyte.gz")
+
+
+class Linear(torch.nn.Module):
+    """Logits of a batch [N, 1, 28, 28]."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x):
+        cells = torch.nn.functional.avg_pool2d(x, 4).flatten(1)
+        return torch.nn.functional.linear(cells, self.weight, self.bias)
+
+
+class Softmax(Linear):
+    def forward(self, x):
+        cells = torch.nn.functional.avg_pool2d(x, 4).flatten(1)
+        return torch.nn.functional.linear(cells, self.weight, self.bias).softmax(-1)
+
+
+class Pair(Linear):
+    """Two outputs, as detection and embedding models have."""
+
+    def forward(self, x):
+        cells = torch.nn.functional.avg_pool2d(x, 4).flatten(1)
+        return cells, torch.nn.functional.linear(cells, self.weight, self.bias)
+
+
+def fit(images, labels):
+    """Logistic regression on the pooled slice, full batch, from zero: no randomness."""
+    x = torch.from_numpy(images.copy()).float()[:, None] / 255
+    cells = torch.nn.functional.avg_pool2d(x, 4).flatten(1).double()
+    weight = torch.zeros(CLASSES, CELLS, dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(CLASSES, dtype=torch.double, requires_grad=True)
+    target = torch.from_numpy(labels.astype(np.int64))
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        logits = cells @ weight.T + bias
+        loss = torch.nn.functional.cross_entropy(logits, target) + 1e-3 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    accuracy = (cells @ weight.T + bias).argmax(1).eq(target).double().mean().item()
+    print(f"linear teacher: {accuracy:.3f} on the slice it was fitted to")
+    return weight.detach().float(), bias.detach().float()
+
+
+def onnx_model(name, weight, bias, after=(), output=("logits", TensorProto.FLOAT, ["batch", CLASSES]), **change):
+    """`after`: nodes that turn "scores" [batch, classes] into the output."""
+    batch = change.get("batch", "batch")
+    channels = change.get("channels", 1)
+    input_type = change.get("input_type", TensorProto.FLOAT)
+    constants = [
+        numpy_helper.from_array(weight.numpy().T.copy(), "weight"),
+        numpy_helper.from_array(bias.numpy(), "bias"),
+        *[numpy_helper.from_array(array, key) for key, array in change.get("constants", {}).items()],
+    ]
+    source = "input"
+    nodes = []
+    if input_type != TensorProto.FLOAT:
+        nodes.append(helper.make_node("Cast", ["input"], ["as_float"], to=TensorProto.FLOAT))
+        source = "as_float"
+    if channels != 1:
+        nodes.append(helper.make_node("ReduceMean", [source], ["grey"], axes=[1], keepdims=1))
+        source = "grey"
+    nodes += [
+        helper.make_node("AveragePool", [source], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Flatten", ["pooled"], ["cells"], axis=1),
+        helper.make_node("Gemm", ["cells", "weight", "bias"], ["scores" if after else output[0]]),
+        *after,
+    ]
+    outputs = [helper.make_tensor_value_info(*output)]
+    outputs += [helper.make_tensor_value_info(*extra) for extra in change.get("more_outputs", [])]
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("input", input_type, [batch, channels, 28, 28])],
+        outputs,
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="kd-cache tests")
+    model.ir_version = 8
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, FIXTURES / "teachers" / f"{name}.onnx")
+
+
+def teachers(weight, bias):
+    (FIXTURES / "teachers").mkdir(parents=True, exist_ok=True)
+    node = helper.make_node
+    float_, int_ = TensorProto.FLOAT, TensorProto.INT64
+    onnx_model("linear", weight, bias)
+    onnx_model(
+        "softmax", weight, bias, [node("Softmax", ["scores"], ["probabilities"], axis=-1)],
+        ("probabilities", float_, ["batch", CLASSES]),
+    )
+    onnx_model(
+        "log_softmax", weight, bias, [node("LogSoftmax", ["scores"], ["log_probabilities"], axis=-1)],
+        ("log_probabilities", float_, ["batch", CLASSES]),
+    )
+    # Class 3 is never predicted: its probability is exactly 0.
+    mask = np.zeros(CLASSES, np.float32)
+    mask[3] = -np.inf
+    onnx_model(
+        "zero_probability", weight, bias,
+        [node("Add", ["scores", "mask"], ["masked"]), node("Softmax", ["masked"], ["probabilities"], axis=-1)],
+        ("probabilities", float_, ["batch", CLASSES]), constants={"mask": mask},
+    )
+    # The square root, or the logarithm, of (0.6 - mean of the image) is no finite number for bright images.
+    limit = {"limit": np.array(0.6, np.float32)}
+    darkness = [
+        node("ReduceMean", ["cells"], ["mean"], axes=[1], keepdims=1),
+        node("Sub", ["limit", "mean"], ["darkness"]),
+    ]
+    onnx_model(
+        "nan", weight, bias, [*darkness, node("Sqrt", ["darkness"], ["root"]), node("Add", ["scores", "root"], ["logits"])],
+        constants=limit,
+    )
+    onnx_model(
+        "infinite", weight, bias,
+        [*darkness, node("Relu", ["darkness"], ["positive"]), node("Log", ["positive"], ["log"]),
+         node("Sub", ["scores", "log"], ["logits"])],
+        constants=limit,
+    )
+    onnx_model(
+        "classes", weight, bias, [node("Cast", ["scores"], ["logits"], to=int_)], ("logits", int_, ["batch", CLASSES])
+    )
+    onnx_model(
+        "map", weight, bias, [node("Unsqueeze", ["scores", "axes"], ["logits"])],
+        ("logits", float_, ["batch", CLASSES, 1]), constants={"axes": np.array([2], np.int64)},
+    )
+    onnx_model(
+        "half", weight, bias, [node("Cast", ["scores"], ["logits"], to=TensorProto.FLOAT16)],
+        ("logits", TensorProto.FLOAT16, ["batch", CLASSES]),
+    )
+    onnx_model("colour", weight, bias, channels=3)
+    onnx_model("bytes", weight, bias, input_type=TensorProto.UINT8)
+    onnx_model("batch_of_4", weight, bias, batch=4, output=("logits", float_, [4, CLASSES]))
+    onnx_model("seven", weight[:7], bias[:7], output=("logits", float_, ["batch", 7]))
+    onnx_model("two_outputs", weight, bias, more_outputs=[("cells", float_, ["batch", CELLS])])
+    for name, kind in (("linear", Linear), ("softmax", Softmax), ("pair", Pair)):
+        torch.jit.script(kind(weight, bias)).save(str(FIXTURES / "teachers" / f"{name}.pt"))
+
+
+class Student(torch.nn.Module):
+    """Convolution, batch norm, dropout: what differs between training and evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 8, 3, stride=2, padding=1)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.dropout = torch.nn.Dropout(0.1)
+        self.head = torch.nn.Linear(8 * 7 * 7, CLASSES)
+
+    def forward(self, x):
+        x = torch.nn.functional.relu(self.norm(self.conv(x)))
+        x = torch.nn.functional.max_pool2d(x, 2).flatten(1)
+        return self.head(self.dropout(x))
+
+
+def students():
+    (FIXTURES / "students").mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.jit.script(Student()).save(str(FIXTURES / "students" / "small.pt"))
+
+
+def main():
+    images, labels = slice_of_data()
+    weight, bias = fit(images, labels)
+    teachers(weight, bias)
+    students()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
