@@ -274,7 +274,12 @@ impl Manifest {
                 return damaged(&format!("shards[{index}]"), expected, found);
             }
             next = shard.first_sample.checked_add(shard.rows);
-            if next.is_none() || !is_inside(&shard.file) {
+            if next.is_none() {
+                let expected = "sample ids and rows within 64 bits".into();
+                let found = format!("{} rows from sample {}", shard.rows, shard.first_sample);
+                return damaged(&format!("shards[{index}]"), expected, found);
+            }
+            if !is_inside(&shard.file) {
                 return damaged(
                     &format!("shards[{index}].file"),
                     "a path inside the cache".into(),

@@ -171,8 +171,11 @@ impl CacheReader {
 
     /// Copies the targets of `rows`, in that order, into `out`, which is made to fit.
     ///
+    /// Class ids come out below the number of classes, logits and curves finite: whatever a
+    /// stranger's shard holds, nothing downstream reads beyond its bounds or learns from NaN.
+    ///
     /// # Errors
-    /// Those of [`Self::shard`].
+    /// Those of [`Self::shard`], and [`CacheError::Damaged`] naming shard and row.
     ///
     /// # Panics
     /// When a row is not below [`Self::rows`].
@@ -187,7 +190,31 @@ impl CacheReader {
             let (shard, at) = self.locate(*row);
             self.shard(shard)?.copy_rows(at, out, to..to + 1);
         }
-        Ok(())
+        self.check_usable(rows, out)
+    }
+
+    /// Refuses what no reader can use. One pass without branches over what has just been copied;
+    /// everything else is for `kd-cache verify`.
+    fn check_usable(&self, rows: &[u64], targets: &TargetBatch) -> Result<(), CacheError> {
+        let classes = self.manifest.classes;
+        let ids_fit = |ids: &[u32]| ids.iter().fold(true, |fit, id| fit & ((*id as usize) < classes));
+        let finite = |values: &[f32]| values.iter().fold(true, |all, value| all & value.is_finite());
+        if ids_fit(&targets.ids) && finite(&targets.values) && finite(&targets.curve) {
+            return Ok(());
+        }
+        let usable = |at: usize| {
+            let (ids, values, curve) = targets.row(at);
+            ids_fit(ids) && finite(values) && finite(curve)
+        };
+        let at = (0..rows.len()).find(|at| !usable(*at)).unwrap_or(0);
+        let (shard, row) = self.locate(rows[at]);
+        let (ids, values, curve) = targets.row(at);
+        Err(CacheError::Damaged {
+            path: self.dir.join(&self.manifest.shards[shard.as_usize()].file),
+            what: format!("row {row}"),
+            expected: format!("class ids below {classes} and finite values"),
+            found: format!("ids {ids:?}, logits {values:?}, tail curve {curve:?}"),
+        })
     }
 
     /// Shard and row in it.

@@ -123,18 +123,23 @@ fn library() -> PathBuf {
     "libonnxruntime.so".into()
 }
 
+/// `onnxruntime 1.30.0 (f2c39fe)`: the version from the library's file name or, where that has
+/// none, from the branch it was built of; the commit from its build information.
 fn runtime_version() -> String {
-    // "ORT Build Info: git-branch=rel-1.30.0, git-commit-id=…, build type=…"
+    // "ORT Build Info: git-branch=rel-1.24.1, git-commit-id=…, build type=…"
     let info = ort::info();
     let field = |name: &str| {
         let start = info.find(name)? + name.len();
-        info[start..].split([',', ' ']).next().map(str::to_owned)
+        info[start..].split([',', ' ']).next()
     };
-    let version = field("git-branch=").map(|branch| branch.trim_start_matches("rel-").to_owned());
-    match (version, field("git-commit-id=")) {
-        (Some(version), Some(commit)) => format!("onnxruntime {version} ({commit})"),
-        _ => format!("onnxruntime, {info}"),
-    }
+    let file = std::fs::canonicalize(library()).unwrap_or_default();
+    let file = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let of_file = file.split_once(".so.").map(|(_, version)| version);
+    let of_branch = || field("git-branch=")?.strip_prefix("rel-");
+    let mut words = vec!["onnxruntime".to_owned()];
+    words.extend(of_file.or_else(of_branch).map(str::to_owned));
+    words.extend(field("git-commit-id=").map(|commit| format!("({commit})")));
+    words.join(" ")
 }
 
 fn session(environment: &Environment, config: &TeacherConfig) -> Result<Session, TeacherError> {

@@ -163,6 +163,21 @@ pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
+/// `kd-cache build` of `config` into `out` with changed keys, its report as JSON; not yet started.
+pub fn build_command(config: &Path, out: &Path, set: &[&str]) -> Command {
+    let mut command = kd_cache_command(&["build", "--format", "json", "--quiet"]);
+    command.arg("--config").arg(config).arg("--out").arg(out);
+    for set in set {
+        command.args(["--set", set]);
+    }
+    command
+}
+
+/// Runs [`build_command`].
+pub fn build(config: &Path, out: &Path, set: &[&str]) -> Said {
+    build_command(config, out, set).output().unwrap().into()
+}
+
 /// Arguments out of words and paths.
 #[macro_export]
 macro_rules! args {
