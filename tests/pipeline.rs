@@ -221,7 +221,15 @@ fn the_prior_is_nearer_to_the_teacher_than_leaving_the_tail_out() {
     let out = dir.path().join("cache");
     build(&config, &out, &["head.k=3"]).code(0);
     let measured = kd_cache(&args![
-        "fidelity", out, "--config", config, "--format", "json", "--quiet", "--temperatures", "1,2,4"
+        "fidelity",
+        out,
+        "--config",
+        config,
+        "--format",
+        "json",
+        "--quiet",
+        "--temperatures",
+        "1,2,4"
     ])
     .code(0)
     .json();
@@ -247,7 +255,8 @@ fn the_prior_is_nearer_to_the_teacher_than_leaving_the_tail_out() {
     // With every class kept, nothing is lost but the rounding of half precision.
     let out = dir.path().join("all");
     build(&config, &out, &["head.k=10"]).code(0);
-    let all = kd_cache(&args!["fidelity", out, "--config", config, "--format", "json", "--quiet"]).code(0).json();
+    let all =
+        kd_cache(&args!["fidelity", out, "--config", config, "--format", "json", "--quiet"]).code(0).json();
     for row in all["rows"].as_array().unwrap() {
         assert!(row["rms"].as_f64().unwrap() < 1e-3 && row["kl"].as_f64().unwrap() < 1e-5, "{row}");
     }
