@@ -214,10 +214,12 @@ def main():
     clear(folder)
 
     def build(config, out):
-        return run(
+        built = run(
             [tools / "kd-cache", "build", "--config", config, "--out", out,
              "--set", f"teacher.device={arguments.device}"]
         )
+        built["cache"] = run([tools / "kd-cache", "inspect", out])
+        return built
 
     print("demo: the teacher looks at each training image once", file=sys.stderr)
     built = build("configs/cache/fashion-mnist.toml", folder / "cache")

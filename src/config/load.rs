@@ -42,7 +42,7 @@ pub fn load_str<C: Config>(text: &str, origin: &str, overrides: &[String]) -> Re
     let schema = schemars::schema_for!(C);
     check_tree(&tree, schema.as_value(), &mut faults);
     if faults.is_empty() {
-        match serde_json::from_value::<C>(tree) {
+        match serde_path_to_error::deserialize::<_, C>(tree) {
             Ok(config) => {
                 faults = config.validate();
                 if faults.is_empty() {
@@ -50,10 +50,15 @@ pub fn load_str<C: Config>(text: &str, origin: &str, overrides: &[String]) -> Re
                 }
             }
             // What the schema does not say: checks inside `try_from`.
-            Err(error) => faults.push(Fault::new("", error.to_string())),
+            Err(error) => faults.push(Fault::new(key(error.path()), error.inner().to_string())),
         }
     }
     Err(ConfigError::Faults { origin: origin.to_owned(), faults })
+}
+
+/// A place as a key; the document's root is none.
+fn key(path: &serde_path_to_error::Path) -> String {
+    if path.iter().next().is_none() { String::new() } else { path.to_string() }
 }
 
 /// Sets one dotted key, making the tables on its way.

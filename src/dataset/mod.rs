@@ -120,7 +120,10 @@ pub enum DatasetError {
         limit: u64,
     },
     /// A label names no class.
-    #[error("sample {sample}: label {label} is out of range for {classes} classes (0 to {})", classes - 1)]
+    #[error(
+        "dataset.labels: expected labels from 0 to {} ({classes} classes), found {label} for sample {sample}",
+        classes - 1
+    )]
     Label {
         /// The sample.
         sample: SampleId,
