@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,7 @@ def run(command, quiet=False):
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE)
     if done.returncode != 0:
         print(f"demo: error: exit code {done.returncode} from: {' '.join(command)}", file=sys.stderr)
-        sys.exit(done.returncode if done.returncode > 0 else 1)
+        raise SystemExit(done.returncode if done.returncode > 0 else 1)
     return json.loads(done.stdout)
 
 
@@ -75,28 +76,46 @@ def students():
         yield "cache", temperature, 0, ["--set", f"loss.temperature={temperature:g}"]
 
 
-def row(target, temperature, labelled, settings, arguments, folder, tools):
-    """Trains one student for each seed."""
+def train(student, seed, arguments, folder, tools):
+    """Trains one student and gives kd-train's report."""
+    target, temperature, labelled, settings = student
     name = f"cache-t{temperature:g}" if target == "cache" else f"labels-{labelled}"
-    reports = []
-    for seed in range(arguments.seeds):
-        run_folder = folder / "runs" / f"{name}-seed{seed}"
-        cache = ["--cache", folder / "cache"] if target == "cache" else []
-        report = run(
-            [
-                tools / "kd-train", *cache, "--config", "configs/train/fashion-mnist.toml", "--out", run_folder,
-                "--set", f"seed={seed}", "--set", f"train.device={arguments.device}",
-                "--set", f"validation.test.cache={json.dumps(str(folder / 'cache-test'))}", *settings,
-            ],
-            quiet=True,
-        )
-        test = report["validation"]["test"]
-        print(
-            f"  {describe(target, temperature, labelled):<28} seed {seed}: accuracy {test['accuracy']:.4f},"
-            f" {report['seconds']:.1f} s",
-            file=sys.stderr,
-        )
-        reports.append(report)
+    cache = ["--cache", folder / "cache"] if target == "cache" else []
+    report = run(
+        [
+            tools / "kd-train", *cache, "--config", "configs/train/fashion-mnist.toml",
+            "--out", folder / "runs" / f"{name}-seed{seed}",
+            "--set", f"seed={seed}", "--set", f"train.device={arguments.device}",
+            "--set", f"validation.test.cache={json.dumps(str(folder / 'cache-test'))}", *settings,
+        ],
+        quiet=True,
+    )
+    test = report["validation"]["test"]
+    print(
+        f"  {describe(target, temperature, labelled):<28} seed {seed}: accuracy {test['accuracy']:.4f},"
+        f" {report['seconds']:.1f} s",
+        file=sys.stderr,
+    )
+    return report
+
+
+def rows(arguments, folder, tools):
+    """Trains every student with every seed, as many at a time as were asked for."""
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = [
+            (student, [pool.submit(train, student, seed, arguments, folder, tools) for seed in range(arguments.seeds)])
+            for student in students()
+        ]
+        try:
+            return [row(student, [report.result() for report in reports]) for student, reports in runs]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def row(student, reports):
+    """What the seeds of one student come to."""
+    target, temperature, labelled, _ = student
     accuracies = [report["validation"]["test"]["accuracy"] for report in reports]
     return {
         "target": target,
@@ -105,7 +124,7 @@ def row(target, temperature, labelled, settings, arguments, folder, tools):
         "accuracy_mean": statistics.mean(accuracies),
         "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         "agreement": statistics.mean(report["validation"]["test"]["agreement"] for report in reports),
-        "seeds": arguments.seeds,
+        "seeds": len(reports),
         "seconds": statistics.mean(report["seconds"] for report in reports),
     }
 
@@ -139,7 +158,8 @@ def table(summary):
         )
     lines.append(
         f"mean{'' if summary['rows'][0]['seeds'] == 1 else ' ± standard deviation'} over"
-        f" {summary['rows'][0]['seeds']} seeds; seconds per student; agreement with the teacher's top class"
+        f" {summary['rows'][0]['seeds']} seeds; seconds per student, {summary['jobs']} at a time; agreement with the"
+        " teacher's top class"
     )
     return "\n".join(lines)
 
@@ -205,9 +225,13 @@ def main():
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N, for teacher and students (default cpu)")
     parser.add_argument("--seeds", type=int, default=3, help="students trained for each row (default 3)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for all results (default out/demo)")
+    parser.add_argument("--jobs", type=int, help="students trained at a time (default 2 on a CPU with 2 cores or more)")
     arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        parser.error("--seeds: expected at least 1")
+    if arguments.jobs is None:
+        # One student uses one thread; a GPU is kept for one at a time, so that its seconds mean something.
+        arguments.jobs = min(2, os.cpu_count() or 1) if arguments.device == "cpu" else 1
+    if arguments.seeds < 1 or arguments.jobs < 1:
+        parser.error("--seeds and --jobs: expected at least 1")
     begun = time.monotonic()
     tools = programs()
     folder = Path(os.path.abspath(arguments.out))
@@ -231,8 +255,9 @@ def main():
         "cache": built["cache"],
         "build_seconds": built["seconds"],
         "samples_per_second": built["samples_per_second"],
-        "rows": [row(*student, arguments, folder, tools) for student in students()],
+        "rows": rows(arguments, folder, tools),
         "device": arguments.device,
+        "jobs": arguments.jobs,
     }
     summary["seconds"] = time.monotonic() - begun
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -102,7 +102,7 @@ def optimizers():
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     for name, make in (("teacher", teacher), ("kl", kl), ("optimizers", optimizers)):
-        (OUT / f"{name}.json").write_text(json.dumps(make(), indent=1) + "\n")
+        (OUT / f"{name}.json").write_text(json.dumps(make()) + "\n")
     return 0
 
 

@@ -174,9 +174,15 @@ impl<'a> Walk<'a> {
 
 /// "; did you mean x?" for the nearest of `known`, or nothing.
 fn did_you_mean(found: &str, known: &[&str]) -> String {
+    // Jaro and Winkler favour a shared beginning; of short words with two letters swapped they see
+    // too little.
+    let likeness = |k: &str| match strsim::damerau_levenshtein(found, k) {
+        1 => 1.0,
+        _ => strsim::jaro_winkler(found, k),
+    };
     known
         .iter()
-        .map(|k| (strsim::jaro_winkler(found, k), k))
+        .map(|k| (likeness(k), k))
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| format!("; did you mean {k}?"))

@@ -1,0 +1,122 @@
+//! Loss and optimizers against numbers from PyTorch (tools/dump_reference.py).
+
+#![cfg(feature = "torch")]
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use common::fixture;
+use kd_cache::config::{LossWeights, OptimizerConfig};
+use kd_cache::loss::{TargetSpace, TargetTensors, WeightedLoss, cross_entropy};
+use kd_cache::optim;
+use kd_cache::target::{TailHandling, TailNodes, TargetBatch, Temperature};
+use serde_json::Value;
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+fn reference(name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(fixture("reference").join(name)).unwrap()).unwrap()
+}
+
+/// A matrix, row by row.
+fn matrix(value: &Value) -> Vec<Vec<f64>> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn tensor(rows: &[Vec<f64>]) -> Tensor {
+    Tensor::from_slice(&rows.concat()).to_kind(Kind::Float).view([rows.len() as i64, -1])
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+fn labels(value: &Value) -> Tensor {
+    Tensor::from_slice(&serde_json::from_value::<Vec<i64>>(value.clone()).unwrap())
+}
+
+#[track_caller]
+fn close(found: f64, expected: &Value, what: &str) {
+    let expected = expected.as_f64().unwrap();
+    assert!(
+        (found - expected).abs() < 3e-6 * (1.0 + expected.abs()),
+        "{what}: {found}, PyTorch has {expected}"
+    );
+}
+
+/// All classes in the head, sorted as a cache sorts them: nothing is lost, so that the loss is
+/// that of PyTorch on the teacher's own logits.
+fn whole_heads(teacher: &[Vec<f64>]) -> TargetBatch {
+    let k = teacher[0].len();
+    let mut batch =
+        TargetBatch { rows: teacher.len(), k, nodes: 0, ids: vec![], values: vec![], curve: vec![] };
+    for row in teacher {
+        let mut order: Vec<usize> = (0..k).collect();
+        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+        batch.ids.extend(order.iter().map(|class| *class as u32));
+        batch.values.extend(order.iter().map(|class| (row[*class] - row[order[0]]) as f32));
+    }
+    batch
+}
+
+#[test]
+fn the_weighted_loss_and_its_gradient_are_pytorchs() {
+    let reference = reference("kl.json");
+    let (teacher, labels) = (matrix(&reference["teacher"]), labels(&reference["labels"]));
+    let targets = TargetTensors::new(&whole_heads(&teacher), Device::Cpu);
+    let space = TargetSpace { classes: 7, k: 7, nodes: TailNodes::default(), prior: None };
+    let cases = reference["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 15);
+    for case in cases {
+        let number = |key: &str| case[key].as_f64().unwrap();
+        let weights = LossWeights { kl: number("kl_weight"), cross_entropy: number("cross_entropy_weight") };
+        let temperature = Temperature::new(number("temperature")).unwrap();
+        let student = tensor(&matrix(&reference["student"])).set_requires_grad(true);
+        for tail in TailHandling::ALL {
+            let mut student = student.detach().copy().set_requires_grad(true);
+            let loss = WeightedLoss::new(&weights, temperature, tail, Some(&space), Device::Cpu).unwrap();
+            let terms = loss.forward(&student, Some(&labels), Some(&targets));
+            terms.total.backward();
+            let what = format!("{tail}, T = {temperature:?}, {weights:?}");
+            close(terms.total.double_value(&[]), &case["loss"], &what);
+            // Terms without weight are not computed.
+            assert_eq!(
+                (terms.kl.is_some(), terms.cross_entropy.is_some()),
+                (weights.kl > 0.0, weights.cross_entropy > 0.0)
+            );
+            for (term, key) in [(&terms.kl, "kl"), (&terms.cross_entropy, "cross_entropy")] {
+                if let Some(term) = term {
+                    close(term.double_value(&[]), &case[key], &format!("{what}, {key}"));
+                }
+            }
+            let gradient = matrix(&case["gradient"]).concat();
+            for (found, expected) in numbers(&student.grad()).iter().zip(gradient) {
+                close(*found, &expected.into(), &format!("{what}, gradient"));
+            }
+            student.zero_grad();
+        }
+    }
+}
+
+#[test]
+fn optimizers_take_pytorchs_steps() {
+    let reference = reference("optimizers.json");
+    let (inputs, labels) = (tensor(&matrix(&reference["inputs"])), labels(&reference["labels"]));
+    let start = tensor(&matrix(&reference["start"]));
+    let cases = reference["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let config: OptimizerConfig = serde_json::from_value(case["config"].clone()).unwrap();
+        let vs = VarStore::new(Device::Cpu);
+        let weight = vs.root().var_copy("weight", &start);
+        let mut optimizer = optim::build(&config, &vs).unwrap();
+        for (step, expected) in case["steps"].as_array().unwrap().iter().enumerate() {
+            let loss = cross_entropy(&inputs.matmul(&weight.tr()), &labels).mean(Kind::Float);
+            optimizer.backward_step(&loss);
+            let expected = matrix(expected).concat();
+            for (found, expected) in numbers(&weight).iter().zip(expected) {
+                close(*found, &expected.into(), &format!("{config:?}, step {step}"));
+            }
+        }
+    }
+}
