@@ -142,13 +142,16 @@ fn reports_go_to_standard_output_and_everything_else_to_standard_error() {
     assert_eq!(rows, expected.collect::<Vec<_>>());
     // For people.
     for (command, words) in [
-        (args!["inspect", out], ["samples", "512", "per position", "onnx linear.onnx"]),
-        (args!["verify", out, "--quiet"], ["sound: ", "8 files", "512 rows", "checked"]),
+        (args!["inspect", out].to_vec(), ["samples", "512", "per position", "onnx linear.onnx"]),
+        (args!["verify", out, "--quiet"].to_vec(), ["sound: ", "8 files", "512 rows", "checked"]),
         (
-            args!["show", out, "--sample", "0", "--temperature", "4"],
+            args!["show", out, "--sample", "0", "--temperature", "4"].to_vec(),
             ["sample 0", "T = 4", "label 9", "over 7 classes"],
         ),
-        (args!["fidelity", out, "--config", config, "--quiet"], ["rms", "kept mass", "renormalize", "inf"]),
+        (
+            args!["fidelity", out, "--config", config, "--quiet"].to_vec(),
+            ["rms", "kept mass", "renormalize", "inf"],
+        ),
     ] {
         let said = kd_cache(&command).code(0);
         for word in words {

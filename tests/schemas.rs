@@ -45,7 +45,8 @@ fn schema<T: JsonSchema>(name: &str, title: &str, contract: Contract) -> (String
 
 fn all() -> Vec<(String, Value)> {
     use Contract::{Deserialize, Serialize};
-    vec![
+    #[allow(unused_mut, reason = "there is more to say with training")]
+    let mut all = vec![
         schema::<CacheConfig>("cache-config", "Configuration of kd-cache build", Deserialize),
         schema::<TrainConfig>("train-config", "Configuration of kd-train", Deserialize),
         schema::<Manifest>("manifest", "manifest.json of a cache, format version 1", Serialize),
@@ -54,8 +55,15 @@ fn all() -> Vec<(String, Value)> {
         schema::<VerifyReport>("verify", "Report of kd-cache verify", Serialize),
         schema::<ShowReport>("show", "Report of kd-cache show", Serialize),
         schema::<FidelityReport>("fidelity", "Report of kd-cache fidelity", Serialize),
-    ]
+    ];
+    #[cfg(feature = "torch")]
+    all.extend(training::all());
+    all
 }
+
+/// The reports of `kd-train`, which is not built without libtorch.
+const OF_TRAINING: [&str; 4] =
+    ["train-summary.json", "train-epoch.json", "train-eval.json", "train-prediction.json"];
 
 #[test]
 fn the_files_are_what_the_code_says() {
@@ -79,7 +87,8 @@ fn the_files_are_what_the_code_says() {
     // A schema whose type is gone would never be compared with anything.
     for entry in std::fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(!name.ends_with(".json") || names.contains(&name), "schemas/{name} belongs to nothing");
+        let known = names.contains(&name) || OF_TRAINING.contains(&name.as_str());
+        assert!(!name.ends_with(".json") || known, "schemas/{name} belongs to nothing");
     }
 }
 
@@ -225,4 +234,84 @@ fn configs_fit() {
             ("/trains", json!({})),
         ],
     );
+}
+
+#[cfg(feature = "torch")]
+mod training {
+    use std::collections::BTreeMap;
+
+    use kd_cache::metrics::Evaluation;
+    use kd_cache::train::{EpochReport, EvalReport, Prediction, TrainOutcome, TrainReport};
+
+    use super::*;
+
+    pub fn all() -> [(String, Value); 4] {
+        use Contract::Serialize;
+        let all = [
+            schema::<TrainReport>(
+                "train-summary",
+                "Report of kd-train, and summary.json of a run",
+                Serialize,
+            ),
+            schema::<EpochReport>("train-epoch", "A line of metrics.jsonl of a run", Serialize),
+            schema::<EvalReport>("train-eval", "Report of kd-train eval", Serialize),
+            schema::<Prediction>("train-prediction", "A line of kd-train predict", Serialize),
+        ];
+        assert!(all.iter().all(|(name, _)| OF_TRAINING.contains(&name.as_str())));
+        all
+    }
+
+    #[test]
+    fn training_reports_fit() {
+        // With everything a report may have, and with nothing.
+        for full in [true, false] {
+            let some = |value: f64| full.then_some(value);
+            let evaluation = Evaluation {
+                samples: 10,
+                accuracy: some(0.5),
+                cross_entropy: some(1.0),
+                agreement: some(0.6),
+                kl: some(0.1),
+            };
+            let validation = BTreeMap::from([("test".to_owned(), evaluation)]);
+            let epoch = EpochReport {
+                epoch: 1,
+                step: 2,
+                learning_rate: 0.1,
+                train_loss: 1.5,
+                kl: some(1.0),
+                cross_entropy: some(2.0),
+                seconds: 0.5,
+                samples_per_second: 20.0,
+                validation: validation.clone(),
+            };
+            hold("train-epoch", &value(&epoch), &[("/epoch", json!(-1)), ("/validation", json!([]))]);
+            let report = TrainReport {
+                outcome: if full { TrainOutcome::Trained } else { TrainOutcome::Interrupted },
+                epochs: 1,
+                steps: 2,
+                samples: 10,
+                seconds: 0.6,
+                train_loss: some(1.5),
+                best_epoch: full.then_some(1),
+                validation: validation.clone(),
+                selected_by: "last".into(),
+                cache: full.then(|| "cache".to_owned()),
+                teacher_digest: full.then(|| "sha256:00".to_owned()),
+                temperature: some(2.0),
+                device: "cpu".into(),
+                seed: 0,
+                parameters: 7,
+            };
+            hold("train-summary", &value(&report), &[("/outcome", json!("done")), ("/seed", Value::Null)]);
+            let eval = EvalReport { run: "run".into(), device: "cpu".into(), validation };
+            hold(
+                "train-eval",
+                &value(&eval),
+                &[("/validation/test/samples", Value::Null), ("/run", json!(1))],
+            );
+            let prediction = Prediction { sample: 3, class: 1, probability: 0.5, label: full.then_some(1) };
+            hold("train-prediction", &value(&prediction), &[("/class", json!(-1)), ("/sample", Value::Null)]);
+        }
+    }
 }

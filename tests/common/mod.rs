@@ -182,7 +182,7 @@ pub fn build(config: &Path, out: &Path, set: &[&str]) -> Said {
 #[macro_export]
 macro_rules! args {
     ($($arg:expr),* $(,)?) => {
-        vec![$(std::ffi::OsString::from(AsRef::<std::ffi::OsStr>::as_ref(&$arg))),*]
+        [$(std::ffi::OsString::from(AsRef::<std::ffi::OsStr>::as_ref(&$arg))),*]
     };
 }
 
