@@ -6,7 +6,7 @@
 //! dataset → preprocess → teacher → select → cache::writer ── bytes on disk ── cache::reader → loader → loss → train
 //! ```
 //!
-//! * [`ops::build`] walks the first corridor; [`train`] (feature `torch`) walks the second.
+//! * [`ops::build`] walks the first corridor; `train` (feature `torch`) walks the second.
 //! * [`target`] says what a cached prediction means at any temperature; start reading there.
 //! * [`cache`] is the format on disk; `schemas/format-v1.md` is its written specification.
 //!
