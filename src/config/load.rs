@@ -41,19 +41,49 @@ pub fn load_str<C: Config>(text: &str, origin: &str, overrides: &[String]) -> Re
     let tree = to_json(toml::Value::Table(table), "", &mut faults);
     let schema = schemars::schema_for!(C);
     check_tree(&tree, schema.as_value(), &mut faults);
-    if faults.is_empty() {
-        match serde_path_to_error::deserialize::<_, C>(tree) {
-            Ok(config) => {
-                faults = config.validate();
-                if faults.is_empty() {
-                    return Ok(config);
-                }
-            }
-            // What the schema does not say: checks inside `try_from`.
-            Err(error) => faults.push(Fault::new(key(error.path()), error.inner().to_string())),
-        }
-    }
+    // What the schema refuses is left out, so that the rest can be checked in the same breath.
+    let rest = faults.iter().fold(tree, without);
+    let more = match serde_path_to_error::deserialize::<_, C>(rest) {
+        Ok(config) => match config.validate() {
+            more if more.is_empty() && faults.is_empty() => return Ok(config),
+            more => more,
+        },
+        // What the schema does not say: checks inside `try_from`. A fault of the whole document, which
+        // has no key, is a missing section, and reported.
+        Err(error) => vec![Fault::new(key(error.path()), error.inner().to_string())],
+    };
+    // In a section with a fault, others may be its consequence.
+    let is_new = |fault: &Fault| {
+        faults.is_empty()
+            || !fault.key.is_empty() && faults.iter().all(|known| section(&known.key) != section(&fault.key))
+    };
+    let more: Vec<Fault> = more.into_iter().filter(is_new).collect();
+    faults.extend(more);
+    faults.sort_by(|a, b| a.key.cmp(&b.key));
     Err(ConfigError::Faults { origin: origin.to_owned(), faults })
+}
+
+/// The first part of a dotted key.
+fn section(key: &str) -> &str {
+    key.split('.').next().unwrap_or(key)
+}
+
+/// `tree` without what `fault` is about.
+fn without(mut tree: Value, fault: &Fault) -> Value {
+    let mut here = &mut tree;
+    let mut parts = fault.key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        // An entry of a list goes with the list.
+        let (name, of_list) = part.split_once('[').map_or((part, false), |(name, _)| (name, true));
+        let Some(object) = here.as_object_mut() else { break };
+        if of_list || parts.peek().is_none() {
+            object.shift_remove(name);
+            break;
+        }
+        let Some(next) = object.get_mut(name) else { break };
+        here = next;
+    }
+    tree
 }
 
 /// A place as a key; the document's root is none.
@@ -173,6 +203,37 @@ mod tests {
                 "seed: expected at least 0, found -1",
                 "teacher.kind: expected one of onnx, torchscript, found \"onyx\"; did you mean onnx?",
             ]
+        );
+    }
+
+    #[test]
+    fn values_are_checked_beside_a_wrong_key() {
+        let found = faults(
+            GOOD,
+            &["head.kk=2", "preprocess.std=[0.0]", "tail.nodes=[1.0]", "storage.shard_samples=0"],
+        );
+        assert_eq!(
+            found,
+            [
+                "head.kk: unknown key; did you mean k? (known: k)",
+                "preprocess.std: expected positive values, found 0",
+                "storage.shard_samples: expected at least 1, found 0",
+            ]
+        );
+        // Checks inside `try_from` are no exception.
+        let found = faults(GOOD, &["head.kk=2", "tail.nodes=[0.5]"]);
+        assert_eq!(
+            found,
+            [
+                "head.kk: unknown key; did you mean k? (known: k)",
+                "tail.nodes: the nodes must contain 1 (T = 1), found [0.5]",
+            ]
+        );
+        // A consequence is no fault of its own.
+        let found = faults(GOOD, &["preprocess.men=[0.1,0.2]", "preprocess.std=[1.0,1.0]"]);
+        assert_eq!(
+            found,
+            ["preprocess.men: unknown key; did you mean mean? (known: layout, mean, scale, std)"]
         );
     }
 
