@@ -14,7 +14,7 @@ use kd_cache::cache::{CacheReader, ShardRows};
 use kd_cache::config::ValueEncoding;
 use kd_cache::ids::SampleId;
 use kd_cache::permutation::Permutation;
-use kd_cache::target::{DEFAULT_NODES, TailPrior, TargetBatch};
+use kd_cache::target::{DEFAULT_NODES, TailModel, TailPrior, TargetBatch};
 
 #[path = "../tests/synthetic/mod.rs"]
 mod synthetic;
@@ -37,11 +37,13 @@ fn write(dir: &Path) {
         values: ValueEncoding::F16,
         shard_samples: ROWS_PER_SHARD,
         labelled: true,
+        rank: 0,
     };
     let mut writer = settings.open(dir);
     let nodes = settings.tail_nodes();
     let weights = vec![0.0; CLASSES * nodes.len()];
-    writer.begin(TailPrior::new(nodes, CLASSES, weights).as_ref()).unwrap();
+    let prior = TailPrior::new(nodes, CLASSES, weights).unwrap();
+    writer.begin(TailModel::new(prior, None).as_ref(), None).unwrap();
     let rows = ROWS_PER_SHARD as usize;
     for shard in 0..SHARDS {
         let first = shard * ROWS_PER_SHARD;

@@ -1,9 +1,9 @@
-//! The format of version 1 stays what it is: today's writer gives the bytes of the fixture, and
-//! today's reader its targets.
+//! Every version of the format stays what it is: today's writer gives the bytes of the fixtures, and
+//! today's reader their targets.
 //!
-//! `tests/fixtures/v1/cache` was written once and is kept for ever; `expected.json` beside it was
-//! computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of caches. The
-//! fixture's `created_by` is fixed by the test, so all files compare byte by byte whatever the
+//! `tests/fixtures/v1/cache` and `v2/cache` were written once and are kept for ever; `expected.json`
+//! beside the first was computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of
+//! caches. The fixtures' `created_by` is fixed by the test, so all files compare byte by byte whatever the
 //! crate's version. For a new format version: a new folder, written with `KD_CACHE_WRITE_FIXTURE=1`.
 
 #![allow(clippy::unwrap_used, reason = "test code")]
@@ -26,7 +26,16 @@ const TOLERANCE: f64 = 5e-4;
 const MEAN_TOLERANCE: f64 = 1e-5;
 
 fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1")
+    folder("v1")
+}
+
+fn folder(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
+}
+
+/// A cache of every version, and where it is kept.
+fn versions() -> [(Synthetic, PathBuf); 2] {
+    [(Synthetic::fixture(), folder("v1/cache")), (Synthetic::with_shape(), folder("v2/cache"))]
 }
 
 /// Every file below `dir`, by its path in it.
@@ -47,8 +56,8 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-fn assert_is_the_fixture(dir: &Path) {
-    let (found, golden) = (files(dir), files(&fixture().join("cache")));
+fn assert_is_the_fixture(dir: &Path, golden: &Path) {
+    let (found, golden) = (files(dir), files(golden));
     assert_eq!(found.keys().collect::<Vec<_>>(), golden.keys().collect::<Vec<_>>());
     for (name, bytes) in &golden {
         assert!(found[name] == *bytes, "{name} is not the fixture's, byte by byte");
@@ -57,19 +66,19 @@ fn assert_is_the_fixture(dir: &Path) {
 
 #[test]
 fn the_writer_gives_the_same_bytes() {
-    let golden = fixture().join("cache");
-    if std::env::var_os("KD_CACHE_WRITE_FIXTURE").is_some() && !golden.exists() {
-        Synthetic::fixture().write(&golden);
+    for (cache, golden) in versions() {
+        if std::env::var_os("KD_CACHE_WRITE_FIXTURE").is_some() && !golden.exists() {
+            cache.write(&golden);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        cache.write(dir.path());
+        assert_is_the_fixture(dir.path(), &golden);
     }
-    let dir = tempfile::tempdir().unwrap();
-    Synthetic::fixture().write(dir.path());
-    assert_is_the_fixture(dir.path());
 }
 
 #[test]
 fn an_interrupted_build_ends_in_the_same_bytes() {
-    let cache = Synthetic::fixture();
-    for done in 0..=3 {
+    for (done, (cache, golden)) in (0..=3).flat_map(|done| versions().map(|version| (done, version))) {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = cache.begin(dir.path());
         for shard in &cache.shards()[..done] {
@@ -93,15 +102,57 @@ fn an_interrupted_build_ends_in_the_same_bytes() {
             std::fs::remove_file(dir.path().join("shards/00003.arrow")).unwrap();
         }
         drop(std::fs::remove_file(dir.path().join("shards/00002.arrow.tmp")));
-        assert_is_the_fixture(dir.path());
+        assert_is_the_fixture(dir.path(), &golden);
     }
 }
 
 #[test]
-fn the_fixture_is_sound() {
-    let report = verify(&fixture().join("cache"), &Silent).unwrap();
-    assert!(report.sound && report.complete, "{:?}", report.damages);
-    assert_eq!(report.rows, 12);
+fn the_fixtures_are_sound() {
+    for (_, golden) in versions() {
+        let report = verify(&golden, &Silent).unwrap();
+        assert!(report.sound && report.complete, "{:?}", report.damages);
+        assert_eq!(report.rows, 12);
+    }
+}
+
+/// The shape's promise is the prior's, with each position's own tail: every class's mean tail mass is
+/// right; and it is nearer to the teacher than the prior is.
+#[test]
+fn the_shape_is_calibrated_and_nearer_than_the_prior() {
+    let cache = Synthetic::with_shape();
+    let reader = CacheReader::open(&folder("v2/cache")).unwrap();
+    let (manifest, logits) = (reader.manifest(), cache.logits());
+    let mut targets = TargetBatch::default();
+    reader.gather(&(0..12).collect::<Vec<u64>>(), &mut targets).unwrap();
+    assert_eq!((targets.rank, targets.codes.len(), manifest.format_version), (2, 24, 2));
+    assert_eq!(targets.codes, cache.targets().codes);
+    for beta in manifest.tail.nodes.as_slice() {
+        let t = Temperature::new(beta.recip()).unwrap();
+        let model = reader.tail_model().unwrap().at(t);
+        let mut square = [0.0; 2];
+        let mut drift = vec![0.0; manifest.classes];
+        for (row, z) in logits.chunks(manifest.classes).enumerate() {
+            let (ids, values, curve) = targets.row(row);
+            let nodes = &manifest.tail.nodes;
+            let target = PositionTarget { classes: manifest.classes, ids, values, nodes, curve };
+            let largest = z.iter().copied().fold(f32::MIN, f32::max);
+            let e: Vec<f64> = z.iter().map(|z| (beta * f64::from(z - largest)).exp()).collect();
+            let sum: f64 = e.iter().sum();
+            for (tail, square) in [TailHandling::Shape, TailHandling::Prior].into_iter().zip(&mut square) {
+                let log_weights = model.log_weights(tail, targets.code(row));
+                let p = target.dense(t, tail, log_weights.as_deref());
+                for (class, (p, e)) in p.iter().zip(&e).enumerate() {
+                    *square += (p - e / sum).powi(2);
+                    if tail == TailHandling::Shape && !ids.contains(&(class as u32)) {
+                        drift[class] += (p - e / sum) / 12.0;
+                    }
+                }
+            }
+        }
+        assert!(square[0] < square[1], "β = {beta}: {square:?}");
+        let drift: f64 = drift.iter().map(|d| d.abs()).sum();
+        assert!(drift < 2e-3, "β = {beta}: {drift}");
+    }
 }
 
 #[test]
@@ -137,7 +188,7 @@ fn the_reader_decodes_what_the_logits_give() {
     for at in list(&expected["at"]) {
         let t = Temperature::new(at["temperature"].as_f64().unwrap()).unwrap();
         let at_node = manifest.tail.nodes.as_slice().contains(&t.beta());
-        let prior = reader.prior().unwrap().at(t);
+        let prior = reader.tail_model().unwrap().prior().at(t);
         let mut mean_tail = vec![0.0; manifest.classes];
         for row in 0..targets.rows {
             let (ids, values, curve) = targets.row(row);

@@ -48,8 +48,7 @@ fn close(found: f64, expected: &Value, what: &str) {
 /// that of PyTorch on the teacher's own logits.
 fn whole_heads(teacher: &[Vec<f64>]) -> TargetBatch {
     let k = teacher[0].len();
-    let mut batch =
-        TargetBatch { rows: teacher.len(), k, nodes: 0, ids: vec![], values: vec![], curve: vec![] };
+    let mut batch = TargetBatch { rows: teacher.len(), k, ..TargetBatch::default() };
     for row in teacher {
         let mut order: Vec<usize> = (0..k).collect();
         order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
@@ -64,7 +63,7 @@ fn the_weighted_loss_and_its_gradient_are_pytorchs() {
     let reference = reference("kl.json");
     let (teacher, labels) = (matrix(&reference["teacher"]), labels(&reference["labels"]));
     let targets = TargetTensors::new(&whole_heads(&teacher), Device::Cpu);
-    let space = TargetSpace { classes: 7, k: 7, nodes: TailNodes::default(), prior: None };
+    let space = TargetSpace { classes: 7, k: 7, nodes: TailNodes::default(), tail_model: None };
     let cases = reference["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 15);
     for case in cases {

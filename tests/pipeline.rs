@@ -12,7 +12,7 @@ use std::path::Path;
 
 use common::{build, build_command, cache_config, files, fixture, kd_cache, write};
 use kd_cache::cache::CacheReader;
-use kd_cache::target::{PositionTarget, TargetBatch, Temperature};
+use kd_cache::target::{PositionTarget, TailHandling, TargetBatch, Temperature};
 use serde_json::Value;
 
 /// Every target of the cache in `dir`.
@@ -29,13 +29,15 @@ fn dense(dir: &Path, temperature: f64) -> Vec<Vec<f64>> {
     let (reader, targets) = targets(dir);
     let manifest = reader.manifest();
     let temperature = Temperature::new(temperature).unwrap();
-    let log_weights = reader.prior().map(|prior| prior.at(temperature));
+    let model = reader.tail_model().map(|model| model.at(temperature));
     (0..targets.rows)
         .map(|row| {
             let (ids, values, curve) = targets.row(row);
             let nodes = &manifest.tail.nodes;
             let target = PositionTarget { classes: manifest.classes, ids, values, nodes, curve };
-            target.dense(temperature, Default::default(), log_weights.as_deref())
+            let tail = TailHandling::default();
+            let log_weights = model.as_ref().and_then(|model| model.log_weights(tail, targets.code(row)));
+            target.dense(temperature, tail, log_weights.as_deref())
         })
         .collect()
 }

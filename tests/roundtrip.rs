@@ -9,7 +9,7 @@ use kd_cache::cache::{CacheReader, ShardRows};
 use kd_cache::config::ValueEncoding;
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{Silent, verify};
-use kd_cache::target::{TailPrior, TargetBatch};
+use kd_cache::target::{TailModel, TailPrior, TailShape, TargetBatch};
 use proptest::prelude::*;
 use synthetic::Synthetic;
 
@@ -19,8 +19,9 @@ fn settings() -> impl Strategy<Value = Synthetic> {
     let nodes =
         prop_oneof![Just(vec![1.0]), Just(vec![0.125, 0.25, 0.5, 0.75, 1.0]), Just(vec![0.3, 1.0, 2.0]),];
     let values = prop_oneof![Just(ValueEncoding::F16), Just(ValueEncoding::F32)];
-    (classes, 1usize..9, any::<bool>(), nodes, values, 1u64..30, 1u64..12, any::<bool>()).prop_map(
-        |(classes, k, whole, nodes, values, samples, shard_samples, labelled)| Synthetic {
+    let sizes = (1u64..30, 1u64..12, any::<bool>(), 0usize..4);
+    (classes, 1usize..9, any::<bool>(), nodes, values, sizes).prop_map(
+        |(classes, k, whole, nodes, values, (samples, shard_samples, labelled, rank))| Synthetic {
             samples,
             classes,
             k: if whole && classes < 40 { classes } else { k.min(classes) },
@@ -28,6 +29,8 @@ fn settings() -> impl Strategy<Value = Synthetic> {
             values,
             shard_samples,
             labelled,
+            // A shape needs a tail, and more positions than directions.
+            rank: if k < classes && !(whole && classes < 40) { rank.min(samples as usize - 1) } else { 0 },
         },
     )
 }
@@ -48,8 +51,10 @@ fn arbitrary_targets(settings: &Synthetic, seed: u64) -> TargetBatch {
         state >> 33
     };
     let curve = if settings.k < settings.classes { settings.nodes.len() } else { 0 };
-    let mut targets = TargetBatch::zeroed(settings.samples as usize, settings.k, curve);
+    let mut targets = TargetBatch::default();
+    targets.resize(settings.samples as usize, settings.k, curve, settings.rank);
     targets.ids.iter_mut().for_each(|id| *id = (next() % settings.classes as u64) as u32);
+    targets.codes.iter_mut().for_each(|code| *code = next() as i8);
     // Beyond half precision's range on either side, too.
     let mut value = || (next() as f32 / (1u64 << 31) as f32 - 0.5) * 2f32.powi((next() % 40) as i32 - 20);
     targets.values.iter_mut().for_each(|v| *v = value());
@@ -66,6 +71,8 @@ fn rows_of(targets: &TargetBatch, rows: std::ops::Range<usize>) -> TargetBatch {
         ids: targets.ids[rows.start * targets.k..rows.end * targets.k].to_vec(),
         values: cut(&targets.values, targets.k),
         curve: cut(&targets.curve, targets.nodes),
+        rank: targets.rank,
+        codes: targets.codes[rows.start * targets.rank..rows.end * targets.rank].to_vec(),
     }
 }
 
@@ -80,12 +87,19 @@ proptest! {
         let samples = settings.samples as usize;
         let id = |row: usize| SampleId(row as u64 * gap + seed % gap);
         let label = |row: usize| (row * 5 % settings.classes) as u32;
-        let prior = (settings.k < settings.classes).then(|| {
-            let weights = (0..settings.classes * settings.nodes.len()).map(|i| (i % 17) as f32 - 8.5).collect();
-            TailPrior::new(settings.tail_nodes(), settings.classes, weights).unwrap()
+        let model = (settings.k < settings.classes).then(|| {
+            let prior = |step: usize| {
+                let weights = 0..settings.classes * settings.nodes.len();
+                let weights = weights.map(|i| (i * step % 17) as f32 - 8.5).collect();
+                TailPrior::new(settings.tail_nodes(), settings.classes, weights).unwrap()
+            };
+            // Eighths: half precision keeps them.
+            let basis = (0..settings.classes * settings.rank).map(|i| (i % 13) as f32 / 8.0 - 0.75).collect();
+            let shape = (settings.rank > 0).then(|| TailShape::new(prior(2), settings.rank, basis).unwrap());
+            TailModel::new(prior(1), shape).unwrap()
         });
         let mut writer = settings.open(dir.path());
-        writer.begin(prior.as_ref()).unwrap();
+        writer.begin(model.as_ref(), None).unwrap();
         for start in (0..samples).step_by(settings.shard_samples as usize) {
             let rows = start..(start + settings.shard_samples as usize).min(samples);
             let labels = if settings.labelled { rows.clone().map(label).collect() } else { vec![] };
@@ -97,7 +111,7 @@ proptest! {
         let reader = CacheReader::open(dir.path()).unwrap();
         prop_assert_eq!(reader.manifest(), &manifest);
         prop_assert_eq!(reader.rows(), settings.samples);
-        prop_assert_eq!(reader.prior(), prior.as_ref());
+        prop_assert_eq!(reader.tail_model(), model.as_ref());
         // Backwards, so that order is not what makes it right.
         let backwards: Vec<u64> = (0..settings.samples).rev().collect();
         let mut found = TargetBatch::default();
@@ -109,6 +123,7 @@ proptest! {
             for (found, wanted) in values.iter().zip(wanted_values).chain(curve.iter().zip(wanted_curve)) {
                 prop_assert_eq!(*found, stored(*wanted, settings.values));
             }
+            prop_assert_eq!(found.code(at), targets.code(row));
             prop_assert_eq!(reader.sample_id(row as u64).unwrap(), id(row));
             prop_assert_eq!(reader.label(row as u64).unwrap(), settings.labelled.then(|| label(row)));
             prop_assert_eq!(reader.row_of(id(row)).unwrap(), Some(row as u64));

@@ -60,13 +60,15 @@ pub enum CacheError {
     },
     /// A newer or unknown format.
     #[error(
-        "{path}: expected format kd-cache, version {supported}, found {found}; use a kd-cache that reads it"
+        "{path}: expected format kd-cache, version {oldest} to {newest}, found {found}; use a kd-cache that reads it"
     )]
     Version {
         /// The manifest.
         path: PathBuf,
-        /// The version this build reads.
-        supported: u32,
+        /// The oldest version this build reads.
+        oldest: u32,
+        /// The newest version this build reads.
+        newest: u32,
         /// What was found.
         found: String,
     },

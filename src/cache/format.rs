@@ -1,5 +1,5 @@
 //! Names and columns: everything that writer and reader must agree on, and that may never change
-//! within format version 1.
+//! within a format version.
 //!
 //! A shard is an Arrow IPC *file* with one record batch and no compression, one row per sample
 //! and view, in rising order of `(sample_id, view)`:
@@ -12,12 +12,15 @@
 //! | `head_ids` | `fixed_size_list<uint8, uint16 or uint32>[k]` | classes by falling logit |
 //! | `head_values` | `fixed_size_list<float16 or float32>[k]` | logit − largest logit |
 //! | `tail_curve` | `fixed_size_list<float16 or float32>[nodes]` | g(β) in nats; absent when k = classes |
+//! | `tail_code` | `fixed_size_list<int8>[rank]` | the tail's code; absent when rank = 0 (version 2) |
 //!
 //! `tail_model.arrow` is of the same kind, one row per class:
 //!
 //! | column | type | |
 //! |---|---|---|
 //! | `prior` | `fixed_size_list<float32>[nodes]` | log-weight b_β of the class at each node |
+//! | `shape` | `fixed_size_list<float32>[nodes]` | the same for code 0 of the shape; absent when rank = 0 |
+//! | `basis` | `fixed_size_list<float16>[rank]` | logits per unit of code; absent when rank = 0 |
 
 use std::sync::Arc;
 
@@ -30,8 +33,10 @@ use crate::ids::ShardIndex;
 
 /// What `format` says in every manifest.
 pub const FORMAT: &str = "kd-cache";
-/// The version written and read by this build.
-pub const FORMAT_VERSION: u32 = 1;
+/// The oldest version that this build reads.
+pub const OLDEST_FORMAT_VERSION: u32 = 1;
+/// The newest version that this build reads.
+pub const FORMAT_VERSION: u32 = 2;
 /// The commit point.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The tail prior.
@@ -44,6 +49,10 @@ pub const BUILD_FOLDER: &str = "build";
 pub const PLAN_FILE: &str = "plan.json";
 /// In the build folder: one line per committed shard.
 pub const JOURNAL_FILE: &str = "shards.jsonl";
+/// In the build folder: what gives positions their tail codes.
+pub const ENCODER_FILE: &str = "encoder.arrow";
+/// In the build folder: the sample's logits while the tail model is fitted.
+pub const SAMPLE_FILE: &str = "sample.f16";
 /// In the build folder: locked by the writer.
 pub const LOCK_FILE: &str = "lock";
 
@@ -59,10 +68,26 @@ pub const HEAD_IDS: &str = "head_ids";
 pub const HEAD_VALUES: &str = "head_values";
 /// Column of tail curves.
 pub const TAIL_CURVE: &str = "tail_curve";
+/// Column of tail codes.
+pub const TAIL_CODE: &str = "tail_code";
 /// Column of the tail model's log-weights.
 pub const PRIOR: &str = "prior";
+/// Column of the tail shape's log-weights for code 0.
+pub const SHAPE: &str = "shape";
+/// Column of the tail shape's directions.
+pub const BASIS: &str = "basis";
+/// Column of the encoder's means.
+pub const MEAN: &str = "mean";
+/// Column of the encoder's weights.
+pub const WEIGHT: &str = "weight";
 /// The inner field of every list.
 pub const ITEM: &str = "item";
+
+/// The version of a cache: the lowest that has what it holds, so that older programs read what they
+/// can.
+pub fn version_for(rank: usize) -> u32 {
+    if rank == 0 { 1 } else { 2 }
+}
 
 /// The path of a shard inside a cache.
 pub fn shard_file(shard: ShardIndex) -> String {
@@ -116,6 +141,8 @@ pub struct ShardColumns {
     pub k: usize,
     /// Nodes per curve, 0 without a tail.
     pub nodes: usize,
+    /// Numbers per tail code, 0 without codes.
+    pub rank: usize,
     /// Integer of the class ids.
     pub ids: IdType,
     /// Float of logits and curves.
@@ -138,13 +165,28 @@ impl ShardColumns {
         if self.nodes > 0 {
             fields.push(Field::new(TAIL_CURVE, list_of(values, self.nodes), false));
         }
+        if self.rank > 0 {
+            fields.push(Field::new(TAIL_CODE, list_of(DataType::Int8, self.rank), false));
+        }
         Arc::new(Schema::new(fields))
     }
 }
 
 /// The Arrow schema of the tail model.
-pub fn tail_schema(nodes: usize) -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new(PRIOR, list_of(DataType::Float32, nodes), false)]))
+pub fn tail_schema(nodes: usize, rank: usize) -> SchemaRef {
+    let at_nodes = |name: &str| Field::new(name, list_of(DataType::Float32, nodes), false);
+    let mut fields = vec![at_nodes(PRIOR)];
+    if rank > 0 {
+        fields.push(at_nodes(SHAPE));
+        fields.push(Field::new(BASIS, list_of(DataType::Float16, rank), false));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// The Arrow schema of the encoder.
+pub fn encoder_schema() -> SchemaRef {
+    let float = |name: &str| Field::new(name, DataType::Float32, false);
+    Arc::new(Schema::new(vec![float(MEAN), float(WEIGHT)]))
 }
 
 /// The inner field of a list.

@@ -5,19 +5,19 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::format::{FORMAT, FORMAT_VERSION, IdType, ShardColumns};
+use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION, ShardColumns, version_for};
 use super::{CacheError, durable};
 use crate::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use crate::digest::Digest;
-use crate::target::TailNodes;
+use crate::target::{MAX_RANK, TailNodes};
 
-/// The contents of `manifest.json` (format version 1).
+/// The contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(title = "kd-cache manifest, format version 1")]
+#[schemars(title = "kd-cache manifest, format versions 1 and 2")]
 pub struct Manifest {
     /// `kd-cache`.
     pub format: String,
-    /// 1.
+    /// 1, or 2 where `tail.rank` is above 0.
     pub format_version: u32,
     /// Program and version that wrote the cache.
     pub created_by: String,
@@ -62,12 +62,15 @@ pub struct TailLayout {
     /// Inverse temperatures of the curve and the prior.
     pub nodes: TailNodes,
     /// Numbers per prediction that say where the tail lies; 0: the prior alone.
-    pub rank: u32,
+    pub rank: usize,
     /// Samples from which the tail model was fitted.
     pub fit_samples: u64,
     /// The tail model's file; absent when the head holds every class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<FileEntry>,
+    /// What gives predictions their codes; only while a build is unfinished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<FileEntry>,
 }
 
 /// How the cache lies on disk.
@@ -178,10 +181,12 @@ impl Manifest {
             format_version: u32,
         }
         let version: Version = serde_json::from_slice(&text).map_err(json)?;
-        if (version.format.as_str(), version.format_version) != (FORMAT, FORMAT_VERSION) {
+        let supported = OLDEST_FORMAT_VERSION..=FORMAT_VERSION;
+        if version.format != FORMAT || !supported.contains(&version.format_version) {
             return Err(CacheError::Version {
                 path: path.to_owned(),
-                supported: FORMAT_VERSION,
+                oldest: OLDEST_FORMAT_VERSION,
+                newest: FORMAT_VERSION,
                 found: format!("{}, version {}", version.format, version.format_version),
             });
         }
@@ -215,6 +220,7 @@ impl Manifest {
         ShardColumns {
             k: self.head.k,
             nodes: if self.has_tail() { self.tail.nodes.len() } else { 0 },
+            rank: self.tail.rank,
             ids: self.storage.ids,
             values: self.storage.values,
             labelled: self.dataset.labels.is_some(),
@@ -256,8 +262,13 @@ impl Manifest {
         if self.has_tail() && self.complete && self.tail.model.is_none() {
             return damaged("tail.model", "a file, because k < classes".into(), "none".into());
         }
-        if self.tail.rank != 0 {
-            return damaged("tail.rank", "0, the rank this version reads".into(), self.tail.rank.to_string());
+        let most = if self.has_tail() { MAX_RANK } else { 0 };
+        if self.tail.rank > most {
+            return damaged("tail.rank", format!("at most {most}"), self.tail.rank.to_string());
+        }
+        if self.format_version != version_for(self.tail.rank) {
+            let expected = format!("{} for tail.rank = {}", version_for(self.tail.rank), self.tail.rank);
+            return damaged("format_version", expected, self.format_version.to_string());
         }
         if self.views != 1 || self.positions != self.samples {
             let expected = format!("one view of {} samples", self.samples);
@@ -287,8 +298,11 @@ impl Manifest {
                 );
             }
         }
-        if let Some(model) = self.tail.model.as_ref().filter(|model| !is_inside(&model.file)) {
-            return damaged("tail.model.file", "a path inside the cache".into(), model.file.clone());
+        for (key, file) in [("tail.model.file", &self.tail.model), ("tail.encoder.file", &self.tail.encoder)]
+        {
+            if let Some(entry) = file.as_ref().filter(|entry| !is_inside(&entry.file)) {
+                return damaged(key, "a path inside the cache".into(), entry.file.clone());
+            }
         }
         let rows = self.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
         if self.complete && rows != self.positions {

@@ -31,4 +31,5 @@ pub use manifest::{
     TailLayout, TeacherIdentity,
 };
 pub use reader::{CacheReader, ShardReader, read_manifest, read_tail_model};
+pub use tail_file::EncoderTable;
 pub use writer::{CacheWriter, Found, ShardRows};

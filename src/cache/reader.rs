@@ -7,19 +7,19 @@ use std::sync::OnceLock;
 use arrow::array::{Array, AsArray};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{
-    ArrowPrimitiveType, Float16Type, Float32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Float16Type, Float32Type, Int8Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use half::f16;
 
 use super::format::{
     BUILD_FOLDER, HEAD_IDS, HEAD_VALUES, IdType, JOURNAL_FILE, LABEL, MANIFEST_FILE, PLAN_FILE, SAMPLE_ID,
-    ShardColumns, TAIL_CURVE, VIEW,
+    ShardColumns, TAIL_CODE, TAIL_CURVE, VIEW,
 };
 use super::ipc::read_batch;
 use super::{CacheError, Manifest, journal, tail_file};
 use crate::config::ValueEncoding;
 use crate::ids::{SampleId, ShardIndex};
-use crate::target::{TailPrior, TargetBatch};
+use crate::target::{TailModel, TargetBatch};
 
 /// The manifest of the cache in `dir`; of an unfinished one its plan and the committed shards.
 ///
@@ -44,9 +44,10 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest, CacheError> {
 ///
 /// # Errors
 /// [`CacheError`]: missing, or not what the manifest says.
-pub fn read_tail_model(dir: &Path, manifest: &Manifest) -> Result<Option<TailPrior>, CacheError> {
-    let read = |file: &str| tail_file::read(&dir.join(file), &manifest.tail.nodes, manifest.classes);
-    manifest.tail.model.as_ref().map(|model| read(&model.file)).transpose()
+pub fn read_tail_model(dir: &Path, manifest: &Manifest) -> Result<Option<TailModel>, CacheError> {
+    let tail = &manifest.tail;
+    let read = |file: &str| tail_file::read(&dir.join(file), &tail.nodes, manifest.classes, tail.rank);
+    tail.model.as_ref().map(|model| read(&model.file)).transpose()
 }
 
 /// An open cache. Shards are mapped when they are first touched.
@@ -54,7 +55,7 @@ pub fn read_tail_model(dir: &Path, manifest: &Manifest) -> Result<Option<TailPri
 pub struct CacheReader {
     dir: PathBuf,
     manifest: Manifest,
-    prior: Option<TailPrior>,
+    tail_model: Option<TailModel>,
     /// The first row of each shard, and the number of rows.
     starts: Vec<u64>,
     shards: Vec<OnceLock<ShardReader>>,
@@ -85,13 +86,13 @@ impl CacheReader {
     /// As [`Self::open`], but for incompleteness.
     pub fn open_partial(dir: &Path) -> Result<Self, CacheError> {
         let manifest = read_manifest(dir)?;
-        let prior = read_tail_model(dir, &manifest)?;
+        let tail_model = read_tail_model(dir, &manifest)?;
         let mut starts = vec![0u64];
         for shard in &manifest.shards {
             starts.push(starts[starts.len() - 1].saturating_add(shard.rows));
         }
         let shards = manifest.shards.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { dir: dir.to_owned(), manifest, prior, starts, shards })
+        Ok(Self { dir: dir.to_owned(), manifest, tail_model, starts, shards })
     }
 
     /// The folder.
@@ -105,8 +106,8 @@ impl CacheReader {
     }
 
     /// Where the tail's mass lies, or `None` when the head holds every class.
-    pub fn prior(&self) -> Option<&TailPrior> {
-        self.prior.as_ref()
+    pub fn tail_model(&self) -> Option<&TailModel> {
+        self.tail_model.as_ref()
     }
 
     /// Number of rows.
@@ -185,7 +186,7 @@ impl CacheReader {
         if let Some(row) = rows.first() {
             self.shard(self.locate(*row).0)?;
         }
-        out.resize(rows.len(), columns.k, columns.nodes);
+        out.resize(rows.len(), columns.k, columns.nodes, columns.rank);
         for (to, row) in rows.iter().enumerate() {
             let (shard, at) = self.locate(*row);
             self.shard(shard)?.copy_rows(at, out, to..to + 1);
@@ -234,6 +235,7 @@ pub struct ShardReader {
     head_ids: IdColumn,
     head_values: ValueColumn,
     tail_curve: Option<ValueColumn>,
+    tail_code: Option<ScalarBuffer<i8>>,
 }
 
 impl ShardReader {
@@ -274,24 +276,33 @@ impl ShardReader {
             head_ids: IdColumn::new(list(HEAD_IDS)?, columns.ids).ok_or_else(|| missing(HEAD_IDS))?,
             head_values: values(HEAD_VALUES)?,
             tail_curve: if columns.nodes > 0 { Some(values(TAIL_CURVE)?) } else { None },
+            tail_code: match columns.rank {
+                0 => None,
+                _ => Some(primitive::<Int8Type>(list(TAIL_CODE)?).ok_or_else(|| missing(TAIL_CODE))?),
+            },
         })
     }
 
     /// Every row's target.
     pub fn targets(&self, columns: &ShardColumns) -> TargetBatch {
         let rows = self.sample_ids.len();
-        let mut out = TargetBatch::zeroed(rows, columns.k, columns.nodes);
+        let mut out = TargetBatch::default();
+        out.resize(rows, columns.k, columns.nodes, columns.rank);
         self.copy_rows(0, &mut out, 0..rows);
         out
     }
 
     /// Copies rows from `at` on into the rows `to` of `out`.
     fn copy_rows(&self, at: usize, out: &mut TargetBatch, to: Range<usize>) {
-        let (k, nodes) = (out.k, out.nodes);
+        let (k, nodes, rank) = (out.k, out.nodes, out.rank);
         self.head_ids.copy(at * k, &mut out.ids[to.start * k..to.end * k]);
         self.head_values.copy(at * k, &mut out.values[to.start * k..to.end * k]);
         if let Some(curve) = &self.tail_curve {
             curve.copy(at * nodes, &mut out.curve[to.start * nodes..to.end * nodes]);
+        }
+        if let Some(codes) = &self.tail_code {
+            let out = &mut out.codes[to.start * rank..to.end * rank];
+            out.copy_from_slice(&codes[at * rank..at * rank + out.len()]);
         }
     }
 

@@ -9,22 +9,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, UInt8Array, UInt16Array,
-    UInt32Array, UInt64Array,
+    ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int8Array, RecordBatch, UInt8Array,
+    UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::error::ArrowError;
 use half::f16;
 
 use super::format::{
-    BUILD_FOLDER, IdType, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SHARDS_FOLDER, ShardColumns,
-    TAIL_MODEL_FILE, item_field, shard_file, value_type,
+    BUILD_FOLDER, ENCODER_FILE, IdType, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SAMPLE_FILE, SHARDS_FOLDER,
+    ShardColumns, TAIL_MODEL_FILE, item_field, shard_file, value_type,
 };
 use super::ipc::encode_batch;
-use super::{CacheError, FileEntry, Manifest, ShardEntry, WriterLock, durable, journal, tail_file};
+use super::{
+    CacheError, EncoderTable, FileEntry, Manifest, ShardEntry, WriterLock, durable, journal, tail_file,
+};
 use crate::config::ValueEncoding;
 use crate::digest::Digest;
 use crate::ids::{SampleId, ShardIndex};
-use crate::target::{TailPrior, TargetBatch};
+use crate::target::{TailModel, TargetBatch};
 
 /// The rows of one shard, in rising order of sample ids.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,8 +89,8 @@ impl CacheWriter {
             refuse_differences(dir, &found, &writer.plan)?;
             writer.plan = found;
             writer.plan.shards = journal::read(&writer.journal_path())?;
-            if let Some(model) = writer.plan.tail.model.clone() {
-                check_file(dir, &model.file, model.bytes, &model.digest)?;
+            for entry in [&writer.plan.tail.model, &writer.plan.tail.encoder].into_iter().flatten() {
+                check_file(dir, &entry.file, entry.bytes, &entry.digest)?;
             }
             writer.drop_unsound_shards()?;
         }
@@ -113,26 +115,50 @@ impl CacheWriter {
         ShardIndex(u32::try_from(self.plan.shards.len()).unwrap_or(u32::MAX))
     }
 
-    /// Writes the tail model (if the head leaves a tail) and the plan. From here on the build can
-    /// be resumed.
+    /// A file in the build folder for whatever fits the tail model; it goes with the folder.
+    pub fn scratch(&self) -> PathBuf {
+        self.dir.join(BUILD_FOLDER).join(SAMPLE_FILE)
+    }
+
+    /// Writes the tail model (if the head leaves a tail), the encoder (if its rank is above 0) and the
+    /// plan. From here on the build can be resumed.
     ///
     /// # Errors
     /// [`CacheError::Write`], [`CacheError::Arrow`].
-    pub fn begin(&mut self, prior: Option<&TailPrior>) -> Result<(), CacheError> {
+    pub fn begin(
+        &mut self,
+        model: Option<&TailModel>,
+        encoder: Option<&EncoderTable>,
+    ) -> Result<(), CacheError> {
         durable::create_folder(&self.dir.join(SHARDS_FOLDER))?;
-        if let Some(prior) = prior {
-            let path = self.dir.join(TAIL_MODEL_FILE);
-            let bytes = tail_file::encode(prior, &path)?;
-            durable::write_file(&path, &bytes)?;
-            self.plan.tail.model = Some(FileEntry {
-                file: TAIL_MODEL_FILE.into(),
-                bytes: bytes.len() as u64,
-                digest: Digest::of_bytes(&bytes),
-            });
+        if let Some(model) = model {
+            let bytes = tail_file::encode(model, &self.dir.join(TAIL_MODEL_FILE))?;
+            self.plan.tail.model = Some(self.write_entry(TAIL_MODEL_FILE.into(), &bytes)?);
+        }
+        if let Some(encoder) = encoder {
+            let file = format!("{BUILD_FOLDER}/{ENCODER_FILE}");
+            let bytes = tail_file::encode_encoder(encoder, &self.dir.join(&file))?;
+            self.plan.tail.encoder = Some(self.write_entry(file, &bytes)?);
         }
         self.plan.save(&self.dir.join(BUILD_FOLDER).join(PLAN_FILE))?;
         self.planned = true;
         Ok(())
+    }
+
+    /// The encoder of this build, once it has begun; `None` for rank 0.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn encoder(&self) -> Result<Option<EncoderTable>, CacheError> {
+        let read =
+            |entry: &FileEntry| tail_file::read_encoder(&self.dir.join(&entry.file), self.plan.classes);
+        self.plan.tail.encoder.as_ref().map(read).transpose()
+    }
+
+    /// Writes a file of the cache and says what it is.
+    fn write_entry(&self, file: String, bytes: &[u8]) -> Result<FileEntry, CacheError> {
+        durable::write_file(&self.dir.join(&file), bytes)?;
+        Ok(FileEntry { file, bytes: bytes.len() as u64, digest: Digest::of_bytes(bytes) })
     }
 
     /// Commits the next shard.
@@ -171,6 +197,7 @@ impl CacheWriter {
             });
         }
         self.plan.complete = true;
+        self.plan.tail.encoder = None;
         self.plan.save(&self.dir.join(MANIFEST_FILE))?;
         self.lock.finish()?;
         Ok(self.plan)
@@ -247,6 +274,7 @@ fn refuse_differences(dir: &Path, found: &Manifest, wanted: &Manifest) -> Result
         identity.complete = false;
         identity.shards.clear();
         identity.tail.model = None;
+        identity.tail.encoder = None;
         identity.teacher.file.clear();
         identity.created_by.clear();
         serde_json::to_value(identity)
@@ -308,6 +336,10 @@ fn encode_shard(rows: &ShardRows, columns: &ShardColumns) -> Result<Vec<u8>, Arr
     arrays.push(list(encode_values(&targets.values, columns.values), columns.k)?);
     if columns.nodes > 0 {
         arrays.push(list(encode_values(&targets.curve, columns.values), columns.nodes)?);
+    }
+    if columns.rank > 0 {
+        let codes = targets.codes.iter().copied();
+        arrays.push(list(Arc::new(Int8Array::from_iter_values(codes)), columns.rank)?);
     }
     debug_assert!(arrays.iter().all(|array| array.null_count() == 0));
     encode_batch(&RecordBatch::try_new(columns.schema(), arrays)?)

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, DatasetConfig, Fault, PreprocessConfig, device};
-use crate::target::TailNodes;
+use crate::target::{MAX_RANK, TailNodes};
 
 /// Default of [`TeacherConfig::batch`].
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
@@ -142,14 +142,18 @@ pub struct HeadConfig {
 pub struct TailConfig {
     /// Inverse temperatures `β = 1/T` of the tail curve, rising, 1 among them.
     pub nodes: TailNodes,
-    /// Samples from which the tail prior is fitted.
+    /// Numbers per prediction, a byte each, that say where its tail's mass lies; 0: the prior alone,
+    /// which is the same for all. Worth their bytes where the tail holds much and classes are many.
+    #[schemars(range(min = 0, max = MAX_RANK))]
+    pub rank: usize,
+    /// Samples from which the tail model is fitted.
     #[schemars(range(min = 1))]
     pub fit_samples: u64,
 }
 
 impl Default for TailConfig {
     fn default() -> Self {
-        Self { nodes: TailNodes::default(), fit_samples: DEFAULT_FIT_SAMPLES }
+        Self { nodes: TailNodes::default(), rank: 0, fit_samples: DEFAULT_FIT_SAMPLES }
     }
 }
 
@@ -203,6 +207,11 @@ impl Config for CacheConfig {
         if let Some(classes) = self.teacher.classes.filter(|classes| self.head.k > *classes) {
             let problem = format!("expected at most teacher.classes = {classes}, found {}", self.head.k);
             faults.push(Fault::new("head.k", problem));
+        }
+        if self.tail.rank > 0 && self.tail.rank as u64 >= self.tail.fit_samples {
+            let problem =
+                format!("expected more than tail.rank = {}, found {}", self.tail.rank, self.tail.fit_samples);
+            faults.push(Fault::new("tail.fit_samples", problem));
         }
         if self.teacher.kind == TeacherKind::Torchscript {
             for (key, given) in [("input", &self.teacher.input), ("output", &self.teacher.output)] {

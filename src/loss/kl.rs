@@ -6,15 +6,19 @@ use super::targets::{Decoder, float_tensor, log_weights};
 use super::{DecodedBatch, LossError, TargetSpace, TargetTensors};
 use crate::target::{TailHandling, Temperature};
 
-/// Up to so many classes the target is written out densely, which is exact to the last bit that
-/// floats have; beyond, the tail enters through one matrix-vector product and no dense target
+/// Up to so many classes a tail spread by the prior is written out densely, which is exact to the last
+/// bit that floats have; beyond, it enters through one matrix-vector product and no dense target
 /// exists.
 const DENSE_CLASSES: usize = 4096;
+/// Values of a dense target that are worked on at once: what is computed on the way to the divergence
+/// of a sample is gone before the next ones are begun.
+const CHUNK_VALUES: i64 = 1 << 23;
 
 /// `KL(p ‖ softmax(s / T))` with `p` the cached target at `T`.
 ///
-/// With the tail spread by a prior `u ∝ exp(b_β)` the target is a distribution over all classes,
-/// so that the divergence is never negative, and 0 exactly where the student equals the target.
+/// With the tail spread by a prior `u ∝ exp(b_β)`, or by a shape `u ∝ exp(b_β + β D c)` with the code
+/// `c` of each position, the target is a distribution over all classes, so that the divergence is
+/// never negative, and 0 exactly where the student equals the target.
 /// [`TailHandling::Bucket`] compares `k + 1` outcomes, the student's last one being all its mass
 /// off the head. [`TailHandling::Renormalize`] compares the renormalised head with the student's
 /// full softmax.
@@ -26,6 +30,7 @@ pub struct KlDivergence {
     temperature: Temperature,
     decoder: Decoder,
     tail: Tail,
+    chunk_values: i64,
 }
 
 /// How the student's mass off the head is compared.
@@ -33,8 +38,13 @@ pub struct KlDivergence {
 enum Tail {
     /// Not at all: everything is in the head, or the handling drops the rest.
     None,
-    /// By the prior, written out: `log_w`, `[classes]`.
-    Dense { log_w: Tensor },
+    /// By the prior or the shape, written out.
+    Dense {
+        /// Log-weights, of code 0 in a shape: `[classes]`.
+        log_w: Tensor,
+        /// β times a shape's basis: `[rank, classes]`.
+        basis: Option<Tensor>,
+    },
     /// By the prior, as `w · s` and a correction on the head.
     Product {
         /// The prior's probabilities: `[classes]`, float.
@@ -71,8 +81,7 @@ impl KlDivergence {
         device: Device,
         dense: bool,
     ) -> Result<Self, LossError> {
-        let by_curve = matches!(tail, TailHandling::Prior | TailHandling::Uniform);
-        if space.has_tail() && by_curve && !space.nodes.covers(temperature) {
+        if space.has_tail() && tail.reads_curve() && !space.nodes.covers(temperature) {
             return Err(LossError::Temperature {
                 temperature: temperature.get(),
                 lowest: space.nodes.lowest_temperature(),
@@ -83,12 +92,21 @@ impl KlDivergence {
             _ if !space.has_tail() => Tail::None,
             TailHandling::Renormalize => Tail::None,
             TailHandling::Bucket => Tail::Bucket,
-            TailHandling::Prior if space.prior.is_none() => return Err(LossError::NoPrior),
-            TailHandling::Prior | TailHandling::Uniform => {
-                let prior = space.prior.as_ref().filter(|_| tail == TailHandling::Prior);
+            TailHandling::Shape | TailHandling::Prior if space.tail_model.is_none() => {
+                return Err(LossError::NoTailModel { tail });
+            }
+            TailHandling::Shape | TailHandling::Prior | TailHandling::Uniform => {
+                let model = space.tail_model.as_ref().filter(|_| tail != TailHandling::Uniform);
+                let shape = model.and_then(|model| model.shape()).filter(|_| tail == TailHandling::Shape);
+                let prior = shape.map(|shape| shape.base()).or(model.map(|model| model.prior()));
                 let log_w = log_weights(prior, space.classes, temperature);
-                if dense {
-                    Tail::Dense { log_w: float_tensor(&log_w, device) }
+                if dense || shape.is_some() {
+                    let basis = shape.map(|shape| {
+                        let size = [space.classes as i64, shape.rank() as i64];
+                        let basis = Tensor::from_slice(shape.basis()).view(size).to_device(device);
+                        (basis * temperature.beta()).tr().contiguous()
+                    });
+                    Tail::Dense { log_w: float_tensor(&log_w, device), basis }
                 } else {
                     let w: Vec<f64> = log_w.iter().map(|b| b.exp()).collect();
                     Tail::Product {
@@ -100,7 +118,7 @@ impl KlDivergence {
             }
         };
         let decoder = Decoder::new(space, temperature, tail, device);
-        Ok(Self { temperature, decoder, tail: form })
+        Ok(Self { temperature, decoder, tail: form, chunk_values: CHUNK_VALUES })
     }
 
     /// The temperature of target and student.
@@ -116,7 +134,10 @@ impl KlDivergence {
         let target = tch::no_grad(|| self.decoder.decode(targets));
         let scaled = logits.to_kind(Kind::Float) * self.temperature.beta();
         match (&self.tail, &target.log_tail) {
-            (Tail::Dense { log_w }, Some(log_tail)) => dense(&scaled, targets, &target, log_tail, log_w),
+            (Tail::Dense { log_w, basis }, Some(log_tail)) => {
+                let rows = (self.chunk_values / scaled.size()[1].max(1)).max(1);
+                in_chunks(rows, &scaled, targets, &target, log_tail, log_w, basis.as_ref())
+            }
             (Tail::Product { w, log_w, negative_entropy }, Some(log_tail)) => {
                 product(&scaled, targets, &target, log_tail, w, log_w, *negative_entropy)
             }
@@ -134,18 +155,49 @@ fn divergence(log_p: &Tensor, log_q: &Tensor) -> Tensor {
     (log_p.exp() * (log_p - log_q)).sum_dim_intlist(-1, false, Kind::Float)
 }
 
-/// The target written out over all classes.
-fn dense(
+/// [`dense`], `chunk` samples at a time.
+fn in_chunks(
+    chunk: i64,
     scaled: &Tensor,
     targets: &TargetTensors,
     target: &DecodedBatch,
     log_tail: &Tensor,
     log_w: &Tensor,
+    basis: Option<&Tensor>,
+) -> Tensor {
+    let rows = scaled.size()[0];
+    if rows <= chunk {
+        return dense(scaled, targets, &target.log_head, log_tail, log_w, basis);
+    }
+    let parts: Vec<Tensor> = (0..rows)
+        .step_by(chunk as usize)
+        .map(|start| {
+            let len = chunk.min(rows - start);
+            let part = |tensor: &Tensor| tensor.narrow(0, start, len);
+            let (scaled, log_head, log_tail) = (part(scaled), part(&target.log_head), part(log_tail));
+            dense(&scaled, &targets.rows(start, len), &log_head, &log_tail, log_w, basis)
+        })
+        .collect();
+    Tensor::cat(&parts, 0)
+}
+
+/// The target written out over all classes.
+fn dense(
+    scaled: &Tensor,
+    targets: &TargetTensors,
+    log_head: &Tensor,
+    log_tail: &Tensor,
+    log_w: &Tensor,
+    basis: Option<&Tensor>,
 ) -> Tensor {
     let log_p = tch::no_grad(|| {
-        let off_head = log_w.expand(scaled.size(), false).scatter_value(-1, &targets.ids, f64::NEG_INFINITY);
+        let weights = match basis {
+            Some(basis) => log_w.addmm(&targets.codes, basis),
+            None => log_w.expand(scaled.size(), false),
+        };
+        let off_head = weights.scatter_value(-1, &targets.ids, f64::NEG_INFINITY);
         let shape = off_head.log_softmax(-1, Kind::Float) + log_tail.unsqueeze(-1);
-        shape.scatter(-1, &targets.ids, &target.log_head)
+        shape.scatter(-1, &targets.ids, log_head)
     });
     divergence(&log_p, &scaled.log_softmax(-1, Kind::Float))
 }

@@ -15,6 +15,8 @@ pub use kl::KlDivergence;
 pub use targets::{DecodedBatch, TargetSpace, TargetTensors};
 pub use weighted::{LossTerms, WeightedLoss};
 
+use crate::target::TailHandling;
+
 /// Why a loss cannot be computed from a cache.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[non_exhaustive]
@@ -31,9 +33,12 @@ pub enum LossError {
         /// The node that would cover it.
         beta: f64,
     },
-    /// A prior is asked for and there is none.
+    /// A tail model is asked for and there is none.
     #[error(
-        "loss.tail = \"prior\" needs the cache's tail model, and it has none; use loss.tail = \"uniform\""
+        "loss.tail = \"{tail}\" needs the cache's tail model, and it has none; use loss.tail = \"uniform\""
     )]
-    NoPrior,
+    NoTailModel {
+        /// The handling asked for.
+        tail: TailHandling,
+    },
 }

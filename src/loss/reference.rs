@@ -1,14 +1,15 @@
 //! The divergence by definition, in `f64`, one sample at a time: what the fast paths are held to.
 
-use crate::target::{PositionTarget, TailHandling, TailPrior, Temperature};
+use crate::target::{PositionTarget, TailHandling, TailModel, Temperature};
 
-/// `KL(p ‖ softmax(s / T))` in nats, `p` being `target` as `tail` sees it.
+/// `KL(p ‖ softmax(s / T))` in nats, `p` being `target`, whose tail has `code` in `model`, as `tail`
+/// sees it.
 pub(super) fn kl(
     student: &[f64],
     target: &PositionTarget<'_>,
     temperature: Temperature,
     tail: TailHandling,
-    prior: &TailPrior,
+    (model, code): (&TailModel, &[i8]),
 ) -> f64 {
     let log_q = log_softmax(student, temperature.beta());
     if tail == TailHandling::Bucket {
@@ -19,7 +20,7 @@ pub(super) fn kl(
         let rest: f64 = (0..student.len()).filter(off_head).map(|class| log_q[class].exp()).sum();
         return head + plogp(decoded.tail_mass, rest);
     }
-    let p = target.dense(temperature, tail, Some(&prior.at(temperature)));
+    let p = target.dense(temperature, tail, model.at(temperature).log_weights(tail, code).as_deref());
     p.iter().zip(&log_q).map(|(p, log_q)| plogp(*p, log_q.exp())).sum()
 }
 

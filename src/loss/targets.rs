@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::target::{TailHandling, TailNodes, TailPrior, TargetBatch, Temperature};
+use crate::target::{TailHandling, TailModel, TailNodes, TailPrior, TargetBatch, Temperature};
 
 /// What all targets of a cache have in common.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub struct TargetSpace {
     /// Nodes of the tail curves.
     pub nodes: TailNodes,
     /// Where the tail's mass lies; `None` when the head holds every class.
-    pub prior: Option<TailPrior>,
+    pub tail_model: Option<TailModel>,
 }
 
 impl TargetSpace {
@@ -33,6 +33,8 @@ pub struct TargetTensors {
     pub values: Tensor,
     /// Tail curves in nats: `[batch, nodes]`, float; `[batch, 0]` when there is no tail.
     pub curve: Tensor,
+    /// Tail codes: `[batch, rank]`, float; `[batch, 0]` in a cache of rank 0.
+    pub codes: Tensor,
 }
 
 impl TargetTensors {
@@ -44,6 +46,22 @@ impl TargetTensors {
             ids: Tensor::from_slice(&ids).view(shape(targets.k)).to_device(device),
             values: Tensor::from_slice(&targets.values).view(shape(targets.k)).to_device(device),
             curve: Tensor::from_slice(&targets.curve).view(shape(targets.nodes)).to_device(device),
+            // A byte each until they are on the device.
+            codes: Tensor::from_slice(&targets.codes)
+                .view(shape(targets.rank))
+                .to_device(device)
+                .to_kind(Kind::Float),
+        }
+    }
+
+    /// The samples `start..start + len`.
+    pub fn rows(&self, start: i64, len: i64) -> Self {
+        let rows = |tensor: &Tensor| tensor.narrow(0, start, len);
+        Self {
+            ids: rows(&self.ids),
+            values: rows(&self.values),
+            curve: rows(&self.curve),
+            codes: rows(&self.codes),
         }
     }
 }
@@ -82,7 +100,9 @@ impl Decoder {
         };
         let tail = match tail {
             _ if !space.has_tail() => None,
-            TailHandling::Prior | TailHandling::Uniform => Some(curve_at(temperature, 1.0)),
+            TailHandling::Shape | TailHandling::Prior | TailHandling::Uniform => {
+                Some(curve_at(temperature, 1.0))
+            }
             // The mass left over at T = 1, tempered like a class.
             TailHandling::Bucket => Some(curve_at(Temperature::ONE, beta)),
             TailHandling::Renormalize => None,

@@ -136,7 +136,7 @@ mod tests {
     fn sums_over_batches_are_means_over_samples() {
         let logits = Tensor::from_slice(&[2.0f32, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 3.0]).view([3, 3]);
         let labels = Tensor::from_slice(&[0i64, 0, 2]);
-        let space = TargetSpace { classes: 3, k: 3, nodes: TailNodes::default(), prior: None };
+        let space = TargetSpace { classes: 3, k: 3, nodes: TailNodes::default(), tail_model: None };
         let kl = KlDivergence::new(&space, Temperature::ONE, TailHandling::Prior, Device::Cpu).unwrap();
         let batch = TargetBatch {
             rows: 3,
@@ -144,7 +144,7 @@ mod tests {
             nodes: 0,
             ids: vec![0, 1, 2, 1, 0, 2, 0, 2, 1],
             values: vec![0.0, -2.0, -2.0, 0.0, -1.0, -1.0, 0.0, -1.0, -3.0],
-            curve: vec![],
+            ..TargetBatch::default()
         };
         let targets = TargetTensors::new(&batch, Device::Cpu);
         let mut whole = Meter::default();
@@ -164,11 +164,7 @@ mod tests {
         let mut parts = Meter::default();
         for row in 0..3 {
             let part = |tensor: &Tensor| tensor.narrow(0, row, 1);
-            let targets = TargetTensors {
-                ids: part(&targets.ids),
-                values: part(&targets.values),
-                curve: part(&targets.curve),
-            };
+            let targets = targets.rows(row, 1);
             parts.add(&part(&logits), Some(&part(&labels)), Some((&kl, &targets)));
         }
         let parts = parts.finish();

@@ -9,12 +9,11 @@ use serde::Serialize;
 
 use super::source::{Source, SourceError};
 use super::{InspectReport, Progress, pipeline};
-use crate::cache::{CacheError, CacheWriter, Found, Manifest};
+use crate::cache::{CacheError, CacheWriter, EncoderTable, Found, Manifest, read_tail_model};
 use crate::config::CacheConfig;
 use crate::ids::SampleId;
 use crate::permutation::Permutation;
-use crate::tail_model::PriorFit;
-use crate::target::TailPrior;
+use crate::tail_model::{FitError, Fitted, TailEncoder, TailFit};
 
 /// Why a cache could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +25,9 @@ pub enum BuildError {
     /// The cache on disk.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The sample had no tail to fit.
-    #[error(
-        "the tail prior could not be fitted: the sample of {samples} samples gives no finite log-weights"
-    )]
-    Prior {
-        /// Samples asked for.
-        samples: u64,
-    },
+    /// The tail model.
+    #[error(transparent)]
+    Fit(#[from] FitError),
 }
 
 /// How a build ended.
@@ -95,13 +89,9 @@ pub fn build(
         Found::Writer(writer) => *writer,
     };
     if !writer.is_planned() {
-        let begin =
-            fit_prior(&mut source, writer.manifest(), stop, progress).and_then(|fitted| match fitted {
-                Fitted::Interrupted => Ok(false),
-                Fitted::NoTail => writer.begin(None).map(|()| true).map_err(BuildError::from),
-                Fitted::Prior(prior) => writer.begin(Some(&prior)).map(|()| true).map_err(BuildError::from),
-            });
-        match begin {
+        let fitted = fit(&mut source, &writer, stop, progress)
+            .and_then(|fitted| begin(&mut writer, fitted).map_err(BuildError::from));
+        match fitted {
             Ok(true) => {}
             Ok(false) => {
                 let report =
@@ -115,6 +105,7 @@ pub fn build(
             }
         }
     }
+    source.reading.encoder = encoder(&writer, dir)?;
     let committed = |manifest: &Manifest| manifest.shards.iter().map(|shard| shard.rows).sum::<u64>();
     let resumed = committed(writer.manifest());
     let main = Instant::now();
@@ -152,37 +143,72 @@ fn report(
     }
 }
 
-enum Fitted {
-    Prior(TailPrior),
+/// What came of the pre-pass.
+enum Pass {
+    Fitted(Box<Fitted>),
     NoTail,
     Interrupted,
 }
 
-/// The pre-pass: fits the tail prior on a seeded sample, in the order of the dataset.
-fn fit_prior(
+/// Commits the tail model; returns whether the build goes on.
+fn begin(writer: &mut CacheWriter, pass: Pass) -> Result<bool, CacheError> {
+    match pass {
+        Pass::Interrupted => return Ok(false),
+        Pass::NoTail => writer.begin(None, None)?,
+        Pass::Fitted(fitted) => {
+            let table = fitted.encoder.as_ref().map(|encoder| EncoderTable {
+                mean: encoder.mean().to_vec(),
+                weights: encoder.weights().to_vec(),
+            });
+            writer.begin(Some(&fitted.model), table.as_ref())?;
+        }
+    }
+    Ok(true)
+}
+
+/// What gives positions their codes. Read from the files and not taken from the fit, so that an
+/// interrupted build goes on with exactly what it began with.
+fn encoder(writer: &CacheWriter, dir: &Path) -> Result<Option<TailEncoder>, BuildError> {
+    let manifest = writer.manifest();
+    let (Some(table), Some(model)) = (writer.encoder()?, read_tail_model(dir, manifest)?) else {
+        return Ok(None);
+    };
+    let positions = manifest.tail.fit_samples as usize;
+    let shape = model.shape().ok_or(FitError::NotFinite { positions })?;
+    let encoder = TailEncoder::new(shape.rank(), table.mean, table.weights, shape.basis());
+    Ok(Some(encoder.ok_or(FitError::NotFinite { positions })?))
+}
+
+/// The pre-pass: fits the tail model on a seeded sample, in the order of the dataset.
+fn fit(
     source: &mut Source,
-    plan: &Manifest,
+    writer: &CacheWriter,
     stop: &AtomicBool,
     progress: &dyn Progress,
-) -> Result<Fitted, BuildError> {
+) -> Result<Pass, BuildError> {
+    let plan = writer.manifest();
     if !plan.has_tail() {
-        return Ok(Fitted::NoTail);
+        return Ok(Pass::NoTail);
     }
     let samples = plan.tail.fit_samples;
     let order = Permutation::new(source.dataset.len(), plan.seed, 0);
     let mut chosen: Vec<SampleId> = (0..samples).map(|at| source.dataset.id_at(order.at(at))).collect();
     chosen.sort_unstable();
-    let mut fit = PriorFit::new(plan.classes, plan.head.k, &plan.tail.nodes);
+    let mut fit =
+        TailFit::new(plan.classes, plan.head.k, &plan.tail.nodes, plan.tail.rank, &writer.scratch())?;
     progress.phase("tail model", samples, 0);
     for ids in chosen.chunks(source.batch) {
         if stop.load(Ordering::Relaxed) {
             progress.finish();
-            return Ok(Fitted::Interrupted);
+            return Ok(Pass::Interrupted);
         }
         let (logits, targets) = source.ask(ids)?;
-        fit.add(&logits, &targets);
+        fit.add(&logits, &targets)?;
         progress.advance(ids.len() as u64);
     }
     progress.finish();
-    fit.finish().map(Fitted::Prior).ok_or(BuildError::Prior { samples })
+    if plan.tail.rank > 0 {
+        progress.say(&format!("tail model: fitting {} directions to {samples} samples", plan.tail.rank));
+    }
+    Ok(Pass::Fitted(Box::new(fit.finish()?)))
 }

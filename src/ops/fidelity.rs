@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::Progress;
 use super::source::{Source, SourceError};
-use crate::cache::{CacheError, CacheReader};
+use crate::cache::{CacheError, CacheReader, Manifest};
 use crate::config::{CacheConfig, OutputKind};
 use crate::ids::SampleId;
 use crate::permutation::Permutation;
-use crate::target::{PositionTarget, TailHandling, TargetBatch, Temperature};
+use crate::target::{PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
 /// Stream of the seed from which samples are drawn; the tail model's sample is stream 0.
 const STREAM: u64 = 1;
@@ -50,7 +50,7 @@ pub enum FidelityError {
 /// One tail handling at one temperature, over all positions measured.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct FidelityRow {
-    /// `prior`, `uniform`, `bucket` or `renormalize`.
+    /// `shape` (where the cache has one), `prior`, `uniform`, `bucket` or `renormalize`.
     pub tail: TailHandling,
     /// The temperature.
     pub temperature: f64,
@@ -126,9 +126,15 @@ pub fn fidelity(
     let order = Permutation::new(reader.rows(), config.seed, STREAM);
     let mut rows: Vec<u64> = (0..samples).map(|at| order.at(at)).collect();
     rows.sort_unstable();
-    let mut sums: Vec<Sums> = temperatures
+    // Without a shape, that handling is the prior's once more.
+    let has_shape = manifest.tail.rank > 0;
+    let handlings: Vec<TailHandling> =
+        TailHandling::ALL.into_iter().filter(|tail| has_shape || *tail != TailHandling::Shape).collect();
+    let mut sums: Vec<Sums<'_>> = temperatures
         .iter()
-        .flat_map(|temperature| TailHandling::ALL.map(|tail| Sums::new(&reader, tail, *temperature)))
+        .flat_map(|temperature| {
+            handlings.iter().map(|tail| Sums::new(&reader, *tail, *temperature)).collect::<Vec<_>>()
+        })
         .collect();
     progress.phase("fidelity", samples, 0);
     let mut targets = TargetBatch::default();
@@ -136,7 +142,7 @@ pub fn fidelity(
         let ids = rows.iter().map(|row| reader.sample_id(*row)).collect::<Result<Vec<SampleId>, _>>()?;
         let (logits, _) = source.ask(&ids)?;
         reader.gather(rows, &mut targets)?;
-        sums.par_iter_mut().for_each(|sums| sums.add(&reader, &logits, &targets));
+        sums.par_iter_mut().for_each(|sums| sums.add(manifest, &logits, &targets));
         progress.advance(rows.len() as u64);
     }
     progress.finish();
@@ -150,10 +156,10 @@ pub fn fidelity(
 }
 
 /// What is summed for one row of the report.
-struct Sums {
+struct Sums<'a> {
     tail: TailHandling,
     temperature: Temperature,
-    log_weights: Option<Vec<f64>>,
+    tail_model: Option<TailModelAt<'a>>,
     positions: u64,
     square: f64,
     kl: f64,
@@ -162,12 +168,12 @@ struct Sums {
     difference: Vec<f64>,
 }
 
-impl Sums {
-    fn new(reader: &CacheReader, tail: TailHandling, temperature: Temperature) -> Self {
+impl<'a> Sums<'a> {
+    fn new(reader: &'a CacheReader, tail: TailHandling, temperature: Temperature) -> Self {
         Self {
             tail,
             temperature,
-            log_weights: reader.prior().map(|prior| prior.at(temperature)),
+            tail_model: reader.tail_model().map(|model| model.at(temperature)),
             positions: 0,
             square: 0.0,
             kl: 0.0,
@@ -177,13 +183,14 @@ impl Sums {
         }
     }
 
-    fn add(&mut self, reader: &CacheReader, logits: &[f32], targets: &TargetBatch) {
-        let manifest = reader.manifest();
+    fn add(&mut self, manifest: &Manifest, logits: &[f32], targets: &TargetBatch) {
         let classes = manifest.classes;
         for (row, z) in logits.chunks(classes).enumerate() {
             let (ids, values, curve) = targets.row(row);
             let target = PositionTarget { classes, ids, values, nodes: &manifest.tail.nodes, curve };
-            let cached = target.dense(self.temperature, self.tail, self.log_weights.as_deref());
+            let log_weights =
+                self.tail_model.as_ref().and_then(|model| model.log_weights(self.tail, targets.code(row)));
+            let cached = target.dense(self.temperature, self.tail, log_weights.as_deref());
             let truth = softmax(z, self.temperature.beta());
             let mut square = 0.0;
             for ((p, q), difference) in truth.iter().zip(&cached).zip(&mut self.difference) {

@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::ids::SampleId;
 use crate::preprocess::{Preprocess, PreprocessError};
 use crate::select::{NonFinite, Selector};
+use crate::tail_model::TailEncoder;
 use crate::target::TargetBatch;
 use crate::teacher::{self, OutputReading, OutputType, RawOutput, Teacher, TeacherError};
 
@@ -79,6 +80,8 @@ pub(super) struct Reading {
     pub(super) classes: usize,
     pub(super) output: OutputReading,
     pub(super) selector: Selector,
+    /// Gives positions their tail codes, once it is known.
+    pub(super) encoder: Option<TailEncoder>,
 }
 
 impl Source {
@@ -101,7 +104,7 @@ impl Source {
         let selector =
             Selector::new(classes, k, &config.tail.nodes).ok_or(SourceError::Head { k, classes })?;
         let output = OutputReading::decide(config.teacher.output_kind, &probe);
-        let reading = Reading { classes, output, selector };
+        let reading = Reading { classes, output, selector, encoder: None };
         // A teacher that answers nonsense is found out before anything is written.
         reading.read(probe.clone(), &ids)?;
         Ok(Self { dataset, preprocess, teacher, reading, batch: config.teacher.batch, dtype: probe.dtype })
@@ -120,9 +123,11 @@ impl Source {
         let read = |source| TeacherError::Read { path: teacher.path.clone(), source };
         let DatasetConfig::Idx { .. } = &config.dataset;
         let samples = self.dataset.len();
+        // Where the head holds every class there is no tail to give a shape.
+        let rank = if config.head.k < self.reading.classes { config.tail.rank } else { 0 };
         Ok(Manifest {
             format: format::FORMAT.into(),
-            format_version: format::FORMAT_VERSION,
+            format_version: format::version_for(rank),
             created_by: concat!("kd-cache ", env!("CARGO_PKG_VERSION")).into(),
             complete: false,
             samples,
@@ -132,9 +137,10 @@ impl Source {
             head: HeadLayout { k: config.head.k },
             tail: TailLayout {
                 nodes: config.tail.nodes.clone(),
-                rank: 0,
+                rank,
                 fit_samples: config.tail.fit_samples.min(samples),
                 model: None,
+                encoder: None,
             },
             storage: StorageLayout {
                 form: config.storage.form,
@@ -191,10 +197,13 @@ impl Reading {
             TeacherError::Value { row, .. } => SourceError::Value { sample: ids[row], source },
             other => other.into(),
         })?;
-        let targets = self
+        let mut targets = self
             .selector
             .select(&logits)
             .map_err(|source| SourceError::NonFinite { sample: ids[source.row], source })?;
+        if let Some(encoder) = &self.encoder {
+            encoder.encode(&logits, &mut targets);
+        }
         Ok((logits, targets))
     }
 }

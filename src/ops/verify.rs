@@ -227,6 +227,9 @@ impl<'a> Rules<'a> {
         if let Some(value) = values.iter().chain(curve).find(|value| !value.is_finite()) {
             return Some(format!("expected finite values, found {value}"));
         }
+        if targets.code(row).contains(&i8::MIN) {
+            return Some("tail code: expected numbers from -127 to 127, found -128".to_owned());
+        }
         if values[0] != 0.0 {
             return Some(format!("head: expected the largest logit, 0, first, found {}", values[0]));
         }

@@ -8,7 +8,7 @@ const LOWEST: f32 = -87.0;
 /// Cody & Waite's reduction `x = n ln 2 + r`, `|r| ≤ ln 2 / 2`, and a polynomial of degree 6
 /// for `exp(r)`. Relative error below 2.5e−7 (measured over the whole range in the tests).
 #[inline(always)]
-pub(super) fn exp_non_positive(x: f32) -> f32 {
+pub(crate) fn exp_non_positive(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     // Adding and taking away 1.5 · 2^23 rounds to an integer without a branch.

@@ -7,5 +7,6 @@ mod powers;
 pub mod reference;
 mod selector;
 
+pub(crate) use exp::exp_non_positive;
 pub(crate) use powers::{BLOCK as POWERS_BLOCK, NodePowers};
 pub use selector::{NonFinite, Selector};

@@ -1,8 +1,21 @@
 //! Fits where the tail's mass lies, once per cache, on a sample of positions.
 //!
-//! What is fitted today is the prior (rank 0). A basis of rank `r > 0` joins here: it sees the
-//! same logits in [`PriorFit::add`], and [`TailPrior`](crate::target::TailPrior) gains its rows.
+//! ```text
+//! b_β(j)                     the prior: log-weights of every class at every node (rank 0)
+//! b_β(j) + β Σ_i D_ji c_i    the shape: moved along `rank` directions by each position's code c
+//! ```
+//!
+//! [`TailFit`] collects the sample and fits both; [`TailEncoder`] then gives every position its code.
+//! Both forms are calibrated: over the sample, the predicted tail mass of every class is the true one.
 
+mod calibrate;
+mod directions;
+mod encoder;
+mod fit;
+mod panels;
 mod prior;
+mod sample;
 
+pub use encoder::TailEncoder;
+pub use fit::{FitError, Fitted, TailFit};
 pub use prior::PriorFit;

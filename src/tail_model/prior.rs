@@ -117,8 +117,28 @@ impl PriorFit {
         self.position_mass[0].len()
     }
 
+    /// Head size.
+    pub(super) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Heads of the positions seen: `[positions, k]`.
+    pub(super) fn heads(&self) -> &[u32] {
+        &self.heads
+    }
+
+    /// Tail mass of each position: `[nodes][positions]`.
+    pub(super) fn position_mass(&self) -> &[Vec<f64>] {
+        &self.position_mass
+    }
+
+    /// True tail mass of each class, summed over positions: `[nodes][classes]`.
+    pub(super) fn tail_mass(&self) -> &[Vec<f64>] {
+        &self.tail_mass
+    }
+
     /// The prior of everything seen, or `None` when nothing was.
-    pub fn finish(self) -> Option<TailPrior> {
+    pub fn fit(&self) -> Option<TailPrior> {
         if self.positions() == 0 {
             return None;
         }
@@ -239,7 +259,7 @@ mod tests {
         for (classes, k) in [(60, 4), (10, 3), (10, 9), (5, 4)] {
             let z = logits(400, classes);
             let (prior_fit, batch) = fit(&z, classes, k, 4);
-            let prior = prior_fit.finish().unwrap();
+            let prior = prior_fit.fit().unwrap();
             for beta in prior.nodes().as_slice() {
                 let t = Temperature::new(beta.recip()).unwrap();
                 let (mut truth, mut predicted) = (vec![0.0; classes], vec![0.0; classes]);
@@ -272,14 +292,14 @@ mod tests {
     #[test]
     fn how_the_sample_is_cut_and_threaded_changes_nothing() {
         let z = logits(256, 2100);
-        let whole = fit(&z, 2100, 5, 8).0.finish().unwrap();
+        let whole = fit(&z, 2100, 5, 8).0.fit().unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let single = pool.install(|| fit(&z, 2100, 5, 8).0.finish().unwrap());
+        let single = pool.install(|| fit(&z, 2100, 5, 8).0.fit().unwrap());
         assert_eq!(whole, single);
     }
 
     #[test]
     fn no_sample_is_no_prior() {
-        assert!(PriorFit::new(4, 2, &TailNodes::default()).finish().is_none());
+        assert!(PriorFit::new(4, 2, &TailNodes::default()).fit().is_none());
     }
 }

@@ -4,7 +4,8 @@
 ///
 /// # Value space
 /// `values` are raw logits relative to the position's largest (so the first is 0 and none is
-/// above 0), `curve` is `g(β)` in nats at the cache's nodes. No temperature is applied.
+/// above 0), `curve` is `g(β)` in nats at the cache's nodes, `codes` are whole numbers from −127 to
+/// 127. No temperature is applied.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TargetBatch {
     /// Number of positions.
@@ -13,42 +14,44 @@ pub struct TargetBatch {
     pub k: usize,
     /// Nodes per tail curve; 0 when the head holds every class.
     pub nodes: usize,
+    /// Numbers per tail code; 0 in a cache whose tail model is the prior alone.
+    pub rank: usize,
     /// Class ids by falling logit, ties by rising id: `[rows, k]`.
     pub ids: Vec<u32>,
     /// Logits relative to the largest, falling: `[rows, k]`.
     pub values: Vec<f32>,
     /// Tail curves: `[rows, nodes]`.
     pub curve: Vec<f32>,
+    /// Tail codes, in units of the tail shape's basis: `[rows, rank]`.
+    pub codes: Vec<i8>,
 }
 
 impl TargetBatch {
-    /// `rows` positions, zeroed, ready to be written into.
+    /// `rows` positions without tail codes, zeroed, ready to be written into.
     pub fn zeroed(rows: usize, k: usize, nodes: usize) -> Self {
-        Self {
-            rows,
-            k,
-            nodes,
-            ids: vec![0; rows * k],
-            values: vec![0.0; rows * k],
-            curve: vec![0.0; rows * nodes],
-        }
+        let mut batch = Self::default();
+        batch.resize(rows, k, nodes, 0);
+        batch
     }
 
     /// Makes room for `rows` positions, keeping the memory; what it holds is not defined.
-    pub fn resize(&mut self, rows: usize, k: usize, nodes: usize) {
-        (self.rows, self.k, self.nodes) = (rows, k, nodes);
+    pub fn resize(&mut self, rows: usize, k: usize, nodes: usize, rank: usize) {
+        (self.rows, self.k, self.nodes, self.rank) = (rows, k, nodes, rank);
         self.ids.resize(rows * k, 0);
         self.values.resize(rows * k, 0.0);
         self.curve.resize(rows * nodes, 0.0);
+        self.codes.resize(rows * rank, 0);
     }
 
-    /// Adds the positions of `other`, which has the same `k` and `nodes` unless this is empty.
+    /// Adds the positions of `other`, which has the same `k`, `nodes` and `rank` unless this is
+    /// empty.
     pub fn extend(&mut self, other: &Self) {
-        (self.k, self.nodes) = (other.k, other.nodes);
+        (self.k, self.nodes, self.rank) = (other.k, other.nodes, other.rank);
         self.rows += other.rows;
         self.ids.extend_from_slice(&other.ids);
         self.values.extend_from_slice(&other.values);
         self.curve.extend_from_slice(&other.curve);
+        self.codes.extend_from_slice(&other.codes);
     }
 
     /// Ids, values and curve of one position.
@@ -61,5 +64,13 @@ impl TargetBatch {
             &self.values[row * self.k..(row + 1) * self.k],
             &self.curve[row * self.nodes..(row + 1) * self.nodes],
         )
+    }
+
+    /// The tail code of one position: `[rank]`.
+    ///
+    /// # Panics
+    /// When `row` is not below `rows`.
+    pub fn code(&self, row: usize) -> &[i8] {
+        &self.codes[row * self.rank..(row + 1) * self.rank]
     }
 }

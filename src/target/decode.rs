@@ -39,8 +39,8 @@ impl PositionTarget<'_> {
         Some(weights[0] * at_zero + nodes.map(|(g, w)| f64::from(*g) * w).sum::<f64>())
     }
 
-    /// The target at `temperature` with the tail's mass taken from the curve (the handlings
-    /// [`TailHandling::Prior`] and [`TailHandling::Uniform`]).
+    /// The target at `temperature` with the tail's mass taken from the curve (every handling for which
+    /// [`TailHandling::reads_curve`] holds).
     pub fn decode(&self, temperature: Temperature) -> DecodedTarget {
         let tail = self.tail_log_sum(temperature);
         self.normalise(temperature, tail)
@@ -49,7 +49,7 @@ impl PositionTarget<'_> {
     /// The target at `temperature` as `handling` sees it.
     pub fn decode_as(&self, temperature: Temperature, handling: TailHandling) -> DecodedTarget {
         match handling {
-            TailHandling::Prior | TailHandling::Uniform => self.decode(temperature),
+            TailHandling::Shape | TailHandling::Prior | TailHandling::Uniform => self.decode(temperature),
             TailHandling::Bucket => {
                 let log_leftover = self.tail_log_sum(Temperature::ONE);
                 self.normalise(temperature, log_leftover.map(|g| g * temperature.beta()))
@@ -60,9 +60,10 @@ impl PositionTarget<'_> {
 
     /// Every class's probability at `temperature`: `[classes]`.
     ///
-    /// `log_weights` are the prior's at that temperature (see [`super::TailPrior::at`]) and are
-    /// used by [`TailHandling::Prior`] only; without them the prior is uniform. A bucket's mass,
-    /// which names no classes, is spread evenly.
+    /// `log_weights` say how the tail is spread at that temperature: the prior's
+    /// ([`super::TailPrior::at`]) or this position's ([`super::TailModelAt::log_weights`], which knows
+    /// both). They are used by [`TailHandling::Shape`] and [`TailHandling::Prior`] only; without them
+    /// the tail is even. A bucket's mass, which names no classes, is spread evenly.
     pub fn dense(
         &self,
         temperature: Temperature,
@@ -70,7 +71,7 @@ impl PositionTarget<'_> {
         log_weights: Option<&[f64]>,
     ) -> Vec<f64> {
         let target = self.decode_as(temperature, handling);
-        let weights = log_weights.filter(|_| handling == TailHandling::Prior);
+        let weights = log_weights.filter(|_| matches!(handling, TailHandling::Shape | TailHandling::Prior));
         let mut p = match weights {
             Some(b) => b.to_vec(),
             None => vec![0.0; self.classes],

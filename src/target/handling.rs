@@ -9,8 +9,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TailHandling {
-    /// The tail's exact mass at `T`, spread as the cache's calibrated prior says.
+    /// The tail's exact mass at `T`, spread as the cache's tail shape says for this very position.
+    /// In a cache of rank 0, which keeps nothing of a position's tail but its mass, the same as
+    /// [`Self::Prior`].
     #[default]
+    Shape,
+    /// The tail's exact mass at `T`, spread as the cache's calibrated prior says: the same for every
+    /// position.
     Prior,
     /// The tail's exact mass at `T`, spread evenly.
     Uniform,
@@ -23,11 +28,17 @@ pub enum TailHandling {
 
 impl TailHandling {
     /// All of them, best first.
-    pub const ALL: [Self; 4] = [Self::Prior, Self::Uniform, Self::Bucket, Self::Renormalize];
+    pub const ALL: [Self; 5] = [Self::Shape, Self::Prior, Self::Uniform, Self::Bucket, Self::Renormalize];
+
+    /// Whether the tail is spread over classes with its mass at `T` read from the curve.
+    pub fn reads_curve(self) -> bool {
+        matches!(self, Self::Shape | Self::Prior | Self::Uniform)
+    }
 
     /// The word used in configs and reports.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Shape => "shape",
             Self::Prior => "prior",
             Self::Uniform => "uniform",
             Self::Bucket => "bucket",

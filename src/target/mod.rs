@@ -6,8 +6,10 @@
 //! * **Head**: ids of `H` and `z_i − z_max` for each.
 //! * **Tail curve**: `g(β) = log Σ_{i∉H} exp(β (z_i − z_max))` at a few nodes of `β`;
 //!   `g(0) = log(V − k)` is known. Between the nodes it is the polynomial through all of them.
-//! * **Tail shape**: where the tail's mass lies, `q_j ∝ exp(b_β(j))` for `j ∉ H`, with the
-//!   [`TailPrior`] `b` kept once per cache.
+//! * **Tail shape**: where the tail's mass lies, `q_j ∝ exp(b_β(j) + β Σ_i D_ji c_i)` for `j ∉ H`,
+//!   with log-weights `b` and a basis `D` kept once per cache (a [`TailModel`]) and a code `c` of
+//!   `rank` small whole numbers for each position. With rank 0 it is the [`TailPrior`] `b` alone,
+//!   which is the same for every position.
 //!
 //! The target at `T`: `Z = Σ_{i∈H} exp(β (z_i − z_max)) + exp(g(β))`,
 //! `p_i = exp(β (z_i − z_max)) / Z` on the head, tail mass `m = exp(g(β)) / Z`, and
@@ -17,6 +19,7 @@
 mod batch;
 mod decode;
 mod handling;
+mod model;
 mod nodes;
 mod prior;
 mod temperature;
@@ -24,6 +27,7 @@ mod temperature;
 pub use batch::TargetBatch;
 pub use decode::{DecodedTarget, PositionTarget};
 pub use handling::TailHandling;
+pub use model::{MAX_RANK, TailModel, TailModelAt, TailShape};
 pub use nodes::{DEFAULT_NODES, NodesError, TailNodes};
 pub use prior::TailPrior;
 pub use temperature::{Temperature, TemperatureError};

@@ -102,7 +102,7 @@ fn target_space(cache: &CacheReader) -> TargetSpace {
         classes: manifest.classes,
         k: manifest.head.k,
         nodes: manifest.tail.nodes.clone(),
-        prior: cache.prior().cloned(),
+        tail_model: cache.tail_model().cloned(),
     }
 }
 

@@ -4,17 +4,17 @@
 
 use std::path::Path;
 
-use kd_cache::cache::format::{FORMAT, FORMAT_VERSION, IdType};
+use kd_cache::cache::format::{FORMAT, IdType, version_for};
 use kd_cache::cache::{
-    CacheWriter, DatasetIdentity, Found, HeadLayout, Manifest, PreprocessIdentity, ShardRows, StorageLayout,
-    TailLayout, TeacherIdentity,
+    CacheWriter, DatasetIdentity, EncoderTable, Found, HeadLayout, Manifest, PreprocessIdentity, ShardRows,
+    StorageLayout, TailLayout, TeacherIdentity,
 };
 use kd_cache::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use kd_cache::digest::Digest;
 use kd_cache::ids::SampleId;
 use kd_cache::select::Selector;
-use kd_cache::tail_model::PriorFit;
-use kd_cache::target::{TailNodes, TailPrior, TargetBatch};
+use kd_cache::tail_model::{Fitted, TailFit};
+use kd_cache::target::{TailNodes, TargetBatch};
 
 /// What a synthetic cache is like.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ pub struct Synthetic {
     pub values: ValueEncoding,
     pub shard_samples: u64,
     pub labelled: bool,
+    pub rank: usize,
 }
 
 impl Synthetic {
@@ -39,7 +40,13 @@ impl Synthetic {
             values: ValueEncoding::F16,
             shard_samples: 5,
             labelled: true,
+            rank: 0,
         }
+    }
+
+    /// The cache of `tests/fixtures/v2`: the same logits, with a tail shape.
+    pub fn with_shape() -> Self {
+        Self { rank: 2, ..Self::fixture() }
     }
 
     /// `tools/fixture_v1.py` has the same formula: the operations are exact or rounded once, so
@@ -64,16 +71,28 @@ impl Synthetic {
         TailNodes::try_from(self.nodes.clone()).unwrap()
     }
 
-    /// Every row's target, as selected.
-    pub fn targets(&self) -> TargetBatch {
+    /// Every row's target, as selected, without codes.
+    fn selected(&self) -> TargetBatch {
         self.selector().select(&self.logits()).unwrap()
     }
 
-    /// The prior of all rows, or `None` when the head holds every class.
-    pub fn prior(&self) -> Option<TailPrior> {
+    /// Every row's target.
+    pub fn targets(&self) -> TargetBatch {
+        let mut targets = self.selected();
+        if let Some(encoder) = self.fitted().and_then(|fitted| fitted.encoder) {
+            encoder.encode(&self.logits(), &mut targets);
+        }
+        targets
+    }
+
+    /// The tail model of all rows, or `None` when the head holds every class.
+    pub fn fitted(&self) -> Option<Fitted> {
         (self.k < self.classes).then(|| {
-            let mut fit = PriorFit::new(self.classes, self.k, &self.tail_nodes());
-            fit.add(&self.logits(), &self.targets());
+            let dir = tempfile::tempdir().unwrap();
+            let scratch = dir.path().join("sample");
+            let mut fit =
+                TailFit::new(self.classes, self.k, &self.tail_nodes(), self.rank, &scratch).unwrap();
+            fit.add(&self.logits(), &self.selected()).unwrap();
             fit.finish().unwrap()
         })
     }
@@ -84,7 +103,7 @@ impl Synthetic {
         let preprocess = PreprocessConfig::default();
         Manifest {
             format: FORMAT.into(),
-            format_version: FORMAT_VERSION,
+            format_version: version_for(self.rank),
             created_by: "kd-cache 0.1.0".into(),
             complete: false,
             samples: self.samples,
@@ -92,7 +111,13 @@ impl Synthetic {
             positions: self.samples,
             classes: self.classes,
             head: HeadLayout { k: self.k },
-            tail: TailLayout { nodes: self.tail_nodes(), rank: 0, fit_samples: self.samples, model: None },
+            tail: TailLayout {
+                nodes: self.tail_nodes(),
+                rank: self.rank,
+                fit_samples: self.samples,
+                model: None,
+                encoder: None,
+            },
             storage: StorageLayout {
                 form: StorageForm::Arrow,
                 ids: IdType::for_classes(self.classes),
@@ -130,8 +155,12 @@ impl Synthetic {
     pub fn shards(&self) -> Vec<ShardRows> {
         let logits = self.logits();
         let per_shard = self.shard_samples as usize;
+        let encoder = self.fitted().and_then(|fitted| fitted.encoder);
         let shard = |(at, logits): (usize, &[f32])| {
-            let targets = self.selector().select(logits).unwrap();
+            let mut targets = self.selector().select(logits).unwrap();
+            if let Some(encoder) = &encoder {
+                encoder.encode(logits, &mut targets);
+            }
             let first = (at * per_shard) as u64;
             let samples = first..first + targets.rows as u64;
             ShardRows {
@@ -155,7 +184,13 @@ impl Synthetic {
     pub fn begin(&self, dir: &Path) -> CacheWriter {
         let mut writer = self.open(dir);
         if !writer.is_planned() {
-            writer.begin(self.prior().as_ref()).unwrap();
+            let fitted = self.fitted();
+            let encoder = fitted.as_ref().and_then(|fitted| fitted.encoder.as_ref());
+            let table = encoder.map(|encoder| EncoderTable {
+                mean: encoder.mean().to_vec(),
+                weights: encoder.weights().to_vec(),
+            });
+            writer.begin(fitted.as_ref().map(|fitted| &fitted.model), table.as_ref()).unwrap();
         }
         writer
     }

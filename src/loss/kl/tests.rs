@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::*;
 use crate::loss::reference;
-use crate::target::{PositionTarget, TailNodes, TailPrior, TargetBatch};
+use crate::target::{PositionTarget, TailModel, TailNodes, TailPrior, TailShape, TargetBatch};
 
 /// A batch of targets over `classes` classes made from random logits, and their space.
 struct Case {
@@ -23,11 +23,18 @@ fn noise(seed: u64, scale: f64) -> impl FnMut() -> f64 {
     }
 }
 
-fn case(seed: u64, rows: usize, classes: usize, k: usize) -> Case {
+fn case(seed: u64, rows: usize, classes: usize, k: usize, rank: usize) -> Case {
     let mut next = noise(seed, 5.0);
     let nodes = TailNodes::default();
-    let prior = (0..nodes.len() * classes).map(|_| (next() / 4.0) as f32).collect();
-    let prior = (k < classes).then(|| TailPrior::new(nodes.clone(), classes, prior).unwrap());
+    let mut prior = || {
+        let weights = (0..nodes.len() * classes).map(|_| (next() / 4.0) as f32).collect();
+        TailPrior::new(nodes.clone(), classes, weights).unwrap()
+    };
+    let (prior, base) = (prior(), prior());
+    let basis = (0..classes * rank).map(|_| (next() / 100.0) as f32).collect();
+    let rank = if k < classes { rank } else { 0 };
+    let shape = (rank > 0).then(|| TailShape::new(base, rank, basis).unwrap());
+    let tail_model = (k < classes).then(|| TailModel::new(prior, shape).unwrap());
     let kept = if k < classes { nodes.len() } else { 0 };
     let mut batch = TargetBatch::default();
     let mut teacher = Vec::new();
@@ -44,10 +51,12 @@ fn case(seed: u64, rows: usize, classes: usize, k: usize) -> Case {
             ids: order[..k].iter().map(|c| *c as u32).collect(),
             values: order[..k].iter().map(|c| (z[*c] - largest) as f32).collect(),
             curve: nodes.as_slice()[..kept].iter().map(|beta| tail(*beta) as f32).collect(),
+            rank,
+            codes: (0..rank).map(|_| (next() * 25.0) as i8).collect(),
         });
         teacher.push(z);
     }
-    Case { space: TargetSpace { classes, k, nodes, prior }, batch, teacher }
+    Case { space: TargetSpace { classes, k, nodes, tail_model }, batch, teacher }
 }
 
 impl Case {
@@ -56,10 +65,18 @@ impl Case {
         PositionTarget { classes: self.space.classes, ids, values, nodes: &self.space.nodes, curve }
     }
 
-    fn prior(&self) -> TailPrior {
-        let nodes = self.space.nodes.clone();
-        let flat = vec![0.0; nodes.len() * self.space.classes];
-        self.space.prior.clone().unwrap_or_else(|| TailPrior::new(nodes, self.space.classes, flat).unwrap())
+    fn tail_model(&self) -> TailModel {
+        let flat = || {
+            let nodes = self.space.nodes.clone();
+            let weights = vec![0.0; nodes.len() * self.space.classes];
+            TailModel::new(TailPrior::new(nodes, self.space.classes, weights).unwrap(), None).unwrap()
+        };
+        self.space.tail_model.clone().unwrap_or_else(flat)
+    }
+
+    /// The definition, for one row and student.
+    fn slow(&self, row: usize, student: &[f64], t: Temperature, tail: TailHandling) -> f64 {
+        reference::kl(student, &self.target(row), t, tail, (&self.tail_model(), self.batch.code(row)))
     }
 
     fn students(&self, seed: u64) -> Vec<Vec<f64>> {
@@ -94,18 +111,19 @@ proptest! {
         seed in 0u64..1 << 40,
         classes in 2usize..60,
         share in 0.0f64..1.0,
+        rank in 0usize..4,
         temperature in 1.0f64..12.0,
         dense: bool,
     ) {
         let k = 1 + (share * (classes - 1) as f64).round() as usize;
-        let case = case(seed, 4, classes, k);
+        let case = case(seed, 4, classes, k, rank);
         let students = case.students(seed);
         for tail in TailHandling::ALL {
             let fast = numbers(&case.fast(&tensor(&students), t(temperature), tail, dense));
             for (row, fast) in fast.iter().enumerate() {
                 // The student as the fast path sees it: rounded to f32.
                 let student: Vec<f64> = students[row].iter().map(|s| f64::from(*s as f32)).collect();
-                let slow = reference::kl(&student, &case.target(row), t(temperature), tail, &case.prior());
+                let slow = case.slow(row, &student, t(temperature), tail);
                 prop_assert!((fast - slow).abs() < 2e-5 * (1.0 + slow.abs()), "{tail}: {fast} and {slow}");
                 prop_assert!(*fast > -1e-5, "{tail}: {fast}");
             }
@@ -117,14 +135,17 @@ proptest! {
         seed in 0u64..1 << 40,
         classes in 3usize..60,
         temperature in 1.0f64..12.0,
+        rank in 0usize..4,
         dense: bool,
     ) {
-        let case = case(seed, 4, classes, classes / 2);
-        for tail in [TailHandling::Prior, TailHandling::Uniform, TailHandling::Bucket] {
-            let log_weights = case.prior().at(t(temperature));
+        let case = case(seed, 4, classes, classes / 2, rank);
+        let model = case.tail_model();
+        let model = model.at(t(temperature));
+        for tail in TailHandling::ALL.into_iter().filter(|tail| *tail != TailHandling::Renormalize) {
             let students: Vec<Vec<f64>> = (0..4)
                 .map(|row| {
-                    let p = case.target(row).dense(t(temperature), tail, Some(&log_weights));
+                    let log_weights = model.log_weights(tail, case.batch.code(row));
+                    let p = case.target(row).dense(t(temperature), tail, log_weights.as_deref());
                     // softmax(s / T) = p.
                     p.iter().map(|p| p.ln() * temperature).collect()
                 })
@@ -138,7 +159,7 @@ proptest! {
 
 #[test]
 fn gradients_agree_with_finite_differences_of_the_definition() {
-    let case = case(3, 3, 12, 4);
+    let case = case(3, 3, 12, 4, 2);
     let students = case.students(5);
     for (tail, dense) in TailHandling::ALL.into_iter().flat_map(|tail| [(tail, true), (tail, false)]) {
         let input = tensor(&students).set_requires_grad(true);
@@ -149,7 +170,7 @@ fn gradients_agree_with_finite_differences_of_the_definition() {
                 let at = |step: f64| {
                     let mut moved = student.clone();
                     moved[class] += step;
-                    reference::kl(&moved, &case.target(row), t(2.5), tail, &case.prior())
+                    case.slow(row, &moved, t(2.5), tail)
                 };
                 let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
                 let found = gradient[row * 12 + class];
@@ -164,7 +185,7 @@ fn gradients_agree_with_finite_differences_of_the_definition() {
 
 #[test]
 fn with_every_class_in_the_head_it_is_the_usual_distillation_loss() {
-    let case = case(8, 4, 10, 10);
+    let case = case(8, 4, 10, 10, 0);
     let students = case.students(9);
     let teacher = tensor(&case.teacher);
     let student = tensor(&students);
@@ -181,34 +202,58 @@ fn with_every_class_in_the_head_it_is_the_usual_distillation_loss() {
 
 #[test]
 fn a_temperature_below_the_nodes_is_refused_where_the_curve_is_needed() {
-    let case = case(1, 1, 10, 3);
+    let case = case(1, 1, 10, 3, 0);
     let new = |tail| KlDivergence::new(&case.space, t(0.5), tail, Device::Cpu).map(|_| ());
     let refused = LossError::Temperature { temperature: 0.5, lowest: 1.0, beta: 2.0 };
     assert_eq!(new(TailHandling::Prior), Err(refused));
     assert_eq!(new(TailHandling::Renormalize), Ok(()));
     let mut without = case.space.clone();
-    without.prior = None;
+    without.tail_model = None;
     let refused = KlDivergence::new(&without, t(1.0), TailHandling::Prior, Device::Cpu).map(|_| ());
-    assert_eq!(refused, Err(LossError::NoPrior));
+    assert_eq!(refused, Err(LossError::NoTailModel { tail: TailHandling::Prior }));
 }
 
 #[test]
 fn a_million_to_one_head_keeps_the_large_form_finite() {
     // A prior that lies almost wholly on the head: 1 − W is near 0.
-    let mut case = case(4, 2, 40, 2);
+    let mut case = case(4, 2, 40, 2, 0);
     let nodes = case.space.nodes.clone();
     let mut weights = vec![-15.0f32; nodes.len() * 40];
     for node in 0..nodes.len() {
         weights[node * 40 + case.batch.ids[0] as usize] = 15.0;
     }
-    case.space.prior = TailPrior::new(nodes, 40, weights);
+    case.space.tail_model = TailModel::new(TailPrior::new(nodes, 40, weights).unwrap(), None);
     let students = case.students(2);
     let slow = |row: usize| {
         let student: Vec<f64> = students[row].iter().map(|s| f64::from(*s as f32)).collect();
-        reference::kl(&student, &case.target(row), t(2.0), TailHandling::Prior, &case.prior())
+        case.slow(row, &student, t(2.0), TailHandling::Prior)
     };
     let dense = numbers(&case.fast(&tensor(&students), t(2.0), TailHandling::Prior, true));
     for (row, fast) in dense.iter().enumerate() {
         assert!((fast - slow(row)).abs() < 1e-4, "{fast} and {}", slow(row));
+    }
+}
+
+/// What is computed in chunks is what is computed at once, gradients too.
+#[test]
+fn chunks_change_nothing() {
+    let case = case(6, 7, 30, 2, 3);
+    let targets = TargetTensors::new(&case.batch, Device::Cpu);
+    let at = |chunk_values: i64| {
+        let input = tensor(&case.students(1)).set_requires_grad(true);
+        let mut kl = KlDivergence::new(&case.space, t(2.0), TailHandling::Shape, Device::Cpu).unwrap();
+        kl.chunk_values = chunk_values;
+        let loss = kl.per_sample(&input, &targets);
+        loss.sum(Kind::Float).backward();
+        (numbers(&loss), numbers(&input.grad()))
+    };
+    let (losses, gradient) = at(CHUNK_VALUES);
+    // Never less than one sample; libtorch's sums over other shapes differ in the last bits.
+    for chunk_values in [1, 30, 90, 210] {
+        let found = at(chunk_values);
+        let differences = found.0.iter().zip(&losses).chain(found.1.iter().zip(&gradient));
+        for (found, wanted) in differences {
+            assert!((found - wanted).abs() < 2e-6, "{chunk_values}: {found} and {wanted}");
+        }
     }
 }

@@ -1,0 +1,77 @@
+//! The sample's logits on disk, read again for every pass of the fit: memory stays that of one block,
+//! whatever the sample and the vocabulary.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// Values of a block in memory, about; at least one row.
+const BLOCK_VALUES: usize = 1 << 22;
+
+/// Logits relative to each position's largest, in half precision (off by 2⁻¹¹ of their value, which
+/// a fit of averages does not see). The file goes when this does.
+pub(super) struct Sample {
+    path: PathBuf,
+    writer: BufWriter<File>,
+    classes: usize,
+    rows: usize,
+}
+
+impl Sample {
+    pub(super) fn create(path: &Path, classes: usize) -> io::Result<Self> {
+        let writer = BufWriter::with_capacity(1 << 20, File::create(path)?);
+        Ok(Self { path: path.to_owned(), writer, classes, rows: 0 })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn classes(&self) -> usize {
+        self.classes
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds a position's logits, `[classes]`, the largest of which is `z_max`.
+    pub(super) fn add(&mut self, logits: &[f32], z_max: f32) -> io::Result<()> {
+        let lowest = f16::MIN.to_f32();
+        let mut bytes = Vec::with_capacity(2 * logits.len());
+        bytes.extend(logits.iter().flat_map(|z| f16::from_f32((z - z_max).max(lowest)).to_le_bytes()));
+        self.writer.write_all(&bytes)?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Calls `each` with blocks of rows, `[rows, classes]`, and the number of the first. It may change
+    /// the block, which is its own copy.
+    pub(super) fn for_each_block(&mut self, mut each: impl FnMut(usize, &mut [f32])) -> io::Result<()> {
+        self.writer.flush()?;
+        let mut file = BufReader::new(File::open(&self.path)?);
+        let block = (BLOCK_VALUES / self.classes.max(1)).max(1);
+        let (mut bytes, mut halves, mut floats) = (Vec::new(), Vec::new(), Vec::new());
+        for first in (0..self.rows).step_by(block) {
+            let values = block.min(self.rows - first) * self.classes;
+            bytes.resize(2 * values, 0u8);
+            file.read_exact(&mut bytes)?;
+            halves.clear();
+            halves.extend(bytes.chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]])));
+            floats.resize(values, 0.0f32);
+            halves.convert_to_f32_slice(&mut floats);
+            each(first, &mut floats);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sample {
+    fn drop(&mut self) {
+        // Scratch: whoever made the folder takes it away with what is left in it.
+        drop(fs::remove_file(&self.path));
+    }
+}
