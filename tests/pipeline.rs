@@ -165,6 +165,8 @@ fn the_bytes_do_not_depend_on_threads_or_on_how_the_data_are_packed() {
         ]
     );
     assert_eq!(one, built("five", "5", &[]));
+    let shape = ["tail.rank=2"];
+    assert_eq!(built("shape-one", "1", &shape), built("shape-five", "5", &shape));
     let plain = dir.path().join("images");
     let mut bytes = Vec::new();
     let packed = std::fs::File::open(fixture("fashion-mnist/train-images-idx3-ubyte.gz")).unwrap();
@@ -253,6 +255,21 @@ fn the_prior_is_nearer_to_the_teacher_than_leaving_the_tail_out() {
     // The head is exact, and with it the teacher's first class.
     assert_eq!(of("prior", 1.0, "top1_agreement"), 1.0);
     assert!(of("prior", 4.0, "kept_mass") < of("prior", 1.0, "kept_mass"));
+
+    // A shape is nearer still, at every temperature; the prior stays what it was.
+    let out = dir.path().join("shape");
+    build(&config, &out, &["head.k=3", "tail.rank=3"]).code(0);
+    let with_shape =
+        kd_cache(&args!["fidelity", out, "--config", config, "--format", "json", "--quiet"]).code(0).json();
+    let kl = |tail: &str, temperature: f64| {
+        let mut rows = with_shape["rows"].as_array().unwrap().iter();
+        let row = rows.find(|row| row["tail"] == tail && row["temperature"] == temperature).unwrap();
+        row["kl"].as_f64().unwrap()
+    };
+    for temperature in [1.0, 2.0, 4.0] {
+        assert!((kl("prior", temperature) - of("prior", temperature, "kl")).abs() < 1e-9);
+        assert!(kl("shape", temperature) < 0.5 * kl("prior", temperature), "{with_shape}");
+    }
 
     // With every class kept, nothing is lost but the rounding of half precision.
     let out = dir.path().join("all");

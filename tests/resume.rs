@@ -24,18 +24,24 @@ const SET: [&str; 2] = ["storage.shard_samples=8", "teacher.batch=4"];
 struct Case {
     dir: tempfile::TempDir,
     config: PathBuf,
+    set: Vec<&'static str>,
     whole: BTreeMap<String, Vec<u8>>,
 }
 
 impl Case {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(set: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = cache_config(dir.path(), "linear.onnx");
         let out = dir.path().join("whole");
-        build(&config, &out, &SET).code(0);
+        let set = [&SET, set].concat();
+        build(&config, &out, &set).code(0);
         let whole = files(&out);
         assert_eq!(whole.len() as u64, SHARDS + 2);
-        Self { dir, config, whole }
+        Self { dir, config, set, whole }
     }
 
     fn out(&self, name: &str) -> PathBuf {
@@ -44,7 +50,7 @@ impl Case {
 
     /// Starts a build in `out`.
     fn start(&self, out: &Path) -> Child {
-        build_command(&self.config, out, &SET).spawn().unwrap()
+        build_command(&self.config, out, &self.set).spawn().unwrap()
     }
 
     /// Starts a build and stops it once `shards` are committed; `None` when it was faster.
@@ -70,7 +76,7 @@ impl Case {
     /// Goes on to the end, and compares.
     #[track_caller]
     fn finish(&self, out: &Path) -> serde_json::Value {
-        let report = build(&self.config, out, &SET).code(0).json();
+        let report = build(&self.config, out, &self.set).code(0).json();
         let found = files(out);
         assert_eq!(found.keys().collect::<Vec<_>>(), self.whole.keys().collect::<Vec<_>>());
         for (name, bytes) in &found {
@@ -128,6 +134,26 @@ fn twenty_random_kills_leave_no_trace() {
         case.finish(&out);
         std::fs::remove_dir_all(&out).unwrap();
     }
+}
+
+/// What gives positions their codes survives with the build, and goes with it.
+#[test]
+fn codes_go_on_as_they_began() {
+    let case = Case::with(&["tail.rank=2"]);
+    for shards in [0, 1, 40] {
+        let out = case.out(&format!("killed-{shards}"));
+        case.surely_interrupted(&out, shards, "KILL");
+        case.finish(&out);
+    }
+    // An encoder that is not the one it began with is found out.
+    let out = case.out("changed");
+    case.surely_interrupted(&out, 5, "KILL");
+    let encoder = out.join("build/encoder.arrow");
+    let mut bytes = std::fs::read(&encoder).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&encoder, bytes).unwrap();
+    build(&case.config, &out, &case.set).refused(&["build/encoder.arrow", "expected sha256:"]);
 }
 
 #[test]

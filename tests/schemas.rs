@@ -80,7 +80,7 @@ fn the_files_are_what_the_code_says() {
             found == text,
             "schemas/{name} is not what the code says; after a change that is meant, run\n  \
              {UPDATE}=1 cargo test --release --test schemas\nand commit it (a change of manifest.json is a \
-             change of the format: see schemas/format-v1.md)"
+             change of the format: see schemas/format-v2.md)"
         );
         names.push(name);
     }

@@ -154,6 +154,22 @@ fn every_tail_temperature_and_optimizer_trains() {
 }
 
 #[test]
+fn a_shape_is_used_where_the_cache_has_one() {
+    let case = Case::with_cache(&["tail.rank=2"]);
+    let loss = |name: &str, set: &[&str]| {
+        let report = case.train(name, set).code(0).json();
+        report["train_loss"].as_f64().unwrap()
+    };
+    let (default, shape) = (loss("default", &[]), loss("shape", &["loss.tail=shape"]));
+    assert_eq!(default, shape);
+    assert_ne!(shape, loss("prior", &["loss.tail=prior"]));
+    // And where it has none, the prior is.
+    let flat = Case::new();
+    let loss = |name: &str, set: &[&str]| flat.train(name, set).code(0).json()["train_loss"].clone();
+    assert_eq!(loss("default", &[]), loss("prior", &["loss.tail=prior"]));
+}
+
+#[test]
 fn every_student_trains_and_is_exported() {
     let case = Case::new();
     let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));

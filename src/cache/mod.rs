@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Writer and reader never see each other: they agree through [`mod@format`], [`Manifest`] and the
-//! journal. The written specification is `schemas/format-v1.md`, and `tests/golden.rs` holds both
+//! journal. The written specification is `schemas/format-v1.md` with `format-v2.md`, and `tests/golden.rs` holds both
 //! to it.
 
 pub mod format;

@@ -29,6 +29,8 @@ pub struct InspectReport {
     pub k: usize,
     /// Inverse temperatures of the tail curve; empty when the head holds every class.
     pub nodes: Vec<f64>,
+    /// Numbers per prediction that say where its tail lies; 0: the prior alone.
+    pub rank: usize,
     /// Float type of logits and curves.
     pub values: String,
     /// Bytes of shards and tail model.
@@ -69,6 +71,7 @@ impl InspectReport {
             classes: manifest.classes,
             k: columns.k,
             nodes: if columns.nodes > 0 { manifest.tail.nodes.as_slice().to_vec() } else { Vec::new() },
+            rank: manifest.tail.rank,
             values: crate::cache::format::value_type(columns.values).to_string().to_lowercase(),
             bytes,
             bytes_per_position: if positions > 0 { bytes as f64 / positions as f64 } else { 0.0 },

@@ -53,6 +53,7 @@ pub fn inspect(report: &InspectReport) -> String {
         ("classes", report.classes.to_string()),
         ("head", format!("{} classes, {}", report.k, report.values)),
         ("tail nodes", nodes),
+        ("tail rank", if report.rank == 0 { "0, the prior alone".into() } else { report.rank.to_string() }),
         ("size", format!("{} in {} shards", HumanBytes(report.bytes), report.shards)),
         ("per position", format!("{:.2} bytes", report.bytes_per_position)),
         ("teacher", format!("{} ({})", report.teacher, report.runtime)),
@@ -69,7 +70,7 @@ pub fn inspect(report: &InspectReport) -> String {
         ("written by", format!("{}, format {}", report.created_by, report.format_version)),
     ];
     if let Some(accuracy) = report.teacher_accuracy {
-        rows.insert(9, ("", format!("accuracy {accuracy:.4} on the cached labels")));
+        rows.insert(10, ("", format!("accuracy {accuracy:.4} on the cached labels")));
     }
     rows.into_iter().map(|(name, value)| format!("{name:<13}{value}\n")).collect()
 }
