@@ -63,7 +63,7 @@ impl KlDivergence {
     ///
     /// # Errors
     /// [`LossError::Temperature`] when the tail's mass at `temperature` is not known,
-    /// [`LossError::NoPrior`].
+    /// [`LossError::NoTailModel`].
     pub fn new(
         space: &TargetSpace,
         temperature: Temperature,

@@ -41,7 +41,7 @@ impl Panels {
 
     /// Columns, padding included.
     pub(super) fn width(&self) -> usize {
-        if self.classes == 0 { 0 } else { self.data.len() / self.classes * LANES }
+        self.data.len().checked_div(self.classes).unwrap_or(0) * LANES
     }
 
     /// One value.
