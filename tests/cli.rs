@@ -23,9 +23,16 @@ fn help_names_commands_examples_and_exit_codes() {
     for help in [kd_cache(&["--help"]), kd_cache(&["help"])] {
         let help = help.code(0);
         assert_eq!(help.err, "");
-        for word in
-            ["build", "inspect", "verify", "show", "fidelity", "Examples:", "Exit codes: 0 done; 1 verify"]
-        {
+        for word in [
+            "build",
+            "inspect",
+            "verify",
+            "show",
+            "fidelity",
+            "export",
+            "Examples:",
+            "Exit codes: 0 done; 1 verify",
+        ] {
             assert!(help.out.contains(word), "{word:?} is not in:\n{}", help.out);
         }
     }
@@ -37,6 +44,10 @@ fn help_names_commands_examples_and_exit_codes() {
         ("build", ["--config", "--out", "--set", "--quiet", "--format"].as_slice()),
         ("fidelity", &["--samples", "[default: 4096]", "--temperatures", "[default: 1,2,4,8]"]),
         ("show", &["--sample", "--temperature", "--position"]),
+        (
+            "export",
+            &["--to <FORM>", "jsonl", "npz", "--out <FILE>", "--temperature", "--samples <A..B>", "--quiet"],
+        ),
     ] {
         let help = kd_cache(&[command, "--help"]).code(0);
         for word in words {

@@ -1,4 +1,5 @@
-//! Loss and optimizers against numbers from PyTorch (tools/dump_reference.py).
+//! Loss and optimizers against numbers from PyTorch (tools/dump_reference.py), and the numbers of
+//! ours that the Python reader is held to.
 
 #![cfg(feature = "torch")]
 #![allow(clippy::unwrap_used, reason = "test code")]
@@ -6,11 +7,12 @@
 mod common;
 
 use common::fixture;
+use kd_cache::cache::CacheReader;
 use kd_cache::config::{LossWeights, OptimizerConfig};
 use kd_cache::loss::{TargetSpace, TargetTensors, WeightedLoss, cross_entropy};
 use kd_cache::optim;
 use kd_cache::target::{TailHandling, TailNodes, TargetBatch, Temperature};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
@@ -116,6 +118,65 @@ fn optimizers_take_pytorchs_steps() {
             for (found, expected) in numbers(&weight).iter().zip(expected) {
                 close(*found, &expected.into(), &format!("{config:?}, step {step}"));
             }
+        }
+    }
+}
+
+/// `tests/fixtures/reference/kl_python.json`: losses and gradients on the cache `tests/fixtures/v1`,
+/// which tests/python holds `tools/read_cache.py` to. To write it anew:
+/// `KD_CACHE_WRITE_FIXTURE=1 cargo test --release --test numerics`.
+#[test]
+fn the_python_reader_is_held_to_our_losses() {
+    // Any order, across shards, and one row twice.
+    let rows = [7u64, 0, 11, 4, 5, 7];
+    let reader = CacheReader::open(&fixture("v1/cache")).unwrap();
+    let mut targets = TargetBatch::default();
+    reader.gather(&rows, &mut targets).unwrap();
+    let targets = TargetTensors::new(&targets, Device::Cpu);
+    let manifest = reader.manifest();
+    let (classes, k) = (manifest.classes, manifest.head.k);
+    let space =
+        TargetSpace { classes, k, nodes: manifest.tail.nodes.clone(), prior: reader.prior().cloned() };
+    // Two decimals, between -5 and 5.
+    let logit = |row: usize, class: usize| {
+        (((row * row * 37 + class * class * 11 + row * class * 5) % 1001) as f64 - 500.0) / 100.0
+    };
+    let student: Vec<Vec<f64>> =
+        (0..rows.len()).map(|row| (0..classes).map(|class| logit(row, class)).collect()).collect();
+    let weights = LossWeights { kl: 1.0, cross_entropy: 0.0 };
+    // No more digits than single precision has.
+    let short = |number: &f64| (*number as f32).to_string().parse::<f64>().unwrap();
+    let mut cases = Vec::new();
+    for temperature in [1.0, 2.0, 4.0] {
+        for tail in TailHandling::ALL {
+            let t = Temperature::new(temperature).unwrap();
+            let loss = WeightedLoss::new(&weights, t, tail, Some(&space), Device::Cpu).unwrap();
+            let student = tensor(&student).set_requires_grad(true);
+            let total = loss.forward(&student, None, Some(&targets)).total;
+            total.backward();
+            let gradient = numbers(&student.grad());
+            let gradient: Vec<Vec<f64>> =
+                gradient.chunks(classes).map(|row| row.iter().map(short).collect()).collect();
+            let loss = short(&total.double_value(&[]));
+            cases.push(
+                json!({ "temperature": temperature, "tail": tail, "loss": loss, "gradient": gradient }),
+            );
+        }
+    }
+    let ours = json!({ "rows": rows, "student": student, "cases": cases });
+    if std::env::var_os("KD_CACHE_WRITE_FIXTURE").is_some() {
+        std::fs::write(fixture("reference/kl_python.json"), format!("{ours}\n")).unwrap();
+    }
+    let kept = reference("kl_python.json");
+    assert_eq!((&kept["rows"], &kept["student"]), (&ours["rows"], &ours["student"]));
+    assert_eq!(kept["cases"].as_array().unwrap().len(), cases.len());
+    for (kept, ours) in kept["cases"].as_array().unwrap().iter().zip(&cases) {
+        let what = format!("{}, T = {}", ours["tail"], ours["temperature"]);
+        assert_eq!((&kept["tail"], &kept["temperature"]), (&ours["tail"], &ours["temperature"]));
+        close(ours["loss"].as_f64().unwrap(), &kept["loss"], &what);
+        let gradient = matrix(&kept["gradient"]).concat();
+        for (found, kept) in matrix(&ours["gradient"]).concat().iter().zip(gradient) {
+            close(*found, &kept.into(), &format!("{what}, gradient"));
         }
     }
 }

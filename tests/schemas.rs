@@ -13,8 +13,8 @@ use kd_cache::cache::Manifest;
 use kd_cache::config::{CacheConfig, TrainConfig, load_str};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
-    BuildOutcome, BuildReport, FidelityReport, FidelityRow, InspectReport, ShowReport, Silent, VerifyReport,
-    inspect, show, verify,
+    BuildOutcome, BuildReport, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTo, FidelityReport,
+    FidelityRow, InspectReport, ShowReport, Silent, VerifyReport, export, inspect, show, verify,
 };
 use kd_cache::target::{TailHandling, Temperature};
 use schemars::JsonSchema;
@@ -55,6 +55,8 @@ fn all() -> Vec<(String, Value)> {
         schema::<VerifyReport>("verify", "Report of kd-cache verify", Serialize),
         schema::<ShowReport>("show", "Report of kd-cache show", Serialize),
         schema::<FidelityReport>("fidelity", "Report of kd-cache fidelity", Serialize),
+        schema::<ExportReport>("export", "Report of kd-cache export", Serialize),
+        schema::<ExportRow>("export-row", "A line of kd-cache export --to jsonl", Serialize),
     ];
     #[cfg(feature = "torch")]
     all.extend(training::all());
@@ -191,6 +193,37 @@ fn reports_fit() {
     let rows = vec![row(Some(0.1)), row(None)];
     let measured = FidelityReport { positions: 12, classes: 20, k: 4, bytes_per_position: 30.0, rows };
     hold("fidelity", &value(&measured), &[("/rows", json!([{ "tail": "none" }])), ("/k", json!(0.5))]);
+}
+
+#[test]
+fn exports_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("rows.jsonl");
+    for (k, labelled) in [(4, true), (20, false)] {
+        let cache = dir.path().join(format!("{k}"));
+        Synthetic { k, labelled, ..Synthetic::fixture() }.write(&cache);
+        for temperature in [None, Some(Temperature::new(2.0).unwrap())] {
+            let settings = ExportSettings { form: ExportForm::Jsonl, temperature, samples: Some(0..3) };
+            let report = export(&cache, &settings, ExportTo::File(&out), &Silent).unwrap();
+            hold("export", &value(&report), &[("/form", json!("csv")), ("/rows", Value::Null)]);
+            let target = if temperature.is_some() { "/probabilities" } else { "/logits" };
+            for line in std::fs::read_to_string(&out).unwrap().lines() {
+                let row: Value = serde_json::from_str(line).unwrap();
+                // What the report says is in a row, and nothing else.
+                assert_eq!(
+                    row.as_object().unwrap().keys().collect::<Vec<_>>(),
+                    report.columns.iter().collect::<Vec<_>>()
+                );
+                let damage = [
+                    ("/ids", json!([-1])),
+                    ("/sample", Value::Null),
+                    ("/view", json!("0")),
+                    (target, Value::Null),
+                ];
+                hold("export-row", &row, &damage);
+            }
+        }
+    }
 }
 
 #[test]

@@ -30,10 +30,21 @@ step() {
     printf 'check: %s: %d s\n' "$name" $((SECONDS - start))
 }
 
+# skip NAME WHY
+skipped=
+skip() {
+    printf '\ncheck: %s: SKIPPED (%s)\n' "$1" "$2"
+    skipped="$skipped${skipped:+, }$1"
+}
+
 step 'format' cargo fmt --check
 step 'layers' python3 tools/check_layers.py
 step 'layers: the check finds what is planted' python3 tools/check_layers.py --self-test
 if [ "$quick" = 1 ]; then exit 0; fi
+
+# The packages that tools/setup.sh installs; a test in Rust reads an archive back with NumPy too.
+PYTHONPATH=$(tools/setup.sh --python)${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH
 
 step 'lints' cargo clippy --release --all-targets -- -D warnings
 step 'lints without native libraries' cargo clippy --release --all-targets --no-default-features -- -D warnings
@@ -44,17 +55,19 @@ step 'documentation' cargo rustdoc --release --lib -- -D warnings
 step 'documentation without native libraries' cargo rustdoc --release --lib --no-default-features -- -D warnings
 step 'benches compile' cargo bench --no-run --profile release
 
-# A reader that shares no code with ours, on the fixture of the format.
+# A reader that shares no code with ours, on the fixture of the format and on numbers of our loss, and
+# the tools that others open shards with.
 if python3 -c 'import numpy, pyarrow' 2>/dev/null; then
     step 'the Python reader' python3 tools/read_cache.py tests/fixtures/v1/cache --check tests/fixtures/v1/expected.json
+    step 'tests in Python' python3 -m unittest discover -v -s tests/python
 else
-    printf '\ncheck: the Python reader: skipped (python3 has no numpy and pyarrow)\n'
+    skip 'the Python reader' 'python3 has no numpy and pyarrow: tools/setup.sh installs them'
 fi
 
 if cargo deny --version >/dev/null 2>&1; then
     step 'licences and advisories' cargo deny check
 else
-    printf '\ncheck: licences and advisories: skipped (cargo-deny is not installed: cargo install cargo-deny)\n'
+    skip 'licences and advisories' 'cargo-deny is not installed: cargo install cargo-deny'
 fi
 
-printf '\ncheck: all is well, %d s\n' "$SECONDS"
+printf '\ncheck: all is well%s, %d s\n' "${skipped:+, but for what was skipped ($skipped)}" "$SECONDS"

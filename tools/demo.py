@@ -13,7 +13,6 @@ Nothing here computes: kd-cache and kd-train do, and this reads their JSON repor
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -181,9 +180,8 @@ def verdict(rows):
 
 def picture(summary, path):
     """Draws `path`; says why when it cannot."""
-    home = Path(os.environ.get("KD_CACHE_HOME") or Path.home() / ".cache" / "kd-cache")
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}-{platform.machine()}"
-    sys.path.append(str(home / "tools" / version))
+    packages = subprocess.run([ROOT / "tools" / "setup.sh", "--python"], stdout=subprocess.PIPE, text=True)
+    sys.path.append(packages.stdout.strip())
     try:
         import matplotlib
     except ImportError as error:

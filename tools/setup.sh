@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Fetches what the build, the tests and the demo need and a package manager would not have put
-# there: libtorch and ONNX Runtime (out of their Python wheels), Fashion-MNIST, matplotlib.
+# there: libtorch and ONNX Runtime (out of their Python wheels), Fashion-MNIST, Python packages.
 #
 #     tools/setup.sh            everything for a CPU; quick when it is all there
 #     tools/setup.sh --cuda     also the CUDA libraries, and ONNX Runtime with CUDA
+#     tools/setup.sh --python   only prints the folder of the Python packages, for PYTHONPATH
 #
 # Everything lands in one folder that all clones share (KD_CACHE_HOME, by default
 # ~/.cache/kd-cache) and may be deleted at any time. Written into the clone: .cargo/config.toml,
@@ -22,8 +23,10 @@ CUDA_CUPTI=13.0.85
 # One wheel tag whatever the user's own Python is: nothing here is imported, only linked to.
 WHEEL_PYTHON=3.12
 WHEEL_ABI=cp312
-# The plotting library of the demo, for the user's own Python.
-MATPLOTLIB='matplotlib>=3.8,<3.12'
+# For the user's own Python: what tools/read_cache.py needs, what draws the demo's picture, and the
+# tools that the gate opens shards with. The last group is tried first with the others, and may fail.
+PYTHON_NEEDED='numpy>=1.26,<3 pyarrow>=17,<27 matplotlib>=3.8,<3.12'
+PYTHON_TRIED='polars>=1.40,<2 duckdb>=1.2,<2 datasets>=4,<6'
 
 # SHA-256 of the wheels for x86_64. (Other architectures are downloaded unverified, and say so.)
 wheel_sha256() {
@@ -53,21 +56,28 @@ say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-cuda=0
+cuda=0 only_print=0
 for argument in "$@"; do
     case "$argument" in
         --cuda) cuda=1 ;;
-        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) die "unknown argument '$argument' (known: --cuda, --help)" ;;
+        --python) only_print=1 ;;
+        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) die "unknown argument '$argument' (known: --cuda, --python, --help)" ;;
     esac
 done
 
 clone=$(cd "$(dirname "$0")/.." && pwd -P)
 home=${KD_CACHE_HOME:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/kd-cache}
 case "$home" in /*) ;; *) home=$PWD/$home ;; esac
-mkdir -p "$home"
-home=$(cd "$home" && pwd -P)
+[ "$only_print" = 1 ] || mkdir -p "$home"
+home=$(cd "$home" 2>/dev/null && pwd -P || printf '%s' "$home")
 arch=$(uname -m)
+
+have python3 || die "python3 is not installed (Debian, Ubuntu: apt-get install python3)"
+python_tag=$(python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+packages=$home/tools/$python_tag-$arch
+if [ "$only_print" = 1 ]; then printf '%s\n' "$packages"; exit 0; fi
+
 [ "$(uname -s)" = Linux ] || die "only Linux is supported by this script (found $(uname -s)); set LIBTORCH and KD_CACHE_ONNXRUNTIME yourself, see README.md"
 
 native=$home/native
@@ -83,9 +93,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 new_scratch() { cleanup; scratch=$(mktemp -d "$home/tmp.XXXXXX"); }
 
-# ---- Python and pip -----------------------------------------------------------------------------
-have python3 || die "python3 is not installed (Debian, Ubuntu: apt-get install python3)"
-
+# ---- pip ----------------------------------------------------------------------------------------
 pip=()
 find_pip() {
     [ ${#pip[@]} -eq 0 ] || return 0
@@ -329,27 +337,41 @@ setup_data() {
     fi
 }
 
-# ---- matplotlib -------------------------------------------------------------------------------------
-# Only the demo's picture needs it: not to have it is worth a line, not a failure.
-setup_matplotlib() {
-    local python folder
-    python=$(python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-    folder=$home/tools/$python-$arch
-    if [ ! -e "$folder/complete" ]; then
-        say "matplotlib: installing it for $python"
-        new_scratch
+# ---- Python packages --------------------------------------------------------------------------------
+# The gate says what it skips without them, and the demo draws no picture: not to have them is worth
+# a line, not a failure. `complete` holds what was asked for, so that another list is installed anew.
+setup_python_packages() {
+    local wanted="$PYTHON_NEEDED $PYTHON_TRIED" missing="" requirements
+    if [ "$(cat "$packages/complete" 2>/dev/null || true)" != "$wanted" ]; then
+        say "Python packages: installing them for $python_tag (200 MB, once): $wanted"
+        room_for 1000
         find_pip
-        if ! "${pip[@]}" install --quiet --no-compile --only-binary=:all: --target "$scratch/tools" "$MATPLOTLIB" >"$scratch/log" 2>&1; then
-            sed 's/^/setup:   /' "$scratch/log" >&2
-            say "matplotlib could not be installed: the demo will run, but draw no picture"
-            return
-        fi
-        : >"$scratch/tools/complete"
-        mkdir -p "$(dirname "$folder")"
-        rm -rf "$folder"
-        mv "$scratch/tools" "$folder"
+        for requirements in "$wanted" "$PYTHON_NEEDED"; do
+            new_scratch
+            # shellcheck disable=SC2086  # one word for each package
+            if install_packages $requirements; then
+                printf '%s' "$wanted" >"$scratch/tools/complete"
+                mkdir -p "$(dirname "$packages")"
+                rm -rf "$packages"
+                mv "$scratch/tools" "$packages"
+                break
+            fi
+            cut -c 1-200 "$scratch/log" | sed 's/^/setup:   /' >&2
+            missing=$requirements
+        done
+        case "$missing" in
+            '') ;;
+            "$wanted") say "Python packages: went on without $PYTHON_TRIED" ;;
+            *)
+                say "Python packages could not be installed: the demo will draw no picture, and the gate will skip the Python reader"
+                return
+                ;;
+        esac
     fi
-    say "matplotlib is in $folder"
+    say "Python packages are in $packages"
+}
+install_packages() {
+    "${pip[@]}" install --quiet --no-compile --no-warn-conflicts --only-binary=:all: --target "$scratch/tools" "$@" >"$scratch/log" 2>&1
 }
 
 # ---- cargo's settings ---------------------------------------------------------------------------------
@@ -401,6 +423,6 @@ if [ "$cuda" = 1 ]; then setup_cuda; fi
 # A folder that has CUDA keeps the runtime that can use it; it serves a CPU as well.
 if [ -e "$torch_home/cuda-complete" ]; then setup_onnxruntime onnxruntime-gpu; else setup_onnxruntime onnxruntime; fi
 setup_data
-setup_matplotlib
+setup_python_packages
 write_cargo_config
 say "ready"

@@ -1,6 +1,7 @@
 //! What `kd-cache` does, each a function from settings to a report that can be written as JSON.
 
 mod build;
+mod export;
 mod fidelity;
 mod inspect;
 mod pipeline;
@@ -10,6 +11,9 @@ mod source;
 mod verify;
 
 pub use build::{BuildError, BuildOutcome, BuildReport, build};
+pub use export::{
+    ExportError, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTarget, ExportTo, export,
+};
 pub use fidelity::{FidelityError, FidelityReport, FidelityRow, fidelity};
 pub use inspect::{InspectReport, inspect};
 pub use progress::{Progress, Silent};

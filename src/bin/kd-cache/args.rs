@@ -1,8 +1,10 @@
 //! The command line.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kd_cache::ops::ExportForm;
 
 use crate::shared::Format;
 
@@ -21,6 +23,7 @@ Examples:
   kd-cache show my-cache --sample 0 --temperature 4
   kd-cache fidelity my-cache --config configs/cache/fashion-mnist.toml --temperatures 1,2,4
   kd-cache verify my-cache
+  kd-cache export my-cache --to npz --out my-cache.npz
 
 Exit codes: 0 done; 1 verify found damage; 2 could not run (the message says why); 130 interrupted
 (the same build goes on where it was)."
@@ -44,6 +47,8 @@ pub enum Command {
     Show(ShowArgs),
     /// Run the teacher again on a sample and measure how far the cached targets are from it
     Fidelity(FidelityArgs),
+    /// Write a cache's rows for tools that read neither Arrow nor Parquet
+    Export(ExportArgs),
 }
 
 /// A config and changes to it.
@@ -139,4 +144,55 @@ pub struct FidelityArgs {
     /// No progress on standard error
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Export.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// Which cache.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Form of what is written
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub to: To,
+    /// Where to; - is standard output, and then the report goes to standard error
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Probabilities at temperature T instead of raw logits (jsonl only)
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// Only samples with these ids, from A on and below B; either may be left out
+    #[arg(long, value_name = "A..B", value_parser = sample_range)]
+    pub samples: Option<Range<u64>>,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum To {
+    /// JSON Lines: one object a row
+    Jsonl,
+    /// NumPy's archive: one array a column
+    Npz,
+}
+
+impl From<To> for ExportForm {
+    fn from(to: To) -> Self {
+        match to {
+            To::Jsonl => Self::Jsonl,
+            To::Npz => Self::Npz,
+        }
+    }
+}
+
+/// `A..B`, `A..`, `..B`.
+fn sample_range(text: &str) -> Result<Range<u64>, String> {
+    let wrong = || format!("expected A..B (from sample A on, below sample B), found {text:?}");
+    let (from, below) = text.split_once("..").ok_or_else(wrong)?;
+    let id =
+        |text: &str, absent| if text.is_empty() { Ok(absent) } else { text.parse().map_err(|_| wrong()) };
+    let range = id(from, 0)?..id(below, u64::MAX)?;
+    if range.is_empty() { Err(format!("{text} holds no sample; {}", wrong())) } else { Ok(range) }
 }

@@ -5,17 +5,22 @@ mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use kd_cache::config::{self, CacheConfig};
 use kd_cache::ids::SampleId;
-use kd_cache::ops::{self, BuildOutcome};
+use kd_cache::ops::{self, BuildOutcome, ExportError, ExportSettings, ExportTo};
 use kd_cache::target::Temperature;
 use serde::Serialize;
 
-use args::{BuildArgs, CacheArgs, Cli, Command, ConfigArgs, FidelityArgs, ReportArgs, ShowArgs, VerifyArgs};
+use args::{
+    BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ExportArgs, FidelityArgs, ReportArgs, ShowArgs,
+    VerifyArgs,
+};
 use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
 
 /// Exit code of a cache that is not what its manifest says.
@@ -28,6 +33,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify(&args),
         Command::Show(args) => show(&args),
         Command::Fidelity(args) => fidelity(&args),
+        Command::Export(args) => export(&args),
     };
     done.unwrap_or_else(|error| fail(&error))
 }
@@ -70,6 +76,28 @@ fn fidelity(args: &FidelityArgs) -> anyhow::Result<ExitCode> {
     let progress = Terminal::new(args.quiet);
     let report = ops::fidelity(&config, &args.cache.dir, args.samples, &temperatures, &progress)?;
     give(&args.cache.report, &report, || report::fidelity(&report))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let temperature = args.temperature.map(Temperature::new).transpose().context("--temperature")?;
+    let settings = ExportSettings { form: args.to.into(), temperature, samples: args.samples.clone() };
+    let (dir, progress) = (&args.cache.dir, Terminal::new(args.quiet));
+    if args.out != Path::new("-") {
+        let report = ops::export(dir, &settings, ExportTo::File(&args.out), &progress)?;
+        give(&args.cache.report, &report, || report::export(&report, &args.out))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match ops::export(dir, &settings, ExportTo::Stream(&mut std::io::stdout().lock()), &progress) {
+        // Whoever read the rows (`| head`) has seen enough.
+        Err(ExportError::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => return Err(error.into()),
+        Ok(_) if args.quiet => {}
+        Ok(report) => match args.cache.report.format {
+            Format::Json => eprintln!("{}", serde_json::to_string_pretty(&report)?),
+            Format::Text => eprint!("{}", report::export(&report, &args.out)),
+        },
+    }
     Ok(ExitCode::SUCCESS)
 }
 

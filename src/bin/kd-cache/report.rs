@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use indicatif::{HumanBytes, HumanCount};
-use kd_cache::ops::{BuildOutcome, BuildReport, FidelityReport, InspectReport, ShowReport, VerifyReport};
+use kd_cache::ops::{
+    BuildOutcome, BuildReport, ExportReport, FidelityReport, InspectReport, ShowReport, VerifyReport,
+};
 
 /// Head classes shown at most.
 const SHOWN: usize = 20;
@@ -143,4 +145,16 @@ pub fn fidelity(report: &FidelityReport) -> String {
         ));
     }
     text
+}
+
+/// What was exported.
+pub fn export(report: &ExportReport, out: &Path) -> String {
+    let at = report.temperature.map_or_else(String::new, |temperature| format!(" at T = {temperature}"));
+    format!(
+        "{}: {} rows{at}, {}, with {}\n",
+        if out == Path::new("-") { "standard output".to_owned() } else { out.display().to_string() },
+        HumanCount(report.rows),
+        HumanBytes(report.bytes),
+        report.columns.join(", ")
+    )
 }

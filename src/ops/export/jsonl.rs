@@ -1,0 +1,115 @@
+//! One JSON object a row.
+
+use std::io::Write;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::selection::Selection;
+use super::{Failure, Progress};
+use crate::cache::Manifest;
+use crate::cache::format::{LABEL, TAIL_CURVE, VIEW};
+use crate::target::{PositionTarget, TargetBatch, Temperature};
+
+/// A line of `kd-cache export --to jsonl`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ExportRow<'a> {
+    /// The sample.
+    pub sample: u64,
+    /// The augmentation view.
+    pub view: u16,
+    /// Its label, where the dataset has labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    /// Classes of the head, by falling logit: `[k]`.
+    pub ids: &'a [u32],
+    /// What the teacher says of them.
+    #[serde(flatten)]
+    pub target: ExportTarget<'a>,
+}
+
+/// A row's target.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ExportTarget<'a> {
+    /// As the cache has it.
+    Raw {
+        /// Logits relative to the largest: `[k]`.
+        logits: &'a [f32],
+        /// The tail curve at the cache's nodes; absent when the head holds every class.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tail_curve: Option<&'a [f32]>,
+    },
+    /// At a temperature.
+    Decoded {
+        /// Probabilities of the head's classes: `[k]`.
+        probabilities: Vec<f64>,
+        /// Mass of all other classes; with the head's it sums to 1.
+        tail_mass: f64,
+    },
+}
+
+/// The keys of a line.
+pub(super) fn columns(manifest: &Manifest, temperature: Option<Temperature>) -> Vec<&'static str> {
+    let columns = manifest.columns();
+    let mut names = vec!["sample", VIEW];
+    names.extend(columns.labelled.then_some(LABEL));
+    names.push("ids");
+    if temperature.is_some() {
+        names.extend(["probabilities", "tail_mass"]);
+    } else {
+        names.push("logits");
+        names.extend((columns.nodes > 0).then_some(TAIL_CURVE));
+    }
+    names
+}
+
+/// Writes every row to `out`, and gives the number of bytes.
+pub(super) fn write(
+    selection: &Selection<'_>,
+    temperature: Option<Temperature>,
+    out: &mut dyn Write,
+    progress: &dyn Progress,
+) -> Result<u64, Failure> {
+    let manifest = selection.manifest();
+    let mut targets = TargetBatch::default();
+    let (mut text, mut bytes) = (Vec::new(), 0);
+    progress.phase("export", selection.rows(), 0);
+    selection.for_each(|block| {
+        selection.reader().gather(block.rows, &mut targets)?;
+        text.clear();
+        for (row, at) in block.at.iter().enumerate() {
+            let (ids, values, curve) = targets.row(row);
+            let target = match temperature {
+                None => {
+                    ExportTarget::Raw { logits: values, tail_curve: (!curve.is_empty()).then_some(curve) }
+                }
+                Some(temperature) => {
+                    let nodes = &manifest.tail.nodes;
+                    let target = PositionTarget { classes: manifest.classes, ids, values, nodes, curve };
+                    let decoded = target.decode(temperature);
+                    ExportTarget::Decoded {
+                        probabilities: decoded.probabilities,
+                        tail_mass: decoded.tail_mass,
+                    }
+                }
+            };
+            let line = ExportRow {
+                sample: block.shard.sample_ids()[*at],
+                view: block.shard.views()[*at],
+                label: block.shard.labels().map(|labels| labels[*at]),
+                ids,
+                target,
+            };
+            serde_json::to_writer(&mut text, &line).map_err(std::io::Error::from)?;
+            text.push(b'\n');
+        }
+        out.write_all(&text)?;
+        bytes += text.len() as u64;
+        progress.advance(block.rows.len() as u64);
+        Ok(())
+    })?;
+    out.flush()?;
+    progress.finish();
+    Ok(bytes)
+}

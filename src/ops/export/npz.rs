@@ -1,0 +1,164 @@
+//! NumPy's archive: a ZIP file with one array a column, none of them compressed.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::npy::{Number, header};
+use super::selection::{Block, Selection};
+use super::{CELLS, Failure, Progress};
+use crate::cache::Manifest;
+use crate::cache::format::{HEAD_IDS, HEAD_VALUES, TAIL_CURVE};
+use crate::target::TargetBatch;
+
+const SAMPLE_IDS: &str = "sample_ids";
+const VIEWS: &str = "views";
+const LABELS: &str = "labels";
+const NODES: &str = "nodes";
+const TAIL_PRIOR: &str = "tail_prior";
+
+/// The arrays' names.
+pub(super) fn columns(manifest: &Manifest) -> Vec<&'static str> {
+    let columns = manifest.columns();
+    let mut names = vec![SAMPLE_IDS, VIEWS];
+    names.extend(columns.labelled.then_some(LABELS));
+    names.extend([HEAD_IDS, HEAD_VALUES]);
+    if columns.nodes > 0 {
+        names.extend([TAIL_CURVE, NODES, TAIL_PRIOR]);
+    }
+    names
+}
+
+/// Writes the archive to `file`, and gives the number of bytes.
+///
+/// Each array is written from the first shard to the last before the next one begins, so that
+/// memory holds a few rows of one column.
+pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progress) -> Result<u64, Failure> {
+    let (reader, columns) = (selection.reader(), selection.manifest().columns());
+    let (ids, values) = (Number::of_ids(columns.ids), Number::of_values(columns.values));
+    let (rows, k, nodes) = (selection.rows(), columns.k as u64, columns.nodes as u64);
+    let names = self::columns(selection.manifest());
+    progress.phase("export", rows, 0);
+    let mut archive = Archive { zip: ZipWriter::new(BufWriter::new(file)), bytes: Vec::new() };
+    let mut targets = TargetBatch::default();
+    for name in &names {
+        // The head's values are the last but for the tail: their rows are told as done.
+        let done = |block: &Block<'_>| {
+            if *name == HEAD_VALUES {
+                progress.advance(block.rows.len() as u64);
+            }
+        };
+        match *name {
+            SAMPLE_IDS => archive.column(selection, name, Number::U64, &[rows], |block, out| {
+                let ids = block.shard.sample_ids();
+                out.extend(block.at.iter().flat_map(|at| ids[*at].to_le_bytes()));
+                Ok(())
+            })?,
+            VIEWS => archive.column(selection, name, Number::U16, &[rows], |block, out| {
+                let views = block.shard.views();
+                out.extend(block.at.iter().flat_map(|at| views[*at].to_le_bytes()));
+                Ok(())
+            })?,
+            LABELS => archive.column(selection, name, Number::U32, &[rows], |block, out| {
+                let labels = block.shard.labels().unwrap_or_default();
+                out.extend(block.at.iter().flat_map(|at| labels[*at].to_le_bytes()));
+                Ok(())
+            })?,
+            HEAD_IDS => archive.column(selection, name, ids, &[rows, k], |block, out| {
+                reader.gather(block.rows, &mut targets)?;
+                ids.push_ids(&targets.ids, out);
+                Ok(())
+            })?,
+            HEAD_VALUES => archive.column(selection, name, values, &[rows, k], |block, out| {
+                reader.gather(block.rows, &mut targets)?;
+                values.push_values(&targets.values, out);
+                done(&block);
+                Ok(())
+            })?,
+            TAIL_CURVE => archive.column(selection, name, values, &[rows, nodes], |block, out| {
+                reader.gather(block.rows, &mut targets)?;
+                values.push_values(&targets.curve, out);
+                Ok(())
+            })?,
+            NODES => archive.nodes(selection.manifest())?,
+            _ => archive.prior(selection)?,
+        }
+    }
+    let bytes = archive.finish()?;
+    progress.finish();
+    Ok(bytes)
+}
+
+/// The archive so far.
+struct Archive {
+    zip: ZipWriter<BufWriter<File>>,
+    /// Numbers on their way.
+    bytes: Vec<u8>,
+}
+
+impl Archive {
+    /// Writes one array, block by block.
+    fn column(
+        &mut self,
+        selection: &Selection<'_>,
+        name: &str,
+        number: Number,
+        shape: &[u64],
+        mut push: impl FnMut(Block<'_>, &mut Vec<u8>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.begin(name, number, shape)?;
+        selection.for_each(|block| {
+            self.bytes.clear();
+            push(block, &mut self.bytes)?;
+            Ok(self.zip.write_all(&self.bytes)?)
+        })
+    }
+
+    fn nodes(&mut self, manifest: &Manifest) -> Result<(), Failure> {
+        let nodes = manifest.tail.nodes.as_slice();
+        self.begin(NODES, Number::F64, &[nodes.len() as u64])?;
+        let bytes: Vec<u8> = nodes.iter().flat_map(|node| node.to_le_bytes()).collect();
+        Ok(self.zip.write_all(&bytes)?)
+    }
+
+    /// As in `tail_model.arrow`: `[classes, nodes]`.
+    fn prior(&mut self, selection: &Selection<'_>) -> Result<(), Failure> {
+        // A cache with a tail does not open without its prior.
+        let Some(prior) = selection.reader().prior() else { return Ok(()) };
+        let nodes = prior.nodes().len();
+        self.begin(TAIL_PRIOR, Number::F32, &[prior.classes() as u64, nodes as u64])?;
+        let classes: Vec<usize> = (0..prior.classes()).collect();
+        for classes in classes.chunks(CELLS / nodes) {
+            self.bytes.clear();
+            for class in classes {
+                self.bytes.extend((0..nodes).flat_map(|node| prior.at_node(node)[*class].to_le_bytes()));
+            }
+            self.zip.write_all(&self.bytes)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, name: &str, number: Number, shape: &[u64]) -> io::Result<()> {
+        let header = header(number, shape);
+        let numbers = shape.iter().fold(number.bytes(), |bytes, size| bytes.saturating_mul(*size));
+        // Sizes beyond 4 GiB take another form of entry, and have to be announced.
+        let large = numbers.saturating_add(header.len() as u64) >= u64::from(u32::MAX);
+        // No time of writing: the same cache gives the same bytes.
+        let options =
+            SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(large);
+        self.zip.start_file(format!("{name}.npy"), options)?;
+        self.zip.write_all(&header)
+    }
+
+    fn finish(self) -> Result<u64, Failure> {
+        let file = self
+            .zip
+            .finish()
+            .map_err(io::Error::from)?
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        Ok(file.metadata()?.len())
+    }
+}

@@ -1,0 +1,84 @@
+//! Which rows are exported, a few at a time.
+
+use std::ops::Range;
+
+use super::{CELLS, ExportError, Failure};
+use crate::cache::{CacheError, CacheReader, Manifest, ShardReader};
+use crate::ids::ShardIndex;
+
+/// The rows asked for.
+pub(super) struct Selection<'a> {
+    reader: &'a CacheReader,
+    samples: Option<Range<u64>>,
+    rows: u64,
+}
+
+/// A few rows of one shard.
+pub(super) struct Block<'a> {
+    pub(super) shard: &'a ShardReader,
+    /// Where the rows are in the shard.
+    pub(super) at: &'a [usize],
+    /// Where they are in the cache.
+    pub(super) rows: &'a [u64],
+}
+
+impl<'a> Selection<'a> {
+    /// Counts the rows whose sample is one of `samples`, or all of them.
+    pub(super) fn new(reader: &'a CacheReader, samples: Option<Range<u64>>) -> Result<Self, ExportError> {
+        let mut selection = Self { reader, samples, rows: reader.rows() };
+        if let Some(asked) = selection.samples.clone() {
+            selection.rows = 0;
+            let (mut first, mut last) = (u64::MAX, 0);
+            for index in 0..reader.manifest().shards.len() {
+                let shard = selection.shard(index)?;
+                for id in shard.sample_ids() {
+                    (first, last) = (first.min(*id), last.max(*id));
+                    selection.rows += u64::from(asked.contains(id));
+                }
+            }
+            if selection.rows == 0 {
+                return Err(ExportError::Samples { asked, first, last });
+            }
+        }
+        Ok(selection)
+    }
+
+    /// How many there are.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(super) fn reader(&self) -> &'a CacheReader {
+        self.reader
+    }
+
+    pub(super) fn manifest(&self) -> &'a Manifest {
+        self.reader.manifest()
+    }
+
+    /// Hands `each` all rows in order, as many at a time as [`CELLS`] lets.
+    pub(super) fn for_each(
+        &self,
+        mut each: impl FnMut(Block<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let columns = self.manifest().columns();
+        let at_a_time = (CELLS / (columns.k + columns.nodes)).max(1);
+        let mut start = 0;
+        for (index, entry) in self.manifest().shards.iter().enumerate() {
+            let shard = self.shard(index)?;
+            let ids = shard.sample_ids().iter().enumerate();
+            let wanted = |id: &u64| self.samples.as_ref().is_none_or(|samples| samples.contains(id));
+            let at: Vec<usize> = ids.filter(|(_, id)| wanted(id)).map(|(at, _)| at).collect();
+            for at in at.chunks(at_a_time) {
+                let rows: Vec<u64> = at.iter().map(|at| start + *at as u64).collect();
+                each(Block { shard, at, rows: &rows })?;
+            }
+            start += entry.rows;
+        }
+        Ok(())
+    }
+
+    fn shard(&self, index: usize) -> Result<&'a ShardReader, CacheError> {
+        self.reader.shard(ShardIndex(index as u32))
+    }
+}

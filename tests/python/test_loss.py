@@ -1,0 +1,132 @@
+"""kl_loss of tools/read_cache.py against our own loss (tests/numerics.rs), its definition and finite differences."""
+
+import importlib.util
+import unittest
+
+import fixture
+import numpy as np
+from read_cache import TAILS, Cache, CacheError, TorchBatch, kl_loss
+
+# A look, not an import: PyTorch takes seconds to load, and is loaded where it is used.
+TORCH = importlib.util.find_spec("torch") is not None
+STEP = 1e-5
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+class Reference(unittest.TestCase):
+    """The numbers of our loss follow from what the reader decodes, with no PyTorch at all."""
+
+    def test_losses_and_gradients_are_those_of_the_decoded_targets(self):
+        cache, reference = Cache(fixture.CACHE), fixture.load("reference/kl_python.json")
+        rows, student = reference["rows"], np.array(reference["student"])
+        self.assertEqual(len(reference["cases"]), 3 * len(TAILS))
+        for case in reference["cases"]:
+            t, tail = case["temperature"], case["tail"]
+            with self.subTest(t=t, tail=tail):
+                per_row = [fixture.divergence(cache, row, t, tail, s) for row, s in zip(rows, student.tolist())]
+                np.testing.assert_allclose(np.mean(per_row), case["loss"], rtol=1e-5, atol=1e-5)
+                # d/ds T² KL(p ‖ softmax(s / T)) = T (softmax(s / T) - p), a bucket's mass being spread as the
+                # student spreads it.
+                q, p = softmax(student / t), cache.dense(rows, t, tail)
+                if tail == "bucket":
+                    batch = cache.batch(rows, t, tail)
+                    off_head = q.copy()
+                    np.put_along_axis(off_head, batch["ids"], 0.0, axis=1)
+                    p = np.exp(batch["tail_log_mass"])[:, None] * off_head / off_head.sum(1, keepdims=True)
+                    np.put_along_axis(p, batch["ids"], np.exp(batch["log_probs"]), axis=1)
+                np.testing.assert_allclose(t * (q - p) / len(rows), case["gradient"], atol=1e-5)
+
+
+@unittest.skipUnless(TORCH, "this python3 has no torch: kl_loss is not run")
+class Loss(unittest.TestCase):
+    def setUp(self):
+        import torch
+
+        self.torch = torch
+        self.cache = Cache(fixture.CACHE)
+        self.reference = fixture.load("reference/kl_python.json")
+        self.rows = self.reference["rows"]
+
+    def student(self, dtype):
+        return self.torch.tensor(self.reference["student"], dtype=dtype, requires_grad=True)
+
+    def test_losses_and_gradients_are_ours(self):
+        batch = self.cache.torch_batch(self.rows)
+        for dtype in (self.torch.float32, self.torch.float64):
+            for dense in (True, False):
+                for case in self.reference["cases"]:
+                    with self.subTest(dtype=dtype, dense=dense, t=case["temperature"], tail=case["tail"]):
+                        student = self.student(dtype)
+                        loss = kl_loss(student, batch, self.cache, case["temperature"], case["tail"], dense=dense)
+                        self.assertEqual(loss.shape, ())
+                        loss.backward()
+                        np.testing.assert_allclose(loss.item(), case["loss"], rtol=1e-5, atol=1e-5)
+                        np.testing.assert_allclose(student.grad.numpy(), case["gradient"], rtol=1e-5, atol=1e-5)
+
+    def test_gradients_are_finite_differences(self):
+        batch = self.cache.torch_batch(self.rows)
+        for tail in TAILS:
+            for dense in (True, False):
+                student = self.student(self.torch.float64)
+                kl_loss(student, batch, self.cache, 2.5, tail, dense).backward()
+                for at in np.ndindex(2, self.cache.classes):
+                    moved = [np.array(self.reference["student"]) for _ in range(2)]
+                    moved[0][at] += STEP
+                    moved[1][at] -= STEP
+                    up, down = (
+                        kl_loss(self.torch.from_numpy(s), batch, self.cache, 2.5, tail, dense).item() for s in moved
+                    )
+                    self.assertAlmostEqual((up - down) / (2 * STEP), student.grad[at].item(), delta=1e-8)
+
+    def test_both_forms_are_one_number_and_the_size_decides(self):
+        for t in (1.0, 3.5, 8.0):
+            for tail in ("prior", "uniform"):
+                student = self.student(self.torch.float64)
+                batch = self.cache.torch_batch(self.rows)
+                dense, product = (kl_loss(student, batch, self.cache, t, tail, form) for form in (True, False))
+                self.assertAlmostEqual(dense.item(), product.item(), places=12)
+                self.assertEqual(kl_loss(student, batch, self.cache, t, tail).item(), dense.item())
+                exact = [
+                    fixture.divergence(self.cache, row, t, tail, s) for row, s in zip(self.rows, self.reference["student"])
+                ]
+                self.assertAlmostEqual(dense.item(), np.mean(exact), places=10)
+
+    def test_it_is_zero_where_the_student_is_the_target(self):
+        batch = self.cache.torch_batch(self.rows)
+        for tail in ("prior", "uniform", "bucket"):
+            student = 4.0 * np.log(self.cache.dense(self.rows, 4.0, tail))
+            for dense in (True, False):
+                loss = kl_loss(self.torch.from_numpy(student), batch, self.cache, 4.0, tail, dense)
+                self.assertAlmostEqual(loss.item(), 0.0, places=10)
+
+    def test_half_precision_students_are_taken_in_single(self):
+        batch = self.cache.torch_batch(self.rows)
+        for dense in (True, False):
+            student = self.student(self.torch.bfloat16)
+            single = student.detach().float().requires_grad_()
+            with self.torch.autocast("cpu", dtype=self.torch.bfloat16):
+                loss = kl_loss(student, batch, self.cache, 2.0, dense=dense)
+            self.assertEqual(loss.item(), kl_loss(single, batch, self.cache, 2.0, dense=dense).item())
+            loss.backward()
+            self.assertEqual(student.grad.dtype, self.torch.bfloat16)
+
+    def test_what_does_not_fit_is_refused(self):
+        batch = self.cache.torch_batch(self.rows)
+        self.assertEqual([tensor.dtype for tensor in batch], [self.torch.int64, self.torch.float32, self.torch.float32])
+        self.assertIsInstance(batch, TorchBatch)
+        student = self.student(self.torch.float32)
+        for ask, words in (
+            (lambda: kl_loss(student[:3], batch, self.cache, 2.0), r"expected \(6, 20\), found \(3, 20\)"),
+            (lambda: kl_loss(student, batch, self.cache, 0.5), "below 1"),
+            (lambda: kl_loss(student, batch, self.cache, 2.0, tail="tail"), "expected one of"),
+        ):
+            with self.subTest(words), self.assertRaisesRegex(CacheError, words):
+                ask()
+
+
+if __name__ == "__main__":
+    unittest.main()
