@@ -4,7 +4,9 @@ mod build;
 mod fidelity;
 mod inspect;
 mod pipeline;
+mod plan;
 mod progress;
+mod report;
 mod show;
 mod source;
 mod verify;
@@ -12,7 +14,12 @@ mod verify;
 pub use build::{BuildError, BuildOutcome, BuildReport, build};
 pub use fidelity::{FidelityError, FidelityReport, FidelityRow, fidelity};
 pub use inspect::{InspectReport, inspect};
+pub use plan::{PlanError, PlanReport, PlanSettings, PlanSize, PlanTime, TeacherRate, plan};
 pub use progress::{Progress, Silent};
+pub use report::{
+    CacheReport, ColumnSize, Histogram, KeptMass, LabelRanks, Provenance, ReportError, ReportSettings,
+    SizeReport, Spread, TargetShape, report,
+};
 pub use show::{ShowError, ShowReport, show};
 pub use source::SourceError;
 pub use verify::{Damage, VerifyReport, verify};
