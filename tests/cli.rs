@@ -23,9 +23,19 @@ fn help_names_commands_examples_and_exit_codes() {
     for help in [kd_cache(&["--help"]), kd_cache(&["help"])] {
         let help = help.code(0);
         assert_eq!(help.err, "");
-        for word in
-            ["build", "inspect", "verify", "show", "fidelity", "Examples:", "Exit codes: 0 done; 1 verify"]
-        {
+        for word in [
+            "plan",
+            "build",
+            "inspect",
+            "verify",
+            "show",
+            "fidelity",
+            "report",
+            "Examples:",
+            "kd-cache plan --config",
+            "kd-cache report my-cache",
+            "Exit codes: 0 done; 1 verify",
+        ] {
             assert!(help.out.contains(word), "{word:?} is not in:\n{}", help.out);
         }
     }
@@ -37,6 +47,11 @@ fn help_names_commands_examples_and_exit_codes() {
         ("build", ["--config", "--out", "--set", "--quiet", "--format"].as_slice()),
         ("fidelity", &["--samples", "[default: 4096]", "--temperatures", "[default: 1,2,4,8]"]),
         ("show", &["--sample", "--temperature", "--position"]),
+        (
+            "plan",
+            &["--config", "--set", "--out", "--batches", "[default: 8]", "--price-per-hour", "--format"],
+        ),
+        ("report", &["--out", "-report.html", "--fidelity", "--samples", "[default: 4096]", "--format"]),
     ] {
         let help = kd_cache(&[command, "--help"]).code(0);
         for word in words {
