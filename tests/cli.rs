@@ -24,13 +24,17 @@ fn help_names_commands_examples_and_exit_codes() {
         let help = help.code(0);
         assert_eq!(help.err, "");
         for word in [
+            "plan",
             "build",
             "inspect",
             "verify",
             "show",
             "fidelity",
             "export",
+            "report",
             "Examples:",
+            "kd-cache plan --config",
+            "kd-cache report my-cache",
             "Exit codes: 0 done; 1 verify",
         ] {
             assert!(help.out.contains(word), "{word:?} is not in:\n{}", help.out);
@@ -48,6 +52,11 @@ fn help_names_commands_examples_and_exit_codes() {
             "export",
             &["--to <FORM>", "jsonl", "npz", "--out <FILE>", "--temperature", "--samples <A..B>", "--quiet"],
         ),
+        (
+            "plan",
+            &["--config", "--set", "--out", "--batches", "[default: 8]", "--price-per-hour", "--format"],
+        ),
+        ("report", &["--out", "-report.html", "--fidelity", "--samples", "[default: 4096]", "--format"]),
     ] {
         let help = kd_cache(&[command, "--help"]).code(0);
         for word in words {

@@ -88,7 +88,7 @@ fn an_archive_holds_every_column_in_its_type() {
     let ids: Vec<u64> = (0..12).collect();
     let labels: Vec<u32> = (0..12).map(|row| reader.label(row).unwrap().unwrap()).collect();
     let nodes = [0.125, 0.25, 0.5, 0.75, 1.0];
-    let prior = reader.prior().unwrap();
+    let prior = reader.tail_model().unwrap().prior();
     let prior: Vec<f32> =
         (0..20).flat_map(|class| (0..5).map(move |node| prior.at_node(node)[class])).collect();
     for (name, header, numbers) in [
@@ -100,6 +100,26 @@ fn an_archive_holds_every_column_in_its_type() {
         ("tail_curve", shape("<f2", "(12, 5)"), bytes(&targets.curve, half)),
         ("nodes", shape("<f8", "(5,)"), bytes(&nodes, f64::to_le_bytes)),
         ("tail_prior", shape("<f4", "(20, 5)"), bytes(&prior, f32::to_le_bytes)),
+    ] {
+        assert!(found[&format!("{name}.npy")] == npy(&header, numbers), "{name}");
+    }
+
+    // A shape adds its codes and its part of the tail model.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let shaped = elsewhere.path().join("shaped");
+    Synthetic::with_shape().write(&shaped);
+    let of_shape = elsewhere.path().join("shaped.npz");
+    kd_cache(&args!["export", shaped, "--to", "npz", "--out", of_shape, "--quiet"]).code(0);
+    let (found, with_shape) = (members(&of_shape), CacheReader::open(&shaped).unwrap());
+    let mut targets = TargetBatch::default();
+    with_shape.gather(&(0..12).collect::<Vec<u64>>(), &mut targets).unwrap();
+    let model = with_shape.tail_model().unwrap().shape().unwrap();
+    let base: Vec<f32> =
+        (0..20).flat_map(|class| (0..5).map(move |node| model.base().at_node(node)[class])).collect();
+    for (name, header, numbers) in [
+        ("tail_code", shape("|i1", "(12, 2)"), bytes(&targets.codes, i8::to_le_bytes)),
+        ("tail_shape", shape("<f4", "(20, 5)"), bytes(&base, f32::to_le_bytes)),
+        ("tail_basis", shape("<f2", "(20, 2)"), bytes(model.basis(), half)),
     ] {
         assert!(found[&format!("{name}.npy")] == npy(&header, numbers), "{name}");
     }

@@ -122,21 +122,14 @@ fn optimizers_take_pytorchs_steps() {
     }
 }
 
-/// `tests/fixtures/reference/kl_python.json`: losses and gradients on the cache `tests/fixtures/v1`,
+/// `tests/fixtures/reference/kl_python.json`: losses and gradients on the caches `tests/fixtures/v1` and `v2`,
 /// which tests/python holds `tools/read_cache.py` to. To write it anew:
 /// `KD_CACHE_WRITE_FIXTURE=1 cargo test --release --test numerics`.
 #[test]
 fn the_python_reader_is_held_to_our_losses() {
     // Any order, across shards, and one row twice.
     let rows = [7u64, 0, 11, 4, 5, 7];
-    let reader = CacheReader::open(&fixture("v1/cache")).unwrap();
-    let mut targets = TargetBatch::default();
-    reader.gather(&rows, &mut targets).unwrap();
-    let targets = TargetTensors::new(&targets, Device::Cpu);
-    let manifest = reader.manifest();
-    let (classes, k) = (manifest.classes, manifest.head.k);
-    let space =
-        TargetSpace { classes, k, nodes: manifest.tail.nodes.clone(), prior: reader.prior().cloned() };
+    let classes = 20;
     // Two decimals, between -5 and 5.
     let logit = |row: usize, class: usize| {
         (((row * row * 37 + class * class * 11 + row * class * 5) % 1001) as f64 - 500.0) / 100.0
@@ -147,8 +140,21 @@ fn the_python_reader_is_held_to_our_losses() {
     // No more digits than single precision has.
     let short = |number: &f64| (*number as f32).to_string().parse::<f64>().unwrap();
     let mut cases = Vec::new();
-    for temperature in [1.0, 2.0, 4.0] {
-        for tail in TailHandling::ALL {
+    for version in ["v1", "v2"] {
+        let reader = CacheReader::open(&fixture(&format!("{version}/cache"))).unwrap();
+        let mut targets = TargetBatch::default();
+        reader.gather(&rows, &mut targets).unwrap();
+        let targets = TargetTensors::new(&targets, Device::Cpu);
+        let manifest = reader.manifest();
+        let space = TargetSpace {
+            classes: manifest.classes,
+            k: manifest.head.k,
+            nodes: manifest.tail.nodes.clone(),
+            tail_model: reader.tail_model().cloned(),
+        };
+        for (temperature, tail) in
+            [1.0, 2.0, 4.0].into_iter().flat_map(|t| TailHandling::ALL.map(|tail| (t, tail)))
+        {
             let t = Temperature::new(temperature).unwrap();
             let loss = WeightedLoss::new(&weights, t, tail, Some(&space), Device::Cpu).unwrap();
             let student = tensor(&student).set_requires_grad(true);
@@ -158,9 +164,9 @@ fn the_python_reader_is_held_to_our_losses() {
             let gradient: Vec<Vec<f64>> =
                 gradient.chunks(classes).map(|row| row.iter().map(short).collect()).collect();
             let loss = short(&total.double_value(&[]));
-            cases.push(
-                json!({ "temperature": temperature, "tail": tail, "loss": loss, "gradient": gradient }),
-            );
+            cases.push(json!({
+                "cache": version, "temperature": temperature, "tail": tail, "loss": loss, "gradient": gradient
+            }));
         }
     }
     let ours = json!({ "rows": rows, "student": student, "cases": cases });
@@ -171,8 +177,10 @@ fn the_python_reader_is_held_to_our_losses() {
     assert_eq!((&kept["rows"], &kept["student"]), (&ours["rows"], &ours["student"]));
     assert_eq!(kept["cases"].as_array().unwrap().len(), cases.len());
     for (kept, ours) in kept["cases"].as_array().unwrap().iter().zip(&cases) {
-        let what = format!("{}, T = {}", ours["tail"], ours["temperature"]);
-        assert_eq!((&kept["tail"], &kept["temperature"]), (&ours["tail"], &ours["temperature"]));
+        let what = format!("{}, {}, T = {}", ours["cache"], ours["tail"], ours["temperature"]);
+        for key in ["cache", "tail", "temperature"] {
+            assert_eq!(kept[key], ours[key]);
+        }
         close(ours["loss"].as_f64().unwrap(), &kept["loss"], &what);
         let gradient = matrix(&kept["gradient"]).concat();
         for (found, kept) in matrix(&ours["gradient"]).concat().iter().zip(gradient) {

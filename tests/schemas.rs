@@ -13,8 +13,9 @@ use kd_cache::cache::Manifest;
 use kd_cache::config::{CacheConfig, TrainConfig, load_str};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
-    BuildOutcome, BuildReport, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTo, FidelityReport,
-    FidelityRow, InspectReport, ShowReport, Silent, VerifyReport, export, inspect, show, verify,
+    BuildOutcome, BuildReport, CacheReport, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTo,
+    FidelityReport, FidelityRow, InspectReport, PlanReport, PlanSize, PlanTime, ReportSettings, ShowReport,
+    Silent, TeacherRate, VerifyReport, export, inspect, report, show, verify,
 };
 use kd_cache::target::{TailHandling, Temperature};
 use schemars::JsonSchema;
@@ -50,6 +51,7 @@ fn all() -> Vec<(String, Value)> {
         schema::<CacheConfig>("cache-config", "Configuration of kd-cache build", Deserialize),
         schema::<TrainConfig>("train-config", "Configuration of kd-train", Deserialize),
         schema::<Manifest>("manifest", "manifest.json of a cache, format version 1", Serialize),
+        schema::<PlanReport>("plan", "Report of kd-cache plan", Serialize),
         schema::<BuildReport>("build", "Report of kd-cache build", Serialize),
         schema::<InspectReport>("inspect", "Report of kd-cache inspect", Serialize),
         schema::<VerifyReport>("verify", "Report of kd-cache verify", Serialize),
@@ -57,6 +59,7 @@ fn all() -> Vec<(String, Value)> {
         schema::<FidelityReport>("fidelity", "Report of kd-cache fidelity", Serialize),
         schema::<ExportReport>("export", "Report of kd-cache export", Serialize),
         schema::<ExportRow>("export-row", "A line of kd-cache export --to jsonl", Serialize),
+        schema::<CacheReport>("report", "Report of kd-cache report: the data of its page", Serialize),
     ];
     #[cfg(feature = "torch")]
     all.extend(training::all());
@@ -155,6 +158,9 @@ fn reports_fit() {
     let inspected = inspect(dir.path()).unwrap();
     hold("inspect", &value(&inspected), &[("/classes", Value::Null), ("/teacher_accuracy", json!("high"))]);
 
+    let settings = ReportSettings { samples: 5, fidelity: None };
+    let mut reported = report(dir.path(), &settings, &Silent).unwrap();
+
     let sound = verify(dir.path(), &Silent).unwrap();
     assert!(sound.sound);
     hold("verify", &value(&sound), &[("/sound", json!("yes")), ("/damages", Value::Null)]);
@@ -193,6 +199,47 @@ fn reports_fit() {
     let rows = vec![row(Some(0.1)), row(None)];
     let measured = FidelityReport { positions: 12, classes: 20, k: 4, bytes_per_position: 30.0, rows };
     hold("fidelity", &value(&measured), &[("/rows", json!([{ "tail": "none" }])), ("/k", json!(0.5))]);
+
+    // With everything a report may have, and with what every report has.
+    let damage = [
+        ("/positions", json!(-1)),
+        ("/kept_mass", json!([{ "temperature": 1.0 }])),
+        ("/shapes", Value::Null),
+        ("/size/columns", json!({})),
+        ("/provenance/teacher", Value::Null),
+        ("/provenance/digest", json!("sha256:00")),
+    ];
+    reported.fidelity = Some(measured);
+    assert!(reported.labels.is_some() && reported.provenance.tail_model.is_some());
+    hold("report", &value(&reported), &damage);
+    (reported.fidelity, reported.labels, reported.provenance.tail_model) = (None, None, None);
+    hold("report", &value(&reported), &damage);
+
+    for full in [true, false] {
+        let rate = TeacherRate {
+            batches: 8,
+            batch: 32,
+            teacher_samples_per_second: 20.0,
+            samples_per_second: 10.0,
+            positions_per_second: 10.0,
+        };
+        let time =
+            PlanTime { tail_model_hours: 0.5, main_pass_hours: 1.0, hours: 1.5, cost: full.then_some(3.0) };
+        let planned = PlanReport {
+            samples: 12,
+            positions: 12,
+            classes: 20,
+            fit_samples: 12,
+            shards: 3,
+            runtime: "none".into(),
+            device: "cpu".into(),
+            rate,
+            time,
+            sizes: vec![PlanSize { k: 4, configured: true, bytes_per_position: 36, bytes: 9000 }],
+            free_bytes: full.then_some(1 << 40),
+        };
+        hold("plan", &value(&planned), &[("/time/hours", Value::Null), ("/sizes", json!([{ "k": 4 }]))]);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@
     tools/read_cache.py CACHE --check EXPECTED             compares the targets with a file made by
                                                            tools/fixture_v1.py instead
 
-Written from schemas/format-v1.md alone; the sections named below are its sections. This one file is the whole
+Written from schemas/format-v1.md and format-v2.md alone; the sections named below are the first's. This one file is the whole
 reader: copy it into your project. It needs NumPy and pyarrow, and PyTorch for the two last lines only:
 
     cache = Cache("my-cache")                      maps the shards when they are first touched
@@ -29,7 +29,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-TAILS = ("prior", "uniform", "bucket", "renormalize")
+TAILS = ("shape", "prior", "uniform", "bucket", "renormalize")
+# Numbers of log-weights or targets that are worked on at once.
+CHUNK = 1 << 23
 
 
 class CacheError(Exception):
@@ -53,6 +55,7 @@ class TorchBatch(NamedTuple):
     ids: "torch.Tensor"  # [n, k], int64
     values: "torch.Tensor"  # [n, k], float32: logits relative to the largest
     curve: "torch.Tensor"  # [n, nodes], float32; [n, 0] when the head holds every class
+    codes: "torch.Tensor"  # [n, rank], float32; [n, 0] in a cache of rank 0
 
 
 class Cache:
@@ -68,14 +71,16 @@ class Cache:
         try:
             self.read_manifest(json.loads(path.read_text(encoding="utf-8")), path)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{path}: not a manifest of version 1: {type(error).__name__}: {error}") from error
+            raise CacheError(f"{path}: not a manifest of version 1 or 2: {type(error).__name__}: {error}") from error
         if verify:
             for entry in [*self.manifest["shards"], *([self.manifest["tail"]["model"]] if self.has_tail else [])]:
                 self.verify(entry)
         self.starts = np.cumsum([0, *(shard["rows"] for shard in self.manifest["shards"])])
         self.rows = int(self.starts[-1])
         self.shards = [None] * len(self.manifest["shards"])
-        self.prior = self.read_prior() if self.has_tail else None
+        self.prior = self.shape = self.basis = None
+        if self.has_tail:
+            self.read_tail_model()
         self.read_ids = self.read_labels = self.tail_tensors = None
 
     def __reduce__(self):
@@ -90,7 +95,8 @@ class Cache:
 
     def read_manifest(self, m, path):
         found = (m.get("format"), m.get("format_version"))
-        require(found == ("kd-cache", 1), f"{path}: expected format kd-cache, version 1, found {found}")
+        known = found in (("kd-cache", 1), ("kd-cache", 2))
+        require(known, f"{path}: expected format kd-cache, version 1 or 2, found {found}")
         self.manifest = m
         self.classes, self.k = m["classes"], m["head"]["k"]
         self.nodes = np.array(m["tail"]["nodes"], dtype=np.float64)
@@ -106,7 +112,10 @@ class Cache:
         require(m["storage"]["form"] == "arrow", f"storage.form: {m['storage']['form']}")
         require(m["storage"]["values"] in ("f16", "f32"), f"storage.values: {m['storage']['values']}")
         require(m["storage"]["shard_samples"] >= 1, "storage.shard_samples: expected at least 1")
-        require(m["tail"]["rank"] == 0, f"tail.rank: expected 0, found {m['tail']['rank']}")
+        self.rank = m["tail"]["rank"]
+        most = 128 if self.has_tail and m["format_version"] == 2 else 0
+        sound = (self.rank > 0) == (m["format_version"] == 2) and 0 <= self.rank <= most
+        require(sound, f"tail.rank: expected {'1 to' if most else 'at most'} {most}, found {self.rank}")
         require(m["views"] == 1 and m["positions"] == m["samples"], "expected one view of each sample")
         require(not self.has_tail or m["tail"].get("model"), "tail.model is missing, and k < classes")
         after = 0
@@ -180,17 +189,22 @@ class Cache:
         columns += [("label", pa.uint32())] if self.labelled else []
         columns += [("head_ids", self.list_of(ids, self.k)), ("head_values", self.list_of(values, self.k))]
         columns += [("tail_curve", self.list_of(values, len(self.nodes)))] if self.has_tail else []
+        columns += [("tail_code", self.list_of(pa.int8(), self.rank))] if self.rank else []
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
 
     @staticmethod
     def list_of(item, length):
         return pa.list_(pa.field("item", item, nullable=False), length)
 
-    def read_prior(self):
-        schema = pa.schema([pa.field("prior", self.list_of(pa.float32(), len(self.nodes)), nullable=False)])
-        prior = self.map_columns(self.manifest["tail"]["model"]["file"], schema, self.classes)["prior"]
-        require(np.isfinite(prior).all(), "the tail model has weights that are not finite")
-        return prior
+    def read_tail_model(self):
+        at_nodes = self.list_of(pa.float32(), len(self.nodes))
+        columns = [("prior", at_nodes)]
+        columns += [("shape", at_nodes), ("basis", self.list_of(pa.float16(), self.rank))] if self.rank else []
+        schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
+        model = self.map_columns(self.manifest["tail"]["model"]["file"], schema, self.classes)
+        finite = all(np.isfinite(column).all() for column in model.values())
+        require(finite, "the tail model has weights that are not finite")
+        self.prior, self.shape, self.basis = model["prior"], model.get("shape"), model.get("basis")
 
     # ---- rows ---------------------------------------------------------------------------------
 
@@ -249,17 +263,20 @@ class Cache:
         return out
 
     def raw(self, rows):
-        """Heads and curves of `rows` as stored: ids [n, k], values [n, k], curve [n, nodes] or [n, 0].
+        """Targets of `rows` as stored: ids [n, k], values [n, k], curve [n, nodes], codes [n, rank]; without a
+        tail the curve is [n, 0], without a shape the codes are.
 
         Ids are below the number of classes and all numbers finite, whatever a stranger's shard holds.
         """
-        ids, values, *curve = self.gather(rows, "head_ids", "head_values", *(["tail_curve"] if self.has_tail else []))
-        curve = curve[0] if curve else np.empty((len(ids), 0), values.dtype)
+        further = [*(["tail_curve"] if self.has_tail else []), *(["tail_code"] if self.rank else [])]
+        ids, values, *further = self.gather(rows, "head_ids", "head_values", *further)
+        curve = further[0] if self.has_tail else np.empty((len(ids), 0), values.dtype)
+        codes = further[-1] if self.rank else np.empty((len(ids), 0), np.int8)
         usable = (ids < self.classes).all(-1) & np.isfinite(values).all(-1) & np.isfinite(curve).all(-1)
         if not usable.all():
             row = np.atleast_1d(np.asarray(rows))[np.argmin(usable)]
             raise CacheError(f"row {row}: expected class ids below {self.classes} and finite values")
-        return ids, values, curve
+        return ids, values, curve, codes
 
     # ---- section 5 ----------------------------------------------------------------------------
 
@@ -289,15 +306,15 @@ class Cache:
         w = self.weights(beta) * factor
         return w[0] * np.log(self.classes - self.k), w[1:]
 
-    def batch(self, rows, temperature, tail="prior"):
+    def batch(self, rows, temperature, tail="shape"):
         """The targets of `rows` at a temperature, as arrays.
 
         "ids": [n, k], int64; "log_probs": [n, k], of those classes; "tail_log_mass": [n], of all others
-        together (-inf where they have no mass). "prior" and "uniform" are the same here: they differ in how
-        that mass is spread.
+        together (-inf where they have no mass). "shape", "prior" and "uniform" are the same here: they differ
+        in how that mass is spread.
         """
         tail_at = self.curve_weights(temperature, tail)
-        ids, values, curve = self.raw(rows)
+        ids, values, curve, _ = self.raw(rows)
         scaled = values.astype(np.float64) / temperature
         log_z = log_sum_exp(scaled)
         mass = np.full(len(ids), -np.inf)
@@ -307,24 +324,33 @@ class Cache:
             mass = mass - log_z[:, 0]
         return {"ids": ids.astype(np.int64), "log_probs": scaled - log_z, "tail_log_mass": mass}
 
-    def tail_log_weights(self, temperature, tail="prior"):
+    def tail_log_weights(self, temperature, tail="shape"):
         """Log-weights of every class, by which the tail's mass is spread: [V], their exponentials sum to 1.
 
-        A position's own weights are these without its head, normalised anew.
+        A position's own weights are these without its head, normalised anew; those of a shape are moved by the
+        position's code first (see `position_log_weights`).
         """
         self.curve_weights(temperature, tail)
         require(self.has_tail, "the head holds every class: there is no tail")
-        if tail != "prior":
+        if tail not in ("shape", "prior"):
             return np.full(self.classes, -np.log(self.classes))
-        b = self.prior.astype(np.float64) @ self.weights(1.0 / temperature)[1:]
+        log_weights = self.shape if tail == "shape" and self.rank else self.prior
+        b = log_weights.astype(np.float64) @ self.weights(1.0 / temperature)[1:]
         return b - log_sum_exp(b)
 
-    def dense(self, rows, temperature, tail="prior"):
+    def position_log_weights(self, codes, temperature, tail="shape"):
+        """Log-weights of every class for each of `codes`, [n, rank], up to a constant: [n, V]."""
+        b = np.tile(self.tail_log_weights(temperature, tail), (len(codes), 1))
+        if tail == "shape" and self.rank:
+            b += codes.astype(np.float64) @ self.basis.astype(np.float64).T / temperature
+        return b
+
+    def dense(self, rows, temperature, tail="shape"):
         """Every class's probability: [n, V]. A bucket's mass, which names no classes, is spread evenly."""
         batch = self.batch(rows, temperature, tail)
         p = np.zeros((len(batch["ids"]), self.classes))
         if self.has_tail and tail != "renormalize":
-            log_w = np.tile(self.tail_log_weights(temperature, tail), (len(p), 1))
+            log_w = self.position_log_weights(self.raw(rows)[3], temperature, tail)
             np.put_along_axis(log_w, batch["ids"], -np.inf, axis=1)
             p = np.exp(log_w - log_sum_exp(log_w) + batch["tail_log_mass"][:, None])
         np.put_along_axis(p, batch["ids"], np.exp(batch["log_probs"]), axis=1)
@@ -336,28 +362,31 @@ class Cache:
         """What is stored of `rows` as a TorchBatch on `device`."""
         import torch
 
-        ids, values, curve = self.raw(rows)
-        kinds = ((ids, np.int64), (values, np.float32), (curve, np.float32))
+        ids, values, curve, codes = self.raw(rows)
+        kinds = ((ids, np.int64), (values, np.float32), (curve, np.float32), (codes, np.float32))
         return TorchBatch(*(torch.from_numpy(array.astype(kind)).to(device) for array, kind in kinds))
 
     def torch_tail(self, temperature, tail, device, dtype):
-        """Log-weights [V] in double, on `device`, and both they and the weights in `dtype`; kept until others
-        are asked for."""
+        """Log-weights [V] in double, on `device`, both they and the weights in `dtype`, and the basis over the
+        temperature, [rank, V], where the tail has a shape; kept until others are asked for."""
         import torch
 
         key = (temperature, tail, device, dtype)
         if self.tail_tensors is None or self.tail_tensors[0] != key:
             log_w = torch.from_numpy(self.tail_log_weights(temperature, tail)).to(device)
-            self.tail_tensors = (key, log_w, log_w.to(dtype), log_w.exp().to(dtype))
+            basis = None
+            if tail == "shape" and self.rank:
+                basis = torch.from_numpy(self.basis.astype(np.float64).T / temperature).to(device, dtype)
+            self.tail_tensors = (key, log_w, log_w.to(dtype), log_w.exp().to(dtype), basis)
         return self.tail_tensors[1:]
 
 
-# Up to so many classes the target is written out densely; beyond, the tail enters through one matrix-vector
-# product and no dense target exists. Both are the same number.
+# Up to so many classes the target is written out densely; beyond, a tail that is the same for every position
+# enters through one matrix-vector product and no dense target exists. Both are the same number.
 DENSE_CLASSES = 4096
 
 
-def kl_loss(student_logits, batch, cache, temperature, tail="prior", dense=None):
+def kl_loss(student_logits, batch, cache, temperature, tail="shape", dense=None):
     """T² · mean KL(target ‖ softmax(student_logits / T)) in nats: a scalar with gradients for the logits.
 
     `student_logits`: [n, V], raw; `batch`: TorchBatch of the same n positions on the same device. "bucket"
@@ -385,8 +414,11 @@ def kl_loss(student_logits, batch, cache, temperature, tail="prior", dense=None)
         if tail == "bucket":
             kl = kl_bucket(scaled, batch.ids, log_head, log_tail)
         else:
-            form = kl_dense if dense else kl_product
-            kl = form(scaled, batch.ids, log_head, log_tail, *cache.torch_tail(temperature, tail, device, dtype))
+            *weights, basis = cache.torch_tail(temperature, tail, device, dtype)
+            if basis is not None:
+                kl = kl_shape(scaled, batch, log_head, log_tail, weights[1], basis)
+            else:
+                kl = (kl_dense if dense else kl_product)(scaled, batch.ids, log_head, log_tail, *weights)
         return temperature**2 * kl.mean()
 
 
@@ -399,6 +431,19 @@ def kl_dense(scaled, ids, log_head, log_tail, _, log_w, __):
     off_head = log_w.expand_as(scaled).scatter(-1, ids, float("-inf"))
     log_p = (off_head.log_softmax(-1) + log_tail.unsqueeze(-1)).scatter(-1, ids, log_head)
     return divergence(log_p, scaled.log_softmax(-1))
+
+
+def kl_shape(scaled, batch, log_head, log_tail, log_w, basis):
+    """The same with weights of each position's own, so many positions at a time."""
+    import torch
+
+    step = max(1, CHUNK // scaled.shape[1])
+    parts = []
+    for start in range(0, len(scaled), step):
+        at = slice(start, start + step)
+        moved = torch.addmm(log_w, batch.codes[at].to(log_w.dtype), basis)
+        parts.append(kl_dense(scaled[at], batch.ids[at], log_head[at], log_tail[at], None, moved, None))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def kl_product(scaled, ids, log_head, log_tail, exact_log_w, _, w):
@@ -438,7 +483,7 @@ MEAN_TOLERANCE = 1e-5
 def check(cache, expected):
     """Compares a cache with what its logits give; returns the largest difference of each kind."""
     rows = np.arange(cache.rows)
-    ids, values, _ = cache.raw(rows)
+    ids, values, *_ = cache.raw(rows)
     require(cache.sample_ids.tolist() == expected["samples"], "other samples")
     require(cache.labels.tolist() == expected["labels"], "other labels")
     require(ids.tolist() == expected["head_ids"], "other heads")

@@ -83,6 +83,10 @@ pub const WEIGHT: &str = "weight";
 /// The inner field of every list.
 pub const ITEM: &str = "item";
 
+/// What a file of one record batch takes beside its rows: schema, footer and metadata, and what
+/// pads each buffer to 64 bytes. An upper bound that holds for every column a cache can have.
+pub const FILE_OVERHEAD_BYTES: u64 = 2560;
+
 /// The version of a cache: the lowest that has what it holds, so that older programs read what they
 /// can.
 pub fn version_for(rank: usize) -> u32 {
@@ -169,6 +173,42 @@ impl ShardColumns {
             fields.push(Field::new(TAIL_CODE, list_of(DataType::Int8, self.rank), false));
         }
         Arc::new(Schema::new(fields))
+    }
+
+    /// What one row takes in each column, by the column's name, in the order of the schema.
+    ///
+    /// # Units
+    /// Bytes. Buffers are of fixed width, and columns without nulls have no validity: a column of
+    /// `n` rows takes `n` times as much, whatever is in it.
+    pub fn column_bytes(&self) -> Vec<(String, u64)> {
+        let schema = self.schema();
+        schema.fields().iter().map(|field| (field.name().clone(), row_bytes(field.data_type()))).collect()
+    }
+
+    /// What one row takes in all columns together.
+    ///
+    /// # Units
+    /// Bytes. A shard of `n` rows is larger than `n` times as much by at most
+    /// [`FILE_OVERHEAD_BYTES`], as a test holds it to.
+    pub fn bytes_per_row(&self) -> u64 {
+        self.column_bytes().iter().map(|(_, bytes)| bytes).fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+}
+
+/// Bytes of the tail model: one row per class, and what the file takes beside them.
+pub fn tail_model_bytes(classes: usize, nodes: usize, rank: usize) -> u64 {
+    let rows: u64 = tail_schema(nodes, rank).fields().iter().map(|field| row_bytes(field.data_type())).sum();
+    rows.saturating_mul(classes as u64).saturating_add(FILE_OVERHEAD_BYTES)
+}
+
+/// Bytes of one value of a column.
+fn row_bytes(column: &DataType) -> u64 {
+    match column {
+        DataType::FixedSizeList(item, len) => {
+            u64::try_from(*len).unwrap_or(0).saturating_mul(row_bytes(item.data_type()))
+        }
+        // Every other column is of a type with a width.
+        other => other.primitive_width().unwrap_or(0) as u64,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Progress;
 use super::source::{Source, SourceError};
@@ -48,7 +48,7 @@ pub enum FidelityError {
 }
 
 /// One tail handling at one temperature, over all positions measured.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FidelityRow {
     /// `shape` (where the cache has one), `prior`, `uniform`, `bucket` or `renormalize`.
     pub tail: TailHandling,
@@ -67,7 +67,7 @@ pub struct FidelityRow {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FidelityReport {
     /// Positions measured.
     pub positions: u64,

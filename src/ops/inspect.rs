@@ -85,6 +85,13 @@ impl InspectReport {
             teacher_accuracy: None,
         }
     }
+
+    /// What manifest and shards tell.
+    pub(super) fn of_reader(reader: &CacheReader) -> Result<Self, CacheError> {
+        let mut report = Self::of_manifest(reader.manifest());
+        report.teacher_accuracy = teacher_accuracy(reader)?;
+        Ok(report)
+    }
 }
 
 /// Reads what the cache in `dir`, finished or not, says of itself.
@@ -92,10 +99,7 @@ impl InspectReport {
 /// # Errors
 /// [`CacheError`] when there is none or a shard cannot be read.
 pub fn inspect(dir: &Path) -> Result<InspectReport, CacheError> {
-    let reader = CacheReader::open_partial(dir)?;
-    let mut report = InspectReport::of_manifest(reader.manifest());
-    report.teacher_accuracy = teacher_accuracy(&reader)?;
-    Ok(report)
+    InspectReport::of_reader(&CacheReader::open_partial(dir)?)
 }
 
 /// How often the head's first class is the label.

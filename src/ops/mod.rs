@@ -5,7 +5,9 @@ mod export;
 mod fidelity;
 mod inspect;
 mod pipeline;
+mod plan;
 mod progress;
+mod report;
 mod show;
 mod source;
 mod verify;
@@ -16,7 +18,12 @@ pub use export::{
 };
 pub use fidelity::{FidelityError, FidelityReport, FidelityRow, fidelity};
 pub use inspect::{InspectReport, inspect};
+pub use plan::{PlanError, PlanReport, PlanSettings, PlanSize, PlanTime, TeacherRate, plan};
 pub use progress::{Progress, Silent};
+pub use report::{
+    CacheReport, ColumnSize, Histogram, KeptMass, LabelRanks, Provenance, ReportError, ReportSettings,
+    SizeReport, Spread, TargetShape, report,
+};
 pub use show::{ShowError, ShowReport, show};
 pub use source::SourceError;
 pub use verify::{Damage, VerifyReport, verify};

@@ -1,6 +1,6 @@
-"""The fixture of format version 1, the reader, and its meaning once more: slowly, a row at a time.
+"""The fixtures of the format's versions, the reader, and its meaning once more: slowly, a row at a time.
 
-The functions here follow section 5 of schemas/format-v1.md with plain Python numbers, and share nothing with
+The functions here follow section 5 of schemas/format-v1.md, and 2 of format-v2.md, with plain Python numbers, and share nothing with
 the reader but what is stored.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 CACHE = FIXTURES / "v1" / "cache"
+WITH_SHAPE = FIXTURES / "v2" / "cache"
 
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -39,7 +40,7 @@ def decode(cache, row, temperature, tail):
     ids, values = cache.gather([row], "head_ids", "head_values")
     e = [math.exp(float(v) / temperature) for v in values[0]]
     rest = 0.0
-    if cache.has_tail and tail in ("prior", "uniform"):
+    if cache.has_tail and tail in ("shape", "prior", "uniform"):
         rest = mass(cache, row, temperature)
     elif cache.has_tail and tail == "bucket":
         rest = mass(cache, row, 1.0) ** (1 / temperature)
@@ -52,8 +53,18 @@ def dense(cache, row, temperature, tail):
     ids, probabilities, rest = decode(cache, row, temperature, tail)
     w = between([0.0, *map(float, cache.nodes)], 1 / temperature)
     u = [1.0] * cache.classes
-    if cache.has_tail and tail == "prior":
-        u = [math.exp(sum(w * float(b) for w, b in zip(w[1:], row))) for row in cache.prior]
+    if cache.has_tail and tail in ("shape", "prior"):
+        code, table = [], cache.prior
+        if tail == "shape" and cache.rank:
+            code, table = cache.gather([row], "tail_code")[0][0], cache.shape
+        basis = cache.basis if len(code) else [()] * cache.classes
+        u = [
+            math.exp(
+                sum(w * float(b) for w, b in zip(w[1:], weights))
+                + sum(float(d) * int(c) for d, c in zip(directions, code)) / temperature
+            )
+            for weights, directions in zip(table, basis)
+        ]
     for i in ids:
         u[i] = 0.0
     p = [rest * x / sum(u) if rest else 0.0 for x in u]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import pickle
 import shutil
@@ -56,15 +57,15 @@ class Reading(unittest.TestCase):
     def test_many_rows_at_once_are_each_row_by_definition(self):
         # Any order, across shards, and one row twice.
         rows = [7, 0, 11, 4, 5, 7]
-        for t in TEMPERATURES:
-            for tail in TAILS:
-                batch, dense = self.cache.batch(rows, t, tail), self.cache.dense(rows, t, tail)
+        for cache, t, tail in itertools.product((self.cache, Cache(fixture.WITH_SHAPE)), TEMPERATURES, TAILS):
+            with self.subTest(rank=cache.rank, t=t, tail=tail):
+                batch, dense = cache.batch(rows, t, tail), cache.dense(rows, t, tail)
                 for at, row in enumerate(rows):
-                    ids, probabilities, rest = fixture.decode(self.cache, row, t, tail)
+                    ids, probabilities, rest = fixture.decode(cache, row, t, tail)
                     self.assertEqual(batch["ids"][at].tolist(), ids)
                     np.testing.assert_allclose(np.exp(batch["log_probs"][at]), probabilities, rtol=1e-12)
                     np.testing.assert_allclose(np.exp(batch["tail_log_mass"][at]), rest, rtol=1e-11)
-                    np.testing.assert_allclose(dense[at], fixture.dense(self.cache, row, t, tail), rtol=1e-11)
+                    np.testing.assert_allclose(dense[at], fixture.dense(cache, row, t, tail), rtol=1e-11)
                 np.testing.assert_allclose(dense.sum(axis=1), 1.0, rtol=1e-12)
 
     def test_columns_are_the_mapped_bytes_themselves(self):
@@ -106,7 +107,7 @@ class Reading(unittest.TestCase):
             (lambda: self.cache.batch([0], 0.5), "temperature 0.5 is below 1"),
             (lambda: self.cache.batch([0], float("nan")), "not a positive, finite number"),
             (lambda: self.cache.dense([0], -1.0), "not a positive, finite number"),
-            (lambda: self.cache.dense([0], 2.0, tail="shape"), "expected one of prior, uniform"),
+            (lambda: self.cache.dense([0], 2.0, tail="flat"), "expected one of shape, prior"),
             (lambda: self.cache.raw([12]), "rows go from 0 to 11"),
             (lambda: self.cache.raw([-1]), "from 0 on"),
         ):
@@ -167,7 +168,8 @@ class Refusing(unittest.TestCase):
         text = path.read_text()
         shards = json.loads(text)["shards"]
         for place, wrong, words in (
-            ("format_version", 2, "version 1, found"),
+            ("format_version", 3, "version 1 or 2, found"),
+            ("format_version", 2, "tail.rank: expected 1 to 128, found 0"),
             ("complete", False, "not complete"),
             ("classes", 1, "classes: 1"),
             ("classes", "20", "not a manifest"),

@@ -17,11 +17,14 @@ use crate::shared::Format;
     arg_required_else_help = true,
     after_help = "\
 Examples:
+  kd-cache plan --config configs/cache/fashion-mnist.toml --out my-cache --price-per-hour 2.5
   kd-cache build --config configs/cache/fashion-mnist.toml --out my-cache
   kd-cache build --config configs/cache/fashion-mnist.toml --out small --set head.k=3 --set dataset.limit=1000
   kd-cache inspect my-cache
   kd-cache show my-cache --sample 0 --temperature 4
   kd-cache fidelity my-cache --config configs/cache/fashion-mnist.toml --temperatures 1,2,4
+  kd-cache fidelity my-cache --config configs/cache/fashion-mnist.toml --format json > fidelity.json
+  kd-cache report my-cache --fidelity fidelity.json
   kd-cache verify my-cache
   kd-cache export my-cache --to npz --out my-cache.npz
 
@@ -37,6 +40,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say what a build will take: time by a few batches of the teacher, and bytes; writes nothing
+    Plan(PlanArgs),
     /// Run the teacher over a dataset and write a cache; an interrupted build goes on
     Build(BuildArgs),
     /// Say what a cache holds, and what it was made of
@@ -49,6 +54,8 @@ pub enum Command {
     Fidelity(FidelityArgs),
     /// Write a cache's rows for tools that read neither Arrow nor Parquet
     Export(ExportArgs),
+    /// Write one HTML page with pictures of a cache's targets, size and provenance, or its data as JSON
+    Report(PageArgs),
 }
 
 /// A config and changes to it.
@@ -68,6 +75,29 @@ pub struct ReportArgs {
     /// Form of the report on standard output
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+}
+
+/// Plan.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// What to plan.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where the cache is to lie, to compare its size with the free space there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Batches to measure the teacher on, after one to warm up; rates are those of the median
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batches: u32,
+    /// Price of an hour of this machine, in any currency
+    #[arg(long, value_name = "X")]
+    pub price_per_hour: Option<f64>,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// The report.
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// Build.
@@ -164,6 +194,26 @@ pub struct ExportArgs {
     /// Only samples with these ids, from A on and below B; either may be left out
     #[arg(long, value_name = "A..B", value_parser = sample_range)]
     pub samples: Option<Range<u64>>,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Report.
+#[derive(Args, Debug)]
+pub struct PageArgs {
+    /// Which cache; with --format json its data is printed and no page written.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// The page to write; - for standard output [default: DIR's name and -report.html, in the current folder]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// What `kd-cache fidelity --format json` printed about this cache, to be drawn too
+    #[arg(long, value_name = "FILE")]
+    pub fidelity: Option<PathBuf>,
+    /// Positions to look at, drawn with the cache's seed
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
     /// No progress on standard error
     #[arg(long, short)]
     pub quiet: bool,

@@ -1,25 +1,28 @@
 //! `kd-cache`: builds caches, and says what is in them.
 
 mod args;
+mod page;
 mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use kd_cache::config::{self, CacheConfig};
 use kd_cache::ids::SampleId;
-use kd_cache::ops::{self, BuildOutcome, ExportError, ExportSettings, ExportTo};
+use kd_cache::ops::{
+    self, BuildOutcome, ExportError, ExportSettings, ExportTo, PlanSettings, ReportSettings,
+};
 use kd_cache::target::Temperature;
 use serde::Serialize;
 
 use args::{
-    BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ExportArgs, FidelityArgs, ReportArgs, ShowArgs,
-    VerifyArgs,
+    BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ExportArgs, FidelityArgs, PageArgs, PlanArgs, ReportArgs,
+    ShowArgs, VerifyArgs,
 };
 use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
 
@@ -28,14 +31,28 @@ const DAMAGED: u8 = 1;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Plan(args) => plan(&args),
         Command::Build(args) => build(&args),
         Command::Inspect(args) => inspect(&args),
         Command::Verify(args) => verify(&args),
         Command::Show(args) => show(&args),
         Command::Fidelity(args) => fidelity(&args),
         Command::Export(args) => export(&args),
+        Command::Report(args) => page_of(&args),
     };
     done.unwrap_or_else(|error| fail(&error))
+}
+
+fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    let config = load(&args.config)?;
+    let settings = PlanSettings {
+        batches: args.batches as usize,
+        out: args.out.clone(),
+        price_per_hour: args.price_per_hour,
+    };
+    let report = ops::plan(&config, &settings, &Terminal::new(args.quiet))?;
+    give(&args.report, &report, || report::plan(&report))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
@@ -99,6 +116,37 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         },
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The report as a page, or its data as JSON.
+fn page_of(args: &PageArgs) -> anyhow::Result<ExitCode> {
+    let (dir, format) = (&args.cache.dir, args.cache.report.format);
+    if format == Format::Json && args.out.is_some() {
+        bail!("--out: --format json prints the data and writes no page; leave one of them out");
+    }
+    let settings = ReportSettings { samples: args.samples, fidelity: args.fidelity.clone() };
+    let report = ops::report(dir, &settings, &Terminal::new(args.quiet))?;
+    if format == Format::Json {
+        print_json(&report)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let name = name_of(dir);
+    let page = page::page(&report, &name);
+    if args.out.as_deref() == Some(Path::new("-")) {
+        print(&page)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-report.html")));
+    // Written in place: renaming, as caches are committed, would replace a pipe or a device.
+    std::fs::write(&out, &page).with_context(|| format!("--out: cannot write {}", out.display()))?;
+    print(&report::page(&report, &out, page.len()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The last part of the folder's name, also of `.`.
+fn name_of(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    whole.file_name().map_or_else(|| "cache".into(), |name| name.to_string_lossy().into_owned())
 }
 
 fn load(args: &ConfigArgs) -> anyhow::Result<CacheConfig> {

@@ -4,11 +4,74 @@ use std::path::Path;
 
 use indicatif::{HumanBytes, HumanCount};
 use kd_cache::ops::{
-    BuildOutcome, BuildReport, ExportReport, FidelityReport, InspectReport, ShowReport, VerifyReport,
+    BuildOutcome, BuildReport, CacheReport, ExportReport, FidelityReport, InspectReport, PlanReport,
+    ShowReport, VerifyReport,
 };
 
 /// Head classes shown at most.
 const SHOWN: usize = 20;
+
+/// What a build will take.
+pub fn plan(report: &PlanReport) -> String {
+    let PlanReport { rate, time, .. } = report;
+    let mut rows = vec![
+        ("positions", format!("{} in {} shards", HumanCount(report.positions), HumanCount(report.shards))),
+        ("classes", HumanCount(report.classes as u64).to_string()),
+        (
+            "teacher",
+            format!(
+                "{:.0} samples/s by itself ({}, {}; median of {} batches of {})",
+                rate.teacher_samples_per_second, report.runtime, report.device, rate.batches, rate.batch
+            ),
+        ),
+        (
+            "rate",
+            format!(
+                "{:.0} samples/s, {:.0} positions/s with reading and selection, one after the other",
+                rate.samples_per_second, rate.positions_per_second
+            ),
+        ),
+        (
+            "tail model",
+            match report.fit_samples {
+                0 => "none (the head holds every class)".to_owned(),
+                samples => format!("{} for {} samples", duration(time.tail_model_hours), HumanCount(samples)),
+            },
+        ),
+        (
+            "main pass",
+            format!("{}; less where cores are to spare, as stages overlap", duration(time.main_pass_hours)),
+        ),
+        ("time", duration(time.hours)),
+    ];
+    if let Some(cost) = time.cost {
+        rows.push(("cost", format!("{cost:.2}")));
+    }
+    if let Some(free) = report.free_bytes {
+        let verdict = match report.fits() {
+            Some(false) => ": the cache will not fit; choose another --out or a smaller head.k",
+            _ => "",
+        };
+        rows.push(("free space", format!("{}{verdict}", HumanBytes(free))));
+    }
+    let mut text: String = rows.into_iter().map(|(name, value)| format!("{name:<13}{value}\n")).collect();
+    text.push_str("\n     k  bytes per position        in all\n");
+    for size in &report.sizes {
+        let configured = if size.configured { "  head.k of the config" } else { "" };
+        let bytes = HumanBytes(size.bytes).to_string();
+        text.push_str(&format!("{:>6}  {:>18}  {bytes:>12}{configured}\n", size.k, size.bytes_per_position));
+    }
+    text
+}
+
+/// Hours in a unit that suits them.
+fn duration(hours: f64) -> String {
+    match hours * 3600.0 {
+        seconds if seconds < 90.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 5400.0 => format!("{:.1} min", seconds / 60.0),
+        _ => format!("{hours:.1} h"),
+    }
+}
 
 /// What a build did.
 pub fn build(report: &BuildReport, out: &Path) -> String {
@@ -156,5 +219,16 @@ pub fn export(report: &ExportReport, out: &Path) -> String {
         HumanCount(report.rows),
         HumanBytes(report.bytes),
         report.columns.join(", ")
+    )
+}
+
+/// What page was written.
+pub fn page(report: &CacheReport, out: &Path, bytes: usize) -> String {
+    format!(
+        "{}: {} of {} positions, {}\n",
+        out.display(),
+        HumanCount(report.positions),
+        HumanCount(report.cache.positions),
+        HumanBytes(bytes as u64)
     )
 }

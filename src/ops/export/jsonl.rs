@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::selection::Selection;
 use super::{Failure, Progress};
 use crate::cache::Manifest;
-use crate::cache::format::{LABEL, TAIL_CURVE, VIEW};
+use crate::cache::format::{LABEL, TAIL_CODE, TAIL_CURVE, VIEW};
 use crate::target::{PositionTarget, TargetBatch, Temperature};
 
 /// A line of `kd-cache export --to jsonl`.
@@ -39,6 +39,9 @@ pub enum ExportTarget<'a> {
         /// The tail curve at the cache's nodes; absent when the head holds every class.
         #[serde(skip_serializing_if = "Option::is_none")]
         tail_curve: Option<&'a [f32]>,
+        /// The tail's code; absent in a cache of rank 0.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tail_code: Option<&'a [i8]>,
     },
     /// At a temperature.
     Decoded {
@@ -60,6 +63,7 @@ pub(super) fn columns(manifest: &Manifest, temperature: Option<Temperature>) -> 
     } else {
         names.push("logits");
         names.extend((columns.nodes > 0).then_some(TAIL_CURVE));
+        names.extend((columns.rank > 0).then_some(TAIL_CODE));
     }
     names
 }
@@ -82,7 +86,12 @@ pub(super) fn write(
             let (ids, values, curve) = targets.row(row);
             let target = match temperature {
                 None => {
-                    ExportTarget::Raw { logits: values, tail_curve: (!curve.is_empty()).then_some(curve) }
+                    let code = targets.code(row);
+                    ExportTarget::Raw {
+                        logits: values,
+                        tail_curve: (!curve.is_empty()).then_some(curve),
+                        tail_code: (!code.is_empty()).then_some(code),
+                    }
                 }
                 Some(temperature) => {
                     let nodes = &manifest.tail.nodes;

@@ -13,6 +13,7 @@ const ALIGNMENT: usize = 64;
 /// The type of an array's numbers, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Number {
+    I8,
     U8,
     U16,
     U32,
@@ -41,7 +42,7 @@ impl Number {
     /// Bytes of one number.
     pub(super) fn bytes(self) -> u64 {
         match self {
-            Self::U8 => 1,
+            Self::I8 | Self::U8 => 1,
             Self::U16 | Self::F16 => 2,
             Self::U32 | Self::F32 => 4,
             Self::U64 | Self::F64 => 8,
@@ -51,6 +52,7 @@ impl Number {
     /// NumPy's name: byte order (none for one byte), kind, bytes.
     fn descr(self) -> &'static str {
         match self {
+            Self::I8 => "|i1",
             Self::U8 => "|u1",
             Self::U16 => "<u2",
             Self::U32 => "<u4",

@@ -10,14 +10,16 @@ use super::npy::{Number, header};
 use super::selection::{Block, Selection};
 use super::{CELLS, Failure, Progress};
 use crate::cache::Manifest;
-use crate::cache::format::{HEAD_IDS, HEAD_VALUES, TAIL_CURVE};
-use crate::target::TargetBatch;
+use crate::cache::format::{HEAD_IDS, HEAD_VALUES, TAIL_CODE, TAIL_CURVE};
+use crate::target::{TailModel, TailPrior, TailShape, TargetBatch};
 
 const SAMPLE_IDS: &str = "sample_ids";
 const VIEWS: &str = "views";
 const LABELS: &str = "labels";
 const NODES: &str = "nodes";
 const TAIL_PRIOR: &str = "tail_prior";
+const TAIL_SHAPE: &str = "tail_shape";
+const TAIL_BASIS: &str = "tail_basis";
 
 /// The arrays' names.
 pub(super) fn columns(manifest: &Manifest) -> Vec<&'static str> {
@@ -27,6 +29,9 @@ pub(super) fn columns(manifest: &Manifest) -> Vec<&'static str> {
     names.extend([HEAD_IDS, HEAD_VALUES]);
     if columns.nodes > 0 {
         names.extend([TAIL_CURVE, NODES, TAIL_PRIOR]);
+    }
+    if columns.rank > 0 {
+        names.extend([TAIL_CODE, TAIL_SHAPE, TAIL_BASIS]);
     }
     names
 }
@@ -39,6 +44,8 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
     let (reader, columns) = (selection.reader(), selection.manifest().columns());
     let (ids, values) = (Number::of_ids(columns.ids), Number::of_values(columns.values));
     let (rows, k, nodes) = (selection.rows(), columns.k as u64, columns.nodes as u64);
+    let rank = columns.rank as u64;
+    let shape = reader.tail_model().and_then(TailModel::shape);
     let names = self::columns(selection.manifest());
     progress.phase("export", rows, 0);
     let mut archive = Archive { zip: ZipWriter::new(BufWriter::new(file)), bytes: Vec::new() };
@@ -82,8 +89,15 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
                 values.push_values(&targets.curve, out);
                 Ok(())
             })?,
+            TAIL_CODE => archive.column(selection, name, Number::I8, &[rows, rank], |block, out| {
+                reader.gather(block.rows, &mut targets)?;
+                out.extend(targets.codes.iter().flat_map(|code| code.to_le_bytes()));
+                Ok(())
+            })?,
             NODES => archive.nodes(selection.manifest())?,
-            _ => archive.prior(selection)?,
+            TAIL_SHAPE => archive.log_weights(name, shape.map(TailShape::base))?,
+            TAIL_BASIS => archive.basis(name, shape)?,
+            _ => archive.log_weights(name, reader.tail_model().map(TailModel::prior))?,
         }
     }
     let bytes = archive.finish()?;
@@ -124,17 +138,29 @@ impl Archive {
     }
 
     /// As in `tail_model.arrow`: `[classes, nodes]`.
-    fn prior(&mut self, selection: &Selection<'_>) -> Result<(), Failure> {
-        // A cache with a tail does not open without its prior.
-        let Some(prior) = selection.reader().prior() else { return Ok(()) };
+    fn log_weights(&mut self, name: &str, prior: Option<&TailPrior>) -> Result<(), Failure> {
+        // A cache with a tail does not open without its tail model.
+        let Some(prior) = prior else { return Ok(()) };
         let nodes = prior.nodes().len();
-        self.begin(TAIL_PRIOR, Number::F32, &[prior.classes() as u64, nodes as u64])?;
+        self.begin(name, Number::F32, &[prior.classes() as u64, nodes as u64])?;
         let classes: Vec<usize> = (0..prior.classes()).collect();
         for classes in classes.chunks(CELLS / nodes) {
             self.bytes.clear();
             for class in classes {
                 self.bytes.extend((0..nodes).flat_map(|node| prior.at_node(node)[*class].to_le_bytes()));
             }
+            self.zip.write_all(&self.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// As in `tail_model.arrow`: `[classes, rank]`.
+    fn basis(&mut self, name: &str, shape: Option<&TailShape>) -> Result<(), Failure> {
+        let Some(shape) = shape else { return Ok(()) };
+        self.begin(name, Number::F16, &[shape.base().classes() as u64, shape.rank() as u64])?;
+        for values in shape.basis().chunks(CELLS) {
+            self.bytes.clear();
+            Number::F16.push_values(values, &mut self.bytes);
             self.zip.write_all(&self.bytes)?;
         }
         Ok(())

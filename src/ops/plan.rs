@@ -1,0 +1,293 @@
+//! `kd-cache plan`: what a build will take, before anything heavy runs or anything is written.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Progress;
+use super::source::{Source, SourceError};
+use crate::cache::Manifest;
+use crate::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
+use crate::config::CacheConfig;
+use crate::ids::SampleId;
+
+/// Head sizes that are told beside the config's, as far as there are more classes.
+const HEADS: [usize; 6] = [4, 8, 12, 16, 32, 64];
+
+/// Why a build could not be planned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// Data, preprocessing or teacher.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A price that is none.
+    #[error("--price-per-hour: expected a number from 0 up, found {found}")]
+    Price {
+        /// What was given.
+        found: f64,
+    },
+    /// The free space could not be asked for.
+    #[error("--out: cannot tell the free space of {path}")]
+    Space {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What is to be planned beside the config.
+#[derive(Clone, Debug)]
+pub struct PlanSettings {
+    /// Batches to measure the teacher on, at least one.
+    pub batches: usize,
+    /// Where the cache is to lie, if it is to be said whether it fits.
+    pub out: Option<PathBuf>,
+    /// Price of an hour of this machine, in any currency.
+    pub price_per_hour: Option<f64>,
+}
+
+/// How fast the teacher is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct TeacherRate {
+    /// Batches measured, after one to warm up.
+    pub batches: usize,
+    /// Samples in each.
+    pub batch: usize,
+    /// Samples per second of the teacher alone; by the median batch, as all rates here.
+    pub teacher_samples_per_second: f64,
+    /// Samples per second when each batch is read, predicted and selected from, one after the
+    /// other.
+    pub samples_per_second: f64,
+    /// The same in positions.
+    pub positions_per_second: f64,
+}
+
+/// What a head size costs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct PlanSize {
+    /// Classes kept exactly.
+    pub k: usize,
+    /// Whether it is the config's.
+    pub configured: bool,
+    /// Bytes of a row's columns.
+    pub bytes_per_position: u64,
+    /// Bytes of the whole cache, tail model and files' overhead included; an upper bound.
+    pub bytes: u64,
+}
+
+/// How long a build will take at [`TeacherRate::samples_per_second`].
+///
+/// An estimate: what else the machine does is not known, and a build reads and selects while the
+/// teacher predicts, which saves time where cores are to spare. Fitting the tail model, once the
+/// teacher has been asked, is not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct PlanTime {
+    /// Hours for the tail model's sample; 0 when the head holds every class.
+    pub tail_model_hours: f64,
+    /// Hours for the main pass.
+    pub main_pass_hours: f64,
+    /// Hours for both.
+    pub hours: f64,
+    /// Their price; absent unless the price of an hour is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+}
+
+/// What a build will take.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PlanReport {
+    /// Samples of the dataset.
+    pub samples: u64,
+    /// Predictions to be kept.
+    pub positions: u64,
+    /// Classes the teacher tells apart.
+    pub classes: usize,
+    /// Samples from which the tail model will be fitted; 0 when the head holds every class.
+    pub fit_samples: u64,
+    /// Shards to be written.
+    pub shards: u64,
+    /// Teacher: runtime and version.
+    pub runtime: String,
+    /// Device it runs on.
+    pub device: String,
+    /// How fast it is.
+    pub rate: TeacherRate,
+    /// How long the build will take.
+    pub time: PlanTime,
+    /// What the config's head size costs, and others.
+    pub sizes: Vec<PlanSize>,
+    /// Free bytes where the cache is to lie; absent unless that is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
+}
+
+impl PlanReport {
+    /// What the config's head size costs.
+    pub fn configured(&self) -> Option<&PlanSize> {
+        self.sizes.iter().find(|size| size.configured)
+    }
+
+    /// Whether the cache will fit into what is free; `None` unless that is known.
+    pub fn fits(&self) -> Option<bool> {
+        Some(self.configured()?.bytes <= self.free_bytes?)
+    }
+}
+
+/// Plans the build that `config` describes: asks the teacher about a few batches and writes nothing.
+///
+/// # Errors
+/// [`PlanError`]. What would stop the build at its first batch stops the plan.
+pub fn plan(
+    config: &CacheConfig,
+    settings: &PlanSettings,
+    progress: &dyn Progress,
+) -> Result<PlanReport, PlanError> {
+    if let Some(found) = settings.price_per_hour.filter(|price| !(price.is_finite() && *price >= 0.0)) {
+        return Err(PlanError::Price { found });
+    }
+    // Both can fail, and neither takes as long as a teacher.
+    let free_bytes = settings.out.as_deref().map(free_bytes).transpose()?.flatten();
+    let mut source = Source::open(config)?;
+    let manifest = source.plan(config)?;
+    let rate = measure(&mut source, settings.batches, progress)?;
+    let fit_samples = if manifest.has_tail() { manifest.tail.fit_samples } else { 0 };
+    let hours = |samples: u64| samples as f64 / rate.samples_per_second / 3600.0;
+    let (tail_model_hours, main_pass_hours) = (hours(fit_samples), hours(manifest.samples));
+    Ok(PlanReport {
+        samples: manifest.samples,
+        positions: manifest.positions,
+        classes: manifest.classes,
+        fit_samples,
+        shards: manifest.expected_shards(),
+        runtime: manifest.teacher.runtime.clone(),
+        device: manifest.teacher.device.clone(),
+        rate,
+        time: PlanTime {
+            tail_model_hours,
+            main_pass_hours,
+            hours: tail_model_hours + main_pass_hours,
+            cost: settings.price_per_hour.map(|price| price * (tail_model_hours + main_pass_hours)),
+        },
+        sizes: sizes(&manifest),
+        free_bytes,
+    })
+}
+
+/// The head sizes worth telling, rising, each with what it costs.
+fn sizes(manifest: &Manifest) -> Vec<PlanSize> {
+    let configured = manifest.head.k;
+    let mut heads: Vec<usize> = HEADS.into_iter().filter(|k| *k < manifest.classes).collect();
+    heads.push(configured);
+    heads.sort_unstable();
+    heads.dedup();
+    let size = |k: usize| {
+        let mut manifest = manifest.clone();
+        manifest.head.k = k;
+        let columns = manifest.columns();
+        let row = columns.bytes_per_row();
+        let model = if columns.nodes > 0 {
+            tail_model_bytes(manifest.classes, columns.nodes, columns.rank)
+        } else {
+            0
+        };
+        let framing = manifest.expected_shards().saturating_mul(FILE_OVERHEAD_BYTES);
+        let bytes = row.saturating_mul(manifest.positions).saturating_add(framing).saturating_add(model);
+        PlanSize { k, configured: k == configured, bytes_per_position: row, bytes }
+    };
+    heads.into_iter().map(size).collect()
+}
+
+/// Asks the teacher about a batch to warm up, then about `batches` more.
+fn measure(source: &mut Source, batches: usize, progress: &dyn Progress) -> Result<TeacherRate, SourceError> {
+    let samples = source.dataset.len();
+    let batch = (source.batch as u64).min(samples);
+    let mut alone = Vec::with_capacity(batches);
+    let mut whole = Vec::with_capacity(batches);
+    progress.phase("plan", batch * (batches as u64 + 1), 0);
+    for at in 0..=batches as u64 {
+        // A small dataset is gone through more than once; every batch is a full one.
+        let first = at * batch;
+        let ids: Vec<SampleId> =
+            (first..first + batch).map(|index| source.dataset.id_at(index % samples)).collect();
+        let begun = Instant::now();
+        let inputs = source.preprocess.batch(source.dataset.as_ref(), &ids)?;
+        let asked = Instant::now();
+        let output = source.teacher.forward(&inputs, ids.len())?;
+        let answered = asked.elapsed();
+        source.reading.read(output, &ids)?;
+        if at > 0 {
+            alone.push(answered);
+            whole.push(begun.elapsed());
+        }
+        progress.advance(batch);
+    }
+    progress.finish();
+    let per_second = |times: Vec<Duration>| batch as f64 / median(times).as_secs_f64().max(1e-9);
+    let samples_per_second = per_second(whole);
+    Ok(TeacherRate {
+        batches,
+        batch: batch as usize,
+        teacher_samples_per_second: per_second(alone),
+        samples_per_second,
+        // A sample of today's datasets has one position.
+        positions_per_second: samples_per_second,
+    })
+}
+
+/// The middle one; of an even number the mean of the two in the middle. Zero for none.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    match (times.len() / 2, times.len() % 2) {
+        (_, _) if times.is_empty() => Duration::ZERO,
+        (middle, 1) => times[middle],
+        (middle, _) => (times[middle - 1] + times[middle]) / 2,
+    }
+}
+
+/// Free bytes for this user on the file system that `folder`, which need not exist, would lie on;
+/// `None` where the system has no such question.
+fn free_bytes(folder: &Path) -> Result<Option<u64>, PlanError> {
+    let absolute = std::path::absolute(folder);
+    let absolute = absolute.map_err(|source| PlanError::Space { path: folder.to_owned(), source })?;
+    let existing = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(&absolute);
+    ask_free_bytes(existing).map_err(|source| PlanError::Space { path: existing.to_owned(), source })
+}
+
+#[cfg(unix)]
+fn ask_free_bytes(folder: &Path) -> std::io::Result<Option<u64>> {
+    let found = rustix::fs::statvfs(folder)?;
+    Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+}
+
+#[cfg(not(unix))]
+fn ask_free_bytes(_: &Path) -> std::io::Result<Option<u64>> {
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        let seconds = |list: &[u64]| list.iter().map(|s| Duration::from_secs(*s)).collect::<Vec<_>>();
+        assert_eq!(median(seconds(&[])), Duration::ZERO);
+        assert_eq!(median(seconds(&[3])), Duration::from_secs(3));
+        // One slow batch, of a machine that did something else, counts as one.
+        assert_eq!(median(seconds(&[900, 1, 2])), Duration::from_secs(2));
+        assert_eq!(median(seconds(&[4, 1, 900, 2])), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn free_space_of_a_folder_that_is_not_there_is_that_of_the_folder_it_would_lie_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = free_bytes(dir.path()).unwrap();
+        let there = free_bytes(&dir.path().join("not/yet")).unwrap();
+        assert_eq!((here.is_some(), there.is_some()), (cfg!(unix), cfg!(unix)));
+    }
+}
