@@ -36,7 +36,7 @@ pub struct KeptMass {
 pub struct TargetShape {
     /// The temperature.
     pub temperature: f64,
-    /// Entropy of the whole target (head as kept, tail by the prior), in nats.
+    /// Entropy of the whole target (head as kept, tail by the tail model), in nats.
     pub entropy: Spread,
     /// The same by interval, from 0 to the logarithm of the number of classes.
     pub entropy_histogram: Histogram,

@@ -41,7 +41,11 @@ pub fn page(report: &CacheReport, name: &str) -> String {
 fn opening(markup: &mut Markup, report: &CacheReport, name: &str) {
     let cache = &report.cache;
     markup.leaf("h1", &[], name);
-    let tail = if cache.k < cache.classes { "the others as a curve and a prior" } else { "no tail" };
+    let tail = match cache.rank {
+        _ if cache.k == cache.classes => "no tail".to_owned(),
+        0 => "the others as a curve and a prior".to_owned(),
+        rank => format!("the others as a curve and a shape of rank {rank}"),
+    };
     let text = format!(
         "Distillation targets of {} samples: {} classes, of which {} are kept exactly and {tail}; {}, {:.1} \
          bytes per position.",

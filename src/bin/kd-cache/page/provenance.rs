@@ -35,6 +35,7 @@ pub fn section(markup: &mut Markup, report: &CacheReport) {
         ("classes", HumanCount(cache.classes as u64).to_string()),
         ("head", format!("{} classes, {}", HumanCount(cache.k as u64), cache.values)),
         ("tail nodes", nodes),
+        ("tail rank", cache.rank.to_string()),
         (
             "size",
             format!(

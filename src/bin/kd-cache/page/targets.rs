@@ -16,7 +16,7 @@ pub fn kept_mass(markup: &mut Markup, report: &CacheReport) {
     let rows = &report.kept_mass;
     let about = if report.cache.k < report.cache.classes {
         "How much of each target the kept classes hold by themselves. The rest is in the tail: its mass is \
-         kept exactly, where it lies by the prior. Where the head holds little, top-k without a tail is far \
+         kept exactly, where it lies by the tail model. Where the head holds little, top-k without a tail is far \
          off."
     } else {
         "The head holds every class, and so all of the mass at every temperature."
