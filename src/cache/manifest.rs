@@ -9,7 +9,7 @@ use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION, Shard
 use super::{CacheError, durable};
 use crate::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use crate::digest::Digest;
-use crate::target::{MAX_RANK, TailNodes};
+use crate::target::{MAX_RANK, NotCovered, TailNodes, Temperature};
 
 /// The contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -230,6 +230,14 @@ impl Manifest {
     /// Whether there are classes outside the head.
     pub fn has_tail(&self) -> bool {
         self.head.k < self.classes
+    }
+
+    /// Refuses a temperature at which the tail's mass is not known.
+    ///
+    /// # Errors
+    /// [`NotCovered`].
+    pub fn require_covered(&self, temperature: Temperature) -> Result<(), NotCovered> {
+        if self.has_tail() { self.tail.nodes.require(temperature) } else { Ok(()) }
     }
 
     /// Shards of the finished cache.

@@ -14,9 +14,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Progress;
-use crate::cache::{CacheError, CacheReader, Manifest};
+use crate::cache::{CacheError, CacheReader};
 use crate::durable;
-use crate::target::Temperature;
+use crate::target::{NotCovered, Temperature};
 use selection::Selection;
 
 pub use jsonl::{ExportRow, ExportTarget};
@@ -96,17 +96,8 @@ pub enum ExportError {
         last: u64,
     },
     /// Not covered by the nodes.
-    #[error(
-        "temperature {temperature} is below {lowest}, the lowest this cache's tail nodes cover; build with tail.nodes up to {beta}"
-    )]
-    Temperature {
-        /// Asked for.
-        temperature: f64,
-        /// The lowest covered.
-        lowest: f64,
-        /// The node that would cover it.
-        beta: f64,
-    },
+    #[error(transparent)]
+    Temperature(#[from] NotCovered),
     /// An archive of decoded targets.
     #[error(
         "--to npz holds raw logits and curves, which serve every temperature; leave --temperature out, or use --to jsonl"
@@ -164,7 +155,7 @@ pub fn export(
 ) -> Result<ExportReport, ExportError> {
     let reader = CacheReader::open(dir)?;
     if let Some(temperature) = settings.temperature {
-        check_temperature(reader.manifest(), temperature)?;
+        reader.manifest().require_covered(temperature)?;
     }
     let selection = Selection::new(&reader, settings.samples.clone())?;
     let (bytes, columns) = match (settings.form, to) {
@@ -190,19 +181,6 @@ pub fn export(
         rows: selection.rows(),
         bytes,
         columns: columns.into_iter().map(str::to_owned).collect(),
-    })
-}
-
-/// Refuses a temperature at which the tail curve would be extrapolated.
-fn check_temperature(manifest: &Manifest, temperature: Temperature) -> Result<(), ExportError> {
-    let nodes = &manifest.tail.nodes;
-    if !manifest.has_tail() || nodes.covers(temperature) {
-        return Ok(());
-    }
-    Err(ExportError::Temperature {
-        temperature: temperature.get(),
-        lowest: nodes.lowest_temperature(),
-        beta: temperature.beta(),
     })
 }
 

@@ -12,7 +12,7 @@ use crate::cache::{CacheError, CacheReader, Manifest};
 use crate::config::{CacheConfig, OutputKind};
 use crate::ids::SampleId;
 use crate::permutation::Permutation;
-use crate::target::{PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
+use crate::target::{NotCovered, PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
 /// Stream of the seed from which samples are drawn; the tail model's sample is stream 0.
 const STREAM: u64 = 1;
@@ -38,13 +38,8 @@ pub enum FidelityError {
         found: String,
     },
     /// Not covered by the nodes.
-    #[error("--temperatures: {temperature} is below {lowest}, the lowest this cache's tail nodes cover")]
-    Temperature {
-        /// Asked for.
-        temperature: f64,
-        /// The lowest covered.
-        lowest: f64,
-    },
+    #[error("--temperatures: {0}")]
+    Temperature(#[from] NotCovered),
 }
 
 /// One tail handling at one temperature, over all positions measured.
@@ -98,10 +93,7 @@ pub fn fidelity(
     let reader = CacheReader::open(dir)?;
     let manifest = reader.manifest();
     for temperature in temperatures {
-        if manifest.has_tail() && !manifest.tail.nodes.covers(*temperature) {
-            let (temperature, lowest) = (temperature.get(), manifest.tail.nodes.lowest_temperature());
-            return Err(FidelityError::Temperature { temperature, lowest });
-        }
+        manifest.require_covered(*temperature)?;
     }
     let mut config = config.clone();
     config.head.k = manifest.head.k;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cache::{CacheError, CacheReader};
 use crate::ids::SampleId;
-use crate::target::{PositionTarget, TargetBatch, Temperature};
+use crate::target::{NotCovered, PositionTarget, TargetBatch, Temperature};
 
 /// Why a target could not be shown.
 #[derive(Debug, thiserror::Error)]
@@ -35,17 +35,8 @@ pub enum ShowError {
         position: u32,
     },
     /// Not covered by the nodes.
-    #[error(
-        "temperature {temperature} is below {lowest}, the lowest this cache's tail nodes cover; build with tail.nodes up to {beta}"
-    )]
-    Temperature {
-        /// Asked for.
-        temperature: f64,
-        /// The lowest covered.
-        lowest: f64,
-        /// The node that would cover it.
-        beta: f64,
-    },
+    #[error(transparent)]
+    Temperature(#[from] NotCovered),
 }
 
 /// A decoded target.
@@ -86,7 +77,7 @@ pub fn show(
     if position > 0 {
         return Err(ShowError::Position { position });
     }
-    check_temperature(&reader, temperature)?;
+    reader.manifest().require_covered(temperature)?;
     let Some(row) = reader.row_of(sample)? else {
         let shards = &reader.manifest().shards;
         let last = shards.last().map_or(0, |shard| shard.first_sample + shard.rows.saturating_sub(1));
@@ -110,18 +101,5 @@ pub fn show(
         logits: values.to_vec(),
         tail_mass: decoded.tail_mass,
         tail_classes: manifest.classes - ids.len(),
-    })
-}
-
-/// Refuses a temperature at which the tail curve would be extrapolated.
-fn check_temperature(reader: &CacheReader, temperature: Temperature) -> Result<(), ShowError> {
-    let nodes = &reader.manifest().tail.nodes;
-    if !reader.manifest().has_tail() || nodes.covers(temperature) {
-        return Ok(());
-    }
-    Err(ShowError::Temperature {
-        temperature: temperature.get(),
-        lowest: nodes.lowest_temperature(),
-        beta: temperature.beta(),
     })
 }

@@ -28,6 +28,6 @@ pub use batch::TargetBatch;
 pub use decode::{DecodedTarget, PositionTarget};
 pub use handling::TailHandling;
 pub use model::{MAX_RANK, TailModel, TailModelAt, TailShape};
-pub use nodes::{DEFAULT_NODES, NodesError, TailNodes};
+pub use nodes::{DEFAULT_NODES, NodesError, NotCovered, TailNodes};
 pub use prior::TailPrior;
 pub use temperature::{Temperature, TemperatureError};

@@ -31,6 +31,20 @@ pub enum NodesError {
     WithoutOne(Vec<f64>),
 }
 
+/// A temperature at which a tail's curve would have to be extrapolated.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "temperature {temperature} is below {lowest}, the lowest this cache's tail nodes cover; build with tail.nodes up to {beta}"
+)]
+pub struct NotCovered {
+    /// Asked for.
+    pub temperature: f64,
+    /// The lowest covered.
+    pub lowest: f64,
+    /// The node that would cover it.
+    pub beta: f64,
+}
+
 /// Strictly rising inverse temperatures `β > 0`, among them 1; `β = 0` is an implied further node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
@@ -101,6 +115,18 @@ impl TailNodes {
         temperature.beta() <= self.0.last().map_or(0.0, |b| b * (1.0 + 1e-12))
     }
 
+    /// Refuses a temperature that these nodes do not cover.
+    ///
+    /// # Errors
+    /// [`NotCovered`].
+    pub fn require(&self, temperature: Temperature) -> Result<(), NotCovered> {
+        if self.covers(temperature) {
+            return Ok(());
+        }
+        let (lowest, beta) = (self.lowest_temperature(), temperature.beta());
+        Err(NotCovered { temperature: temperature.get(), lowest, beta })
+    }
+
     /// The weights `w` with which node values give the value at `temperature`:
     /// `y(β) = w[0] y(0) + Σ_n w[n + 1] y(β_n)`.
     ///
@@ -158,6 +184,8 @@ mod tests {
         let nodes = TailNodes::default();
         assert!(nodes.covers(Temperature::ONE) && nodes.covers(Temperature::new(1e6).unwrap()));
         assert!(!nodes.covers(Temperature::new(0.99).unwrap()));
+        let refused = nodes.require(Temperature::new(0.5).unwrap()).unwrap_err();
+        assert_eq!(refused, NotCovered { temperature: 0.5, lowest: 1.0, beta: 2.0 });
     }
 
     proptest! {
