@@ -314,7 +314,12 @@ class Cache:
         in how that mass is spread.
         """
         tail_at = self.curve_weights(temperature, tail)
-        ids, values, curve, _ = self.raw(rows)
+        return self.decode(self.raw(rows), temperature, tail_at)
+
+    @staticmethod
+    def decode(raw, temperature, tail_at):
+        """`batch` of what `raw` gives, with `tail_at` of `curve_weights`."""
+        ids, values, curve, _ = raw
         scaled = values.astype(np.float64) / temperature
         log_z = log_sum_exp(scaled)
         mass = np.full(len(ids), -np.inf)
@@ -347,10 +352,11 @@ class Cache:
 
     def dense(self, rows, temperature, tail="shape"):
         """Every class's probability: [n, V]. A bucket's mass, which names no classes, is spread evenly."""
-        batch = self.batch(rows, temperature, tail)
+        tail_at, raw = self.curve_weights(temperature, tail), self.raw(rows)
+        batch = self.decode(raw, temperature, tail_at)
         p = np.zeros((len(batch["ids"]), self.classes))
         if self.has_tail and tail != "renormalize":
-            log_w = self.position_log_weights(self.raw(rows)[3], temperature, tail)
+            log_w = self.position_log_weights(raw[3], temperature, tail)
             np.put_along_axis(log_w, batch["ids"], -np.inf, axis=1)
             p = np.exp(log_w - log_sum_exp(log_w) + batch["tail_log_mass"][:, None])
         np.put_along_axis(p, batch["ids"], np.exp(batch["log_probs"]), axis=1)

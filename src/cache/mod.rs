@@ -5,12 +5,12 @@
 //! ├── manifest.json          the commit point: written last, atomically
 //! ├── tail_model.arrow       per node, a log-weight for every class (absent when k = classes)
 //! ├── shards/00000.arrow …   Arrow IPC files, one record batch each
-//! └── build/                 while a build is unfinished: plan.json, shards.jsonl, lock
+//! └── build/                 while a build is unfinished: plan.json, encoder.arrow, shards.jsonl, lock
 //! ```
 //!
 //! Writer and reader never see each other: they agree through [`mod@format`], [`Manifest`] and the
-//! journal. The written specification is `schemas/format-v1.md` with `format-v2.md`, and `tests/golden.rs` holds both
-//! to it.
+//! journal. The written specification is `schemas/format-v1.md` with `format-v2.md`, and
+//! `tests/golden.rs` holds both to it.
 
 pub mod format;
 

@@ -15,6 +15,7 @@ use std::io;
 use nalgebra::{DMatrix, SymmetricEigen};
 use rayon::prelude::*;
 
+use super::least_squares::add_outer;
 use super::panels::Panels;
 use super::sample::Sample;
 
@@ -51,11 +52,7 @@ pub(super) fn principal(
     sample.for_each_block(|first, block| {
         rows(first, block);
         for row in basis.project(block).chunks_exact(width) {
-            for i in 0..columns {
-                for j in 0..columns {
-                    covariance[(i, j)] += f64::from(row[i]) * f64::from(row[j]);
-                }
-            }
+            add_outer(&mut covariance, 1.0, |at| f64::from(row[at]));
         }
     })?;
     let eigen = SymmetricEigen::new(covariance);

@@ -1,13 +1,14 @@
 //! From a position's logits to its tail code.
 
-use nalgebra::{DMatrix, DVector};
+use nalgebra::DMatrix;
 use rayon::prelude::*;
 
+use super::least_squares::{add_outer, solve};
 use super::panels::Panels;
 use crate::target::TargetBatch;
 
 /// Largest code; −128 is not used, so that codes are symmetric.
-const LARGEST: f32 = 127.0;
+pub(super) const LARGEST: f32 = 127.0;
 /// Share of the mean diagonal that is added to it: keeps a position whose tail has fewer classes than
 /// there are directions from codes without bound.
 const RIDGE: f64 = 1e-4;
@@ -98,7 +99,7 @@ impl TailEncoder {
                 let head = &ids[row * k..(row + 1) * k];
                 let solved = self.solve(logits, logits[head[0] as usize], head, x);
                 for (out, code) in out.iter_mut().zip(&solved[1..]) {
-                    *out = code.round().clamp(-LARGEST, LARGEST) as i8;
+                    *out = round(*code);
                 }
             },
         );
@@ -116,33 +117,12 @@ impl TailEncoder {
         }
         let mut product = vec![0.0f32; self.weighted.width()];
         self.weighted.project_row(x, &mut product);
-        ridge(&mut gram, RIDGE);
-        let right = DVector::from_fn(1 + self.rank, |at, _| f64::from(product[at]));
-        match gram.cholesky() {
-            Some(factors) => factors.solve(&right).iter().map(|value| *value as f32).collect(),
-            // No tail to speak of.
-            None => vec![0.0; 1 + self.rank],
-        }
+        // Without a solution there is no tail to speak of.
+        solve(gram, RIDGE, &product).unwrap_or_else(|| vec![0.0; 1 + self.rank])
     }
 }
 
-/// Adds `scale · vᵀ v` to a symmetric matrix.
-pub(super) fn add_outer(matrix: &mut DMatrix<f64>, scale: f64, v: impl Fn(usize) -> f64) {
-    for i in 0..matrix.nrows() {
-        let scaled = scale * v(i);
-        for j in 0..matrix.ncols() {
-            matrix[(i, j)] += scaled * v(j);
-        }
-    }
-}
-
-/// Adds `share` of the mean diagonal, the first entry not counted, to every entry of it but the first:
-/// a level is never held back, a code is a little. A direction in which nothing varies gets no code.
-pub(super) fn ridge(gram: &mut DMatrix<f64>, share: f64) {
-    let size = gram.nrows();
-    let mean = (1..size).map(|i| gram[(i, i)]).sum::<f64>() / (size - 1).max(1) as f64;
-    gram[(0, 0)] += f64::MIN_POSITIVE;
-    for i in 1..size {
-        gram[(i, i)] += share * mean.max(0.0) + 1e-30;
-    }
+/// A code as it is kept.
+pub(super) fn round(code: f32) -> i8 {
+    code.round().clamp(-LARGEST, LARGEST) as i8
 }

@@ -4,12 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use nalgebra::{DMatrix, DVector};
+use nalgebra::DMatrix;
 use rayon::prelude::*;
 
 use super::calibrate::{Positions, calibrate};
 use super::directions::{self, Heads};
-use super::encoder::{TailEncoder, add_outer, ridge};
+use super::encoder::{self, TailEncoder};
+use super::least_squares::{self, add_outer};
 use super::panels::Panels;
 use super::prior::PriorFit;
 use super::sample::Sample;
@@ -165,13 +166,15 @@ fn fit_shape(
             *largest = largest.max(code.abs());
         }
     }
-    // In units in which the largest code is 127, and as the cache keeps it: what is calibrated is what
-    // is read.
-    let scaled = |class: usize, at: usize| f16::from_f32(basis.at(class, at) * largest[at] / 127.0).to_f32();
+    // In units in which the sample's largest code is the largest there is, and as the cache keeps it: what
+    // is calibrated is what is read.
+    let scaled = |class: usize, at: usize| {
+        f16::from_f32(basis.at(class, at) * largest[at] / encoder::LARGEST).to_f32()
+    };
     let encoder = TailEncoder::with_basis(rank, mean, single, scaled);
-    let round = |code: &f32| code.round().clamp(-127.0, 127.0) as i8;
     let solved = solve(sample, &heads, &encoder)?;
-    let codes: Vec<i8> = solved.chunks_exact(1 + rank).flat_map(|code| code[1..].iter().map(round)).collect();
+    let codes = solved.chunks_exact(1 + rank).flat_map(|code| &code[1..]);
+    let codes: Vec<i8> = codes.map(|code| encoder::round(*code)).collect();
     let by_rank: Vec<Vec<f32>> =
         (0..rank).map(|at| (0..classes).map(|class| scaled(class, at)).collect()).collect();
     let positions = Positions { heads: &heads, codes: &codes, mass: prior.position_mass() };
@@ -252,14 +255,11 @@ fn regress(
             for row in &missing[class] {
                 add_outer(&mut gram, -1.0, |at| f64::from(regressors[row * width + at]));
             }
-            ridge(&mut gram, RIDGE);
-            let right = DVector::from_fn(columns, |at, _| f64::from(cross.at(class, at)));
+            let right: Vec<f32> = (0..columns).map(|at| cross.at(class, at)).collect();
             // A class that is in every head has no tail to be known by.
             let observed = missing[class].len() < sample.rows();
-            match gram.cholesky().filter(|_| observed) {
-                Some(factors) => factors.solve(&right).iter().map(|value| *value as f32).collect(),
-                None => vec![0.0; columns],
-            }
+            let solved = observed.then(|| least_squares::solve(gram, RIDGE, &right)).flatten();
+            solved.unwrap_or_else(|| vec![0.0; columns])
         })
         .collect();
     let mean = solved.iter().map(|row| row[0]).collect();

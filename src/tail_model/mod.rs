@@ -12,6 +12,7 @@ mod calibrate;
 mod directions;
 mod encoder;
 mod fit;
+mod least_squares;
 mod panels;
 mod prior;
 mod sample;

@@ -62,7 +62,7 @@ impl<'a> Selection<'a> {
         mut each: impl FnMut(Block<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let columns = self.manifest().columns();
-        let at_a_time = (CELLS / (columns.k + columns.nodes)).max(1);
+        let at_a_time = (CELLS / (columns.k + columns.nodes + columns.rank)).max(1);
         let mut start = 0;
         for (index, entry) in self.manifest().shards.iter().enumerate() {
             let shard = self.shard(index)?;
