@@ -26,6 +26,7 @@ pub mod config;
 
 // ── level 1: making targets ──
 pub mod dataset;
+pub mod encoding;
 #[cfg(feature = "torch")]
 pub mod libtorch;
 pub mod preprocess;

@@ -24,10 +24,10 @@ mod nodes;
 mod prior;
 mod temperature;
 
-pub use batch::TargetBatch;
+pub use batch::{PADDING, TargetBatch};
 pub use decode::{DecodedTarget, PositionTarget};
 pub use handling::TailHandling;
 pub use model::{MAX_RANK, TailModel, TailModelAt, TailShape};
-pub use nodes::{DEFAULT_NODES, NodesError, NotCovered, TailNodes};
+pub use nodes::{DEFAULT_NODES, MAX_NODES, NodesError, NotCovered, TailNodes};
 pub use prior::TailPrior;
 pub use temperature::{Temperature, TemperatureError};

@@ -12,7 +12,7 @@ use super::Temperature;
 pub const DEFAULT_NODES: [f64; 5] = [0.125, 0.25, 0.5, 0.75, 1.0];
 
 /// Largest number of nodes: beyond it, polynomial interpolation swings between the nodes.
-const MAX_NODES: usize = 16;
+pub const MAX_NODES: usize = 16;
 
 /// Why a list of nodes was refused.
 #[derive(Debug, thiserror::Error, PartialEq)]

@@ -45,6 +45,7 @@ fn case(seed: u64, rows: usize, classes: usize, k: usize, rank: usize) -> Case {
         let largest = z[order[0]];
         let tail = |beta: f64| order[k..].iter().map(|c| ((z[*c] - largest) * beta).exp()).sum::<f64>().ln();
         batch.extend(&TargetBatch {
+            counts: Vec::new(),
             rows: 1,
             k,
             nodes: kept,

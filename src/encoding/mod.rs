@@ -1,0 +1,26 @@
+//! Targets as small whole numbers, and whole numbers as few bits.
+//!
+//! Two steps, each with its inverse:
+//!
+//! 1. [`Steps`] rounds logits and curves to multiples of a step: [`QuantisedBatch`]. What a cache
+//!    promises of its accuracy is decided here, and only here; whatever follows is lossless.
+//! 2. [`Codebook`] gives frequent numbers short codes and packs positions into rows of bits
+//!    ([`Codebook::pack`]): class ids by how often they stand in heads, logits as falls from one rank to
+//!    the next, curves by what a polynomial through their other nodes does not foretell.
+//!
+//! Every code is a canonical Huffman code of buckets followed by plain bits ([`SymbolCode`]), so that a
+//! reader needs a few code lengths and no arithmetic beyond shifts, and any row is found and read alone.
+
+mod bits;
+mod codebook;
+mod curve;
+mod huffman;
+mod pack;
+mod quantise;
+mod symbol;
+
+pub use bits::{BitReader, BitWriter};
+pub use codebook::{Codebook, CodebookError, CodebookTables, Layout};
+pub use pack::{ANCHOR_POSITIONS, Unreadable};
+pub use quantise::{QuantisedBatch, Steps, StepsError};
+pub use symbol::{MAX_CODE_BITS, SymbolCode, SymbolCodeError};
