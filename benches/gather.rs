@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use kd_cache::cache::{CacheReader, ShardRows};
+use kd_cache::cache::{Beginnings, CacheReader, ShardRows};
 use kd_cache::config::ValueEncoding;
 use kd_cache::ids::SampleId;
 use kd_cache::permutation::Permutation;
@@ -37,13 +37,14 @@ fn write(dir: &Path) {
         values: ValueEncoding::F16,
         shard_samples: ROWS_PER_SHARD,
         labelled: true,
-        rank: 0,
+        ..Synthetic::fixture()
     };
     let mut writer = settings.open(dir);
     let nodes = settings.tail_nodes();
     let weights = vec![0.0; CLASSES * nodes.len()];
     let prior = TailPrior::new(nodes, CLASSES, weights).unwrap();
-    writer.begin(TailModel::new(prior, None).as_ref(), None).unwrap();
+    let model = TailModel::new(prior, None).unwrap();
+    writer.begin(Beginnings { model: Some(&model), ..Beginnings::default() }).unwrap();
     let rows = ROWS_PER_SHARD as usize;
     for shard in 0..SHARDS {
         let first = shard * ROWS_PER_SHARD;
@@ -51,6 +52,7 @@ fn write(dir: &Path) {
             .commit_shard(&ShardRows {
                 sample_ids: (first..first + ROWS_PER_SHARD).map(SampleId).collect(),
                 labels: vec![1; rows],
+                tokens: vec![],
                 targets: TargetBatch::zeroed(rows, K, DEFAULT_NODES.len()),
             })
             .unwrap();

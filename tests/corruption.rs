@@ -7,6 +7,7 @@ mod synthetic;
 use std::path::Path;
 
 use kd_cache::cache::CacheReader;
+use kd_cache::config::{StorageForm, ValueEncoding};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{Silent, VerifyReport, verify};
 use kd_cache::target::TargetBatch;
@@ -20,6 +21,7 @@ fn read_everything(dir: &Path) {
         drop(reader.gather(&[row], &mut out));
         drop(reader.sample_id(row));
         drop(reader.label(row));
+        drop(reader.tokens(row));
         drop(reader.row_of(SampleId(row)));
     }
 }
@@ -28,42 +30,78 @@ fn problems(report: &VerifyReport) -> String {
     report.damages.iter().map(|damage| format!("{}: {}\n", damage.file, damage.problem)).collect()
 }
 
+/// A small cache of each layout, and the files that make it up.
+fn layouts() -> Vec<(Synthetic, Vec<String>)> {
+    let small = |form, values, sequence, variable| Synthetic {
+        samples: 3,
+        shard_samples: 3,
+        form,
+        values,
+        sequence,
+        variable,
+        ..Synthetic::fixture()
+    };
+    [
+        small(StorageForm::Arrow, ValueEncoding::F16, 0, false),
+        small(StorageForm::Arrow, ValueEncoding::F16, 3, true),
+        small(StorageForm::Arrow, ValueEncoding::Quantized, 3, true),
+        small(StorageForm::Parquet, ValueEncoding::Quantized, 3, true),
+    ]
+    .into_iter()
+    .map(|case| {
+        let mut files = vec![format!("shards/00000.{}", case.form), "tail_model.arrow".to_owned()];
+        files.extend((case.values == ValueEncoding::Quantized).then(|| "codebook.arrow".to_owned()));
+        (case, files)
+    })
+    .collect()
+}
+
+/// Every byte of the oldest layout, and of the others every fifth, from another one on in each file.
+fn places(case: &Synthetic, bytes: &[u8]) -> impl Iterator<Item = usize> + use<> {
+    let all = case.values == ValueEncoding::F16 && case.sequence == 0;
+    (bytes.len() % 5 * usize::from(!all)..bytes.len()).step_by(if all { 1 } else { 5 })
+}
+
 #[test]
-fn every_changed_byte_of_a_shard_and_of_the_tail_model_is_found() {
-    let dir = tempfile::tempdir().unwrap();
-    Synthetic { samples: 3, shard_samples: 3, ..Synthetic::fixture() }.write(dir.path());
-    assert!(verify(dir.path(), &Silent).unwrap().sound);
-    for file in ["shards/00000.arrow", "tail_model.arrow"] {
-        let path = dir.path().join(file);
-        let sound = std::fs::read(&path).unwrap();
-        for at in 0..sound.len() {
-            for flip in [0x01, 0xff] {
-                let mut bytes = sound.clone();
-                bytes[at] ^= flip;
-                std::fs::write(&path, &bytes).unwrap();
-                let report = verify(dir.path(), &Silent).unwrap();
-                assert!(problems(&report).contains(file), "byte {at} of {file} ^ {flip:#x}: not found");
-                read_everything(dir.path());
+fn a_changed_byte_is_found() {
+    for (case, files) in layouts() {
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path());
+        assert!(verify(dir.path(), &Silent).unwrap().sound);
+        for file in files {
+            let path = dir.path().join(&file);
+            let sound = std::fs::read(&path).unwrap();
+            for at in places(&case, &sound) {
+                for flip in [0x01, 0xff] {
+                    let mut bytes = sound.clone();
+                    bytes[at] ^= flip;
+                    std::fs::write(&path, &bytes).unwrap();
+                    let report = verify(dir.path(), &Silent).unwrap();
+                    assert!(problems(&report).contains(&file), "byte {at} of {file} ^ {flip:#x}: not found");
+                    read_everything(dir.path());
+                }
             }
+            std::fs::write(&path, &sound).unwrap();
         }
-        std::fs::write(&path, &sound).unwrap();
     }
 }
 
 #[test]
-fn every_truncation_is_found() {
-    let dir = tempfile::tempdir().unwrap();
-    Synthetic { samples: 3, shard_samples: 3, ..Synthetic::fixture() }.write(dir.path());
-    for file in ["shards/00000.arrow", "tail_model.arrow"] {
-        let path = dir.path().join(file);
-        let sound = std::fs::read(&path).unwrap();
-        for len in 0..sound.len() {
-            std::fs::write(&path, &sound[..len]).unwrap();
-            let report = verify(dir.path(), &Silent).unwrap();
-            assert!(problems(&report).contains(file), "{file} cut to {len} bytes: not found");
-            read_everything(dir.path());
+fn a_truncation_is_found() {
+    for (case, files) in layouts() {
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path());
+        for file in files {
+            let path = dir.path().join(&file);
+            let sound = std::fs::read(&path).unwrap();
+            for len in places(&case, &sound) {
+                std::fs::write(&path, &sound[..len]).unwrap();
+                let report = verify(dir.path(), &Silent).unwrap();
+                assert!(problems(&report).contains(&file), "{file} cut to {len} bytes: not found");
+                read_everything(dir.path());
+            }
+            std::fs::write(&path, &sound).unwrap();
         }
-        std::fs::write(&path, &sound).unwrap();
     }
 }
 

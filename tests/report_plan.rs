@@ -10,6 +10,7 @@ mod synthetic;
 use std::path::Path;
 
 use common::{Said, kd_cache, kd_cache_command, write};
+use kd_cache::cache::Beginnings;
 use kd_cache::cache::Manifest;
 use kd_cache::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
 use kd_cache::config::ValueEncoding;
@@ -204,8 +205,17 @@ fn a_row_and_the_overhead_explain_every_shard() {
                 let dir = tempfile::tempdir().unwrap();
                 let samples = shard_samples + shard_samples / 2;
                 let nodes = nodes.clone();
-                let synthetic =
-                    Synthetic { samples, classes, k, nodes, values, shard_samples, labelled, rank };
+                let synthetic = Synthetic {
+                    samples,
+                    classes,
+                    k,
+                    nodes,
+                    values,
+                    shard_samples,
+                    labelled,
+                    rank,
+                    ..Synthetic::fixture()
+                };
                 let mut writer = synthetic.open(dir.path());
                 // Another model and other codes have as many bytes, and no fit to wait for.
                 let model = (k < classes).then(|| {
@@ -215,7 +225,7 @@ fn a_row_and_the_overhead_explain_every_shard() {
                     let shape = (rank > 0).then(|| TailShape::new(prior.clone(), rank, basis).unwrap());
                     TailModel::new(prior, shape).unwrap()
                 });
-                writer.begin(model.as_ref(), None).unwrap();
+                writer.begin(Beginnings { model: model.as_ref(), ..Beginnings::default() }).unwrap();
                 for mut shard in (Synthetic { rank: 0, ..synthetic.clone() }).shards() {
                     shard.targets.rank = rank;
                     shard.targets.codes = vec![0; rank * shard.targets.rows];
@@ -224,7 +234,7 @@ fn a_row_and_the_overhead_explain_every_shard() {
                 let manifest = writer.finish().unwrap();
                 let columns = manifest.columns();
                 for shard in &manifest.shards {
-                    let beside = shard.bytes - columns.bytes_per_row() * shard.rows;
+                    let beside = shard.bytes - columns.bytes_per_row().unwrap() * shard.rows;
                     assert!(
                         (1..=FILE_OVERHEAD_BYTES).contains(&beside),
                         "{beside} beside rows of {columns:?}"
@@ -274,7 +284,11 @@ fn the_page_has_every_picture_and_goes_where_it_should() {
     }
     let manifest: Manifest =
         serde_json::from_slice(&std::fs::read(cache.join("manifest.json")).unwrap()).unwrap();
-    for digest in [&manifest.preprocess.digest, &manifest.shards[2].digest, &manifest.digest().unwrap()] {
+    for digest in [
+        &manifest.preprocess.as_ref().unwrap().digest,
+        &manifest.shards[2].digest,
+        &manifest.digest().unwrap(),
+    ] {
         assert!(written.contains(digest.as_str()), "{digest}");
     }
     // A cache without labels and without a tail has less to show, and says so.

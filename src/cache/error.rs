@@ -84,8 +84,17 @@ pub enum CacheError {
         /// What was found.
         found: String,
     },
-    /// A file is no sound Arrow IPC.
-    #[error("{path}: not a sound Arrow IPC file")]
+    /// The codebook holds no codes.
+    #[error("{path}: not a sound codebook")]
+    Codebook {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::encoding::CodebookError,
+    },
+    /// A file is no sound Arrow IPC, or no sound Parquet.
+    #[error("{path}: not a sound {} file", if path.extension().is_some_and(|e| e == "parquet") { "Parquet" } else { "Arrow IPC" })]
     Arrow {
         /// The file.
         path: PathBuf,

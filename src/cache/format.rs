@@ -1,20 +1,9 @@
 //! Names and columns: everything that writer and reader must agree on, and that may never change
 //! within a format version.
 //!
-//! A shard is an Arrow IPC *file* with one record batch and no compression, one row per sample
-//! and view, in rising order of `(sample_id, view)`:
+//! What columns a shard has is said by [`ShardColumns`](super::ShardColumns).
 //!
-//! | column | type | |
-//! |---|---|---|
-//! | `sample_id` | uint64 | the sample in its dataset |
-//! | `view` | uint16 | augmentation view; 0 when there is one |
-//! | `label` | uint32 | hard label; absent when the dataset has none |
-//! | `head_ids` | `fixed_size_list<uint8, uint16 or uint32>[k]` | classes by falling logit |
-//! | `head_values` | `fixed_size_list<float16 or float32>[k]` | logit − largest logit |
-//! | `tail_curve` | `fixed_size_list<float16 or float32>[nodes]` | g(β) in nats; absent when k = classes |
-//! | `tail_code` | `fixed_size_list<int8>[rank]` | the tail's code; absent when rank = 0 (version 2) |
-//!
-//! `tail_model.arrow` is of the same kind, one row per class:
+//! `tail_model.arrow` is an Arrow IPC *file* with one record batch and no compression, one row per class:
 //!
 //! | column | type | |
 //! |---|---|---|
@@ -28,7 +17,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::ValueEncoding;
+use crate::config::StorageForm;
 use crate::ids::ShardIndex;
 
 /// What `format` says in every manifest.
@@ -36,11 +25,13 @@ pub const FORMAT: &str = "kd-cache";
 /// The oldest version that this build reads.
 pub const OLDEST_FORMAT_VERSION: u32 = 1;
 /// The newest version that this build reads.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The commit point.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The tail prior.
 pub const TAIL_MODEL_FILE: &str = "tail_model.arrow";
+/// The codes of quantized positions.
+pub const CODEBOOK_FILE: &str = "codebook.arrow";
 /// The shards' folder.
 pub const SHARDS_FOLDER: &str = "shards";
 /// There while a build is unfinished.
@@ -70,6 +61,14 @@ pub const HEAD_VALUES: &str = "head_values";
 pub const TAIL_CURVE: &str = "tail_curve";
 /// Column of tail codes.
 pub const TAIL_CODE: &str = "tail_code";
+/// Column of packed positions (version 3).
+pub const TARGETS: &str = "targets";
+/// Column of head sizes (version 3).
+pub const HEAD_COUNTS: &str = "head_counts";
+/// Column of tokens (version 3).
+pub const TOKENS: &str = "tokens";
+/// Column of the places at which documents begin (version 3).
+pub const DOCUMENTS: &str = "documents";
 /// Column of the tail model's log-weights.
 pub const PRIOR: &str = "prior";
 /// Column of the tail shape's log-weights for code 0.
@@ -80,6 +79,10 @@ pub const BASIS: &str = "basis";
 pub const MEAN: &str = "mean";
 /// Column of the encoder's weights.
 pub const WEIGHT: &str = "weight";
+/// Column of the codebook's order of classes.
+pub const ORDER: &str = "order";
+/// Columns of the codebook's code lengths.
+pub const CODE_TABLES: [&str; 5] = ["ids", "falls", "curve", "tail_codes", "counts"];
 /// The inner field of every list.
 pub const ITEM: &str = "item";
 
@@ -87,15 +90,13 @@ pub const ITEM: &str = "item";
 /// pads each buffer to 64 bytes. An upper bound that holds for every column a cache can have.
 pub const FILE_OVERHEAD_BYTES: u64 = 2560;
 
-/// The version of a cache: the lowest that has what it holds, so that older programs read what they
-/// can.
-pub fn version_for(rank: usize) -> u32 {
-    if rank == 0 { 1 } else { 2 }
-}
-
 /// The path of a shard inside a cache.
-pub fn shard_file(shard: ShardIndex) -> String {
-    format!("{SHARDS_FOLDER}/{:05}.arrow", shard.0)
+pub fn shard_file(shard: ShardIndex, form: StorageForm) -> String {
+    let extension = match form {
+        StorageForm::Arrow => "arrow",
+        StorageForm::Parquet => "parquet",
+    };
+    format!("{SHARDS_FOLDER}/{:05}.{extension}", shard.0)
 }
 
 /// The integer that holds class ids.
@@ -130,71 +131,6 @@ impl IdType {
     }
 }
 
-/// The Arrow type of logits and curves.
-pub fn value_type(values: ValueEncoding) -> DataType {
-    match values {
-        ValueEncoding::F16 => DataType::Float16,
-        ValueEncoding::F32 => DataType::Float32,
-    }
-}
-
-/// What decides a shard's columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardColumns {
-    /// Head size.
-    pub k: usize,
-    /// Nodes per curve, 0 without a tail.
-    pub nodes: usize,
-    /// Numbers per tail code, 0 without codes.
-    pub rank: usize,
-    /// Integer of the class ids.
-    pub ids: IdType,
-    /// Float of logits and curves.
-    pub values: ValueEncoding,
-    /// Whether there are labels.
-    pub labelled: bool,
-}
-
-impl ShardColumns {
-    /// The Arrow schema of a shard.
-    pub fn schema(&self) -> SchemaRef {
-        let values = value_type(self.values);
-        let mut fields =
-            vec![Field::new(SAMPLE_ID, DataType::UInt64, false), Field::new(VIEW, DataType::UInt16, false)];
-        if self.labelled {
-            fields.push(Field::new(LABEL, DataType::UInt32, false));
-        }
-        fields.push(Field::new(HEAD_IDS, list_of(self.ids.data_type(), self.k), false));
-        fields.push(Field::new(HEAD_VALUES, list_of(values.clone(), self.k), false));
-        if self.nodes > 0 {
-            fields.push(Field::new(TAIL_CURVE, list_of(values, self.nodes), false));
-        }
-        if self.rank > 0 {
-            fields.push(Field::new(TAIL_CODE, list_of(DataType::Int8, self.rank), false));
-        }
-        Arc::new(Schema::new(fields))
-    }
-
-    /// What one row takes in each column, by the column's name, in the order of the schema.
-    ///
-    /// # Units
-    /// Bytes. Buffers are of fixed width, and columns without nulls have no validity: a column of
-    /// `n` rows takes `n` times as much, whatever is in it.
-    pub fn column_bytes(&self) -> Vec<(String, u64)> {
-        let schema = self.schema();
-        schema.fields().iter().map(|field| (field.name().clone(), row_bytes(field.data_type()))).collect()
-    }
-
-    /// What one row takes in all columns together.
-    ///
-    /// # Units
-    /// Bytes. A shard of `n` rows is larger than `n` times as much by at most
-    /// [`FILE_OVERHEAD_BYTES`], as a test holds it to.
-    pub fn bytes_per_row(&self) -> u64 {
-        self.column_bytes().iter().map(|(_, bytes)| bytes).fold(0, |sum, bytes| sum.saturating_add(*bytes))
-    }
-}
-
 /// Bytes of the tail model: one row per class, and what the file takes beside them.
 pub fn tail_model_bytes(classes: usize, nodes: usize, rank: usize) -> u64 {
     let rows: u64 = tail_schema(nodes, rank).fields().iter().map(|field| row_bytes(field.data_type())).sum();
@@ -202,7 +138,7 @@ pub fn tail_model_bytes(classes: usize, nodes: usize, rank: usize) -> u64 {
 }
 
 /// Bytes of one value of a column.
-fn row_bytes(column: &DataType) -> u64 {
+pub(super) fn row_bytes(column: &DataType) -> u64 {
     match column {
         DataType::FixedSizeList(item, len) => {
             u64::try_from(*len).unwrap_or(0).saturating_mul(row_bytes(item.data_type()))
@@ -229,12 +165,21 @@ pub fn encoder_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![float(MEAN), float(WEIGHT)]))
 }
 
+/// The Arrow schema of the codebook, which has one row: each table is one list.
+pub fn codebook_schema(classes: usize, sizes: [usize; 5]) -> SchemaRef {
+    let lengths = CODE_TABLES.iter().zip(sizes).filter(|(_, size)| *size > 0);
+    let lengths = lengths.map(|(name, size)| Field::new(*name, list_of(DataType::UInt8, size), false));
+    let order = Field::new(ORDER, list_of(DataType::UInt32, classes), false);
+    Arc::new(Schema::new(std::iter::once(order).chain(lengths).collect::<Vec<_>>()))
+}
+
 /// The inner field of a list.
 pub fn item_field(item: DataType) -> Arc<Field> {
     Arc::new(Field::new(ITEM, item, false))
 }
 
-fn list_of(item: DataType, len: usize) -> DataType {
+/// Lists of `len` items each.
+pub(super) fn list_of(item: DataType, len: usize) -> DataType {
     // k is at most the number of classes and nodes at most 16; Arrow counts lists in i32.
     DataType::FixedSizeList(item_field(item), i32::try_from(len).unwrap_or(i32::MAX))
 }

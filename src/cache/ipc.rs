@@ -17,6 +17,8 @@ use crate::mapped::map_file;
 
 /// Before a message's metadata: a marker and the metadata's length.
 const MESSAGE_PREFIX: usize = 8;
+/// What buffers are aligned to at least.
+const BUFFER_ALIGNMENT: usize = 8;
 /// The marker.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
@@ -110,20 +112,36 @@ fn check_message(message: &[u8], metadata_len: usize, schema: &SchemaRef) -> Res
     if (nodes.len(), buffers.len()) != (expected.nodes.len(), expected.buffers.len()) {
         return Err(invalid("field nodes or buffers of other columns"));
     }
-    for (node, len) in nodes.iter().zip(&expected.nodes) {
-        if usize::try_from(node.length()) != Ok(*len) || node.null_count() != 0 {
+    for (node, expected) in nodes.iter().zip(&expected.nodes) {
+        let length = usize::try_from(node.length()).ok();
+        if length.is_none() || expected.is_some_and(|len| length != Some(len)) || node.null_count() != 0 {
+            let len = expected.map_or("any number of".to_owned(), |len| len.to_string());
             let (found, nulls) = (node.length(), node.null_count());
             return Err(invalid(&format!("expected {len} values and no nulls, found {found} and {nulls}")));
         }
     }
-    for (buffer, least) in buffers.iter().zip(&expected.buffers) {
-        let (offset, len) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
-        let end = offset.ok().zip(len.ok()).and_then(|(offset, len)| offset.checked_add(len));
+    for (buffer, expected) in buffers.iter().zip(&expected.buffers) {
+        let least = match expected.values {
+            Count::Known(values) => Some(values),
+            Count::OfNode(node) => usize::try_from(nodes.get(node).length()).ok(),
+        };
+        let least = least.and_then(|values| values.checked_mul(expected.width));
+        let least = least.ok_or_else(|| invalid("more values than memory has room for"))?;
+        let (offset, len) = (usize::try_from(buffer.offset()).ok(), usize::try_from(buffer.length()).ok());
+        let end = offset.zip(len).and_then(|(offset, len)| offset.checked_add(len));
         let inside = end.is_some_and(|end| end <= body_len);
-        if !inside || usize::try_from(buffer.length()).map_or(true, |len| len < *least) {
+        if !inside || len.is_none_or(|len| len < least || len % expected.width != 0) {
             let (offset, len) = (buffer.offset(), buffer.length());
             let problem =
                 format!("expected {least} bytes or more inside {body_len}, found {len} at {offset}");
+            return Err(invalid(&problem));
+        }
+        // The format asks for it, and Arrow takes it for granted where lists begin.
+        let address =
+            (message.as_ptr() as usize).wrapping_add(metadata_len).wrapping_add(offset.unwrap_or(0));
+        if address % BUFFER_ALIGNMENT != 0 {
+            let problem =
+                format!("expected a buffer at a multiple of 8 bytes, found one at {}", buffer.offset());
             return Err(invalid(&problem));
         }
     }
@@ -133,26 +151,64 @@ fn check_message(message: &[u8], metadata_len: usize, schema: &SchemaRef) -> Res
 /// What a record batch of given columns holds.
 #[derive(Default)]
 struct Expected {
-    /// Values in each column and inner column.
-    nodes: Vec<usize>,
-    /// Bytes at least in each buffer; 0 for the validity that columns without nulls may leave out.
-    buffers: Vec<usize>,
+    /// Values in each column and inner column; `None` in lists of any length.
+    nodes: Vec<Option<usize>>,
+    buffers: Vec<ExpectedBuffer>,
+}
+
+/// A buffer of at least so many values.
+struct ExpectedBuffer {
+    values: Count,
+    /// Bytes of a value.
+    width: usize,
+}
+
+enum Count {
+    Known(usize),
+    /// As many as a field node says.
+    OfNode(usize),
 }
 
 impl Expected {
-    /// Adds a column of `len` values; `None` when their bytes cannot be counted.
+    /// Adds a column of `len` values; `None` when they cannot be counted.
     fn add(&mut self, field: &Field, len: usize) -> Option<()> {
-        self.nodes.push(len);
-        self.buffers.push(0);
-        if let DataType::FixedSizeList(item, per_value) = field.data_type() {
-            return self.add(item, len.checked_mul(usize::try_from(*per_value).ok()?)?);
+        self.nodes.push(Some(len));
+        self.buffer(Count::Known(0), 1);
+        match field.data_type() {
+            DataType::FixedSizeList(item, per_value) => {
+                self.add(item, len.checked_mul(usize::try_from(*per_value).ok()?)?)?;
+            }
+            DataType::List(item) => {
+                self.buffer(Count::Known(len.checked_add(1)?), size_of::<i32>());
+                self.buffer(Count::Known(0), 1);
+                self.buffer(Count::OfNode(self.nodes.len()), item.data_type().primitive_width()?);
+                self.nodes.push(None);
+            }
+            DataType::Binary => {
+                self.buffer(Count::Known(len.checked_add(1)?), size_of::<i32>());
+                // Arrow compares the offsets with what is there.
+                self.buffer(Count::Known(0), 1);
+            }
+            other => self.buffer(Count::Known(len), other.primitive_width()?),
         }
-        self.buffers.push(len.checked_mul(field.data_type().primitive_width()?)?);
         Some(())
+    }
+
+    /// Adds a buffer; one of no values is the validity that columns without nulls may leave out.
+    fn buffer(&mut self, values: Count, width: usize) {
+        self.buffers.push(ExpectedBuffer { values, width });
     }
 }
 
-fn describe(fields: &arrow::datatypes::Fields) -> String {
+/// Bytes of each column's buffers.
+pub(super) fn column_bytes(path: &Path, schema: &SchemaRef) -> Result<Vec<u64>, CacheError> {
+    let batch = read_batch(path, schema)?;
+    let bytes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
+    let bytes = bytes.map(|bytes| Ok(bytes? as u64)).collect::<Result<Vec<u64>, ArrowError>>();
+    bytes.map_err(|source| CacheError::Arrow { path: path.to_owned(), source })
+}
+
+pub(super) fn describe(fields: &arrow::datatypes::Fields) -> String {
     let words: Vec<String> = fields.iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect();
     words.join(", ")
 }

@@ -5,19 +5,21 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION, ShardColumns, version_for};
+use super::columns::{ShardColumns, ShardLayout};
+use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION};
 use super::{CacheError, durable};
 use crate::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use crate::digest::Digest;
+use crate::encoding::{Layout, Steps, StepsError};
 use crate::target::{MAX_RANK, NotCovered, TailNodes, Temperature};
 
 /// The contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(title = "kd-cache manifest, format versions 1 and 2")]
+#[schemars(title = "kd-cache manifest, format versions 1 to 3")]
 pub struct Manifest {
     /// `kd-cache`.
     pub format: String,
-    /// 1, or 2 where `tail.rank` is above 0.
+    /// 1; 2 where `tail.rank` is above 0; 3 where shards have columns of version 3.
     pub format_version: u32,
     /// Program and version that wrote the cache.
     pub created_by: String,
@@ -27,7 +29,7 @@ pub struct Manifest {
     pub samples: u64,
     /// Augmentation views per sample.
     pub views: u32,
-    /// Predictions kept: one per sample and view.
+    /// Predictions kept: one per sample and view, or one per token of it.
     pub positions: u64,
     /// Classes the teacher tells apart, `V`.
     pub classes: usize,
@@ -43,8 +45,9 @@ pub struct Manifest {
     pub teacher: TeacherIdentity,
     /// What was predicted on.
     pub dataset: DatasetIdentity,
-    /// How samples became the teacher's input.
-    pub preprocess: PreprocessIdentity,
+    /// How samples became the teacher's input; absent where they are tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<PreprocessIdentity>,
     /// The shards, in order of sample ids.
     pub shards: Vec<ShardEntry>,
 }
@@ -52,8 +55,11 @@ pub struct Manifest {
 /// What is kept class by class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HeadLayout {
-    /// Classes per prediction.
+    /// Classes per prediction, at most.
     pub k: usize,
+    /// Where heads differ in size: the mass at T = 1 that each holds, unless it has `k` classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mass: Option<f64>,
 }
 
 /// What is kept of the classes outside the head.
@@ -80,8 +86,17 @@ pub struct StorageLayout {
     pub form: StorageForm,
     /// Integer of the class ids.
     pub ids: IdType,
-    /// Float of logits and curves.
+    /// What logits and curves are.
     pub values: ValueEncoding,
+    /// The step of quantized logits, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<f64>,
+    /// The step of quantized curves, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curve_step: Option<f64>,
+    /// The codes of quantized positions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codebook: Option<FileEntry>,
     /// Samples per shard; the last may have fewer.
     pub shard_samples: u64,
 }
@@ -123,8 +138,24 @@ pub struct DatasetIdentity {
     /// Digest of the labels; absent when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Digest>,
-    /// Dimensions of a raw sample.
+    /// Dimensions of a raw sample; for tokens, how many the longest has.
     pub sample_shape: Vec<usize>,
+    /// Where samples are tokens: what their numbers mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokensIdentity>,
+}
+
+/// What tokens are. They are kept in the shards, so that a student needs nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TokensIdentity {
+    /// Every token is below it.
+    pub vocabulary: usize,
+    /// Digest of the tokenizer's vocabulary and special tokens; absent where none was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Digest>,
+    /// The tokenizer's file, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_file: Option<String>,
 }
 
 /// The preprocessing.
@@ -155,12 +186,22 @@ pub struct ShardEntry {
     pub file: String,
     /// Rows (samples × views).
     pub rows: u64,
+    /// Positions in them; absent where each row has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<u64>,
     /// The lowest sample id in it.
     pub first_sample: u64,
     /// Size.
     pub bytes: u64,
     /// Content.
     pub digest: Digest,
+}
+
+impl ShardEntry {
+    /// Positions in its rows.
+    pub fn positions(&self) -> u64 {
+        self.positions.unwrap_or(self.rows)
+    }
 }
 
 impl Manifest {
@@ -218,13 +259,52 @@ impl Manifest {
     /// What a shard's columns are.
     pub fn columns(&self) -> ShardColumns {
         ShardColumns {
+            form: self.storage.form,
             k: self.head.k,
+            variable: self.head.mass.is_some(),
             nodes: if self.has_tail() { self.tail.nodes.len() } else { 0 },
             rank: self.tail.rank,
             ids: self.storage.ids,
             values: self.storage.values,
             labelled: self.dataset.labels.is_some(),
+            tokens: self.dataset.tokens.as_ref().map(|tokens| IdType::for_classes(tokens.vocabulary)),
         }
+    }
+
+    /// The steps of quantized values; `None` for floats.
+    ///
+    /// # Errors
+    /// What [`Steps::new`] refuses; never for a manifest that has been loaded.
+    pub fn steps(&self) -> Result<Option<Steps>, StepsError> {
+        if self.storage.values != ValueEncoding::Quantized {
+            return Ok(None);
+        }
+        let step = |step: Option<f64>| step.unwrap_or(f64::NAN);
+        Steps::new(step(self.storage.step), step(self.storage.curve_step)).map(Some)
+    }
+
+    /// What decides the codes of quantized positions.
+    pub fn code_layout(&self) -> Layout {
+        Layout {
+            classes: self.classes,
+            k: self.head.k,
+            variable: self.head.mass.is_some(),
+            nodes: self.has_tail().then(|| self.tail.nodes.clone()),
+            rank: self.tail.rank,
+        }
+    }
+
+    /// The lowest version that has what this cache holds, so that older programs read what they can.
+    pub fn version(&self) -> u32 {
+        match self.columns().layout() {
+            ShardLayout::Fixed => 1 + u32::from(self.tail.rank > 0),
+            ShardLayout::Lists | ShardLayout::Packed => 3,
+        }
+    }
+
+    /// Positions in the shards there are.
+    pub fn committed_positions(&self) -> u64 {
+        self.shards.iter().map(ShardEntry::positions).fold(0, u64::saturating_add)
     }
 
     /// Whether there are classes outside the head.
@@ -245,10 +325,11 @@ impl Manifest {
         self.samples.div_ceil(self.storage.shard_samples.max(1))
     }
 
-    /// Bytes of shards and tail model.
+    /// Bytes of shards, tail model and codebook.
     pub fn bytes(&self) -> u64 {
-        let model = self.tail.model.as_ref().map_or(0, |file| file.bytes);
-        self.shards.iter().map(|shard| shard.bytes).fold(model, u64::saturating_add)
+        let beside = [&self.tail.model, &self.storage.codebook];
+        let beside = beside.into_iter().flatten().map(|file| file.bytes);
+        beside.chain(self.shards.iter().map(|shard| shard.bytes)).fold(0, u64::saturating_add)
     }
 
     /// Numbers that contradict each other would otherwise surface as wild reads much later.
@@ -274,13 +355,30 @@ impl Manifest {
         if self.tail.rank > most {
             return damaged("tail.rank", format!("at most {most}"), self.tail.rank.to_string());
         }
-        if self.format_version != version_for(self.tail.rank) {
-            let expected = format!("{} for tail.rank = {}", version_for(self.tail.rank), self.tail.rank);
+        if self.format_version != self.version() {
+            let expected = format!("{} for what its shards hold", self.version());
             return damaged("format_version", expected, self.format_version.to_string());
         }
-        if self.views != 1 || self.positions != self.samples {
+        if self.views != 1 || (self.dataset.tokens.is_none() && self.positions != self.samples) {
             let expected = format!("one view of {} samples", self.samples);
             return damaged("views", expected, format!("{} views, {} positions", self.views, self.positions));
+        }
+        if let Err(error) = self.steps() {
+            return damaged("storage.step, storage.curve_step", error.to_string(), "others".into());
+        }
+        let quantised = self.storage.values == ValueEncoding::Quantized;
+        if quantised && self.complete && self.storage.codebook.is_none() {
+            return damaged("storage.codebook", "a file, because values are quantized".into(), "none".into());
+        }
+        if let Some(mass) = self.head.mass.filter(|mass| !(*mass > 0.0 && *mass <= 1.0 && self.has_tail())) {
+            let expected = "above 0 and at most 1, with k below the number of classes".into();
+            return damaged("head.mass", expected, mass.to_string());
+        }
+        if let Some(tokens) =
+            self.dataset.tokens.as_ref().filter(|t| u32::try_from(t.vocabulary).is_err() || t.vocabulary == 0)
+        {
+            let expected = "1 to 2^32 - 1".into();
+            return damaged("dataset.tokens.vocabulary", expected, tokens.vocabulary.to_string());
         }
         if self.storage.shard_samples == 0 {
             return damaged("storage.shard_samples", "at least 1".into(), "0".into());
@@ -306,15 +404,20 @@ impl Manifest {
                 );
             }
         }
-        for (key, file) in [("tail.model.file", &self.tail.model), ("tail.encoder.file", &self.tail.encoder)]
-        {
+        for (key, file) in [
+            ("tail.model.file", &self.tail.model),
+            ("tail.encoder.file", &self.tail.encoder),
+            ("storage.codebook.file", &self.storage.codebook),
+        ] {
             if let Some(entry) = file.as_ref().filter(|entry| !is_inside(&entry.file)) {
                 return damaged(key, "a path inside the cache".into(), entry.file.clone());
             }
         }
         let rows = self.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
-        if self.complete && rows != self.positions {
-            return damaged("shards", format!("{} rows in all", self.positions), format!("{rows}"));
+        let positions = self.committed_positions();
+        if self.complete && (rows, positions) != (self.samples, self.positions) {
+            let expected = format!("{} rows with {} positions in all", self.samples, self.positions);
+            return damaged("shards", expected, format!("{rows} with {positions}"));
         }
         Ok(())
     }

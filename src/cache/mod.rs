@@ -14,22 +14,31 @@
 
 pub mod format;
 
+mod codebook_file;
+mod columns;
 mod durable;
 mod error;
 mod ipc;
 mod journal;
 mod lock;
 mod manifest;
+mod parquet_file;
 mod reader;
+mod shard_encode;
+mod shard_read;
 mod tail_file;
 mod writer;
 
+pub use codebook_file::{Coding, measure_shard};
+pub use columns::{ShardColumns, ShardLayout, curve_type, head_type};
 pub use error::CacheError;
 pub use lock::WriterLock;
 pub use manifest::{
     DatasetIdentity, FileEntry, HeadLayout, Manifest, PreprocessIdentity, ShardEntry, StorageLayout,
-    TailLayout, TeacherIdentity,
+    TailLayout, TeacherIdentity, TokensIdentity,
 };
-pub use reader::{CacheReader, ShardReader, read_manifest, read_tail_model};
+pub use reader::{CacheReader, read_manifest, read_tail_model};
+pub use shard_encode::{ShardRows, TokenRow};
+pub use shard_read::ShardReader;
 pub use tail_file::EncoderTable;
-pub use writer::{CacheWriter, Found, ShardRows};
+pub use writer::{Beginnings, CacheWriter, Found};

@@ -1,23 +1,12 @@
 //! Reads a cache: maps its shards and gathers rows from the mapped columns.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, AsArray};
-use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{
-    ArrowPrimitiveType, Float16Type, Float32Type, Int8Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
-use half::f16;
-
-use super::format::{
-    BUILD_FOLDER, HEAD_IDS, HEAD_VALUES, IdType, JOURNAL_FILE, LABEL, MANIFEST_FILE, PLAN_FILE, SAMPLE_ID,
-    ShardColumns, TAIL_CODE, TAIL_CURVE, VIEW,
-};
-use super::ipc::read_batch;
-use super::{CacheError, Manifest, journal, tail_file};
-use crate::config::ValueEncoding;
+use super::codebook_file::Coding;
+use super::format::{BUILD_FOLDER, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE};
+use super::{CacheError, Manifest, ShardReader, TokenRow, ipc, journal, parquet_file, tail_file};
+use crate::config::StorageForm;
 use crate::ids::{SampleId, ShardIndex};
 use crate::target::{TailModel, TargetBatch};
 
@@ -56,6 +45,7 @@ pub struct CacheReader {
     dir: PathBuf,
     manifest: Manifest,
     tail_model: Option<TailModel>,
+    coding: Arc<Coding>,
     /// The first row of each shard, and the number of rows.
     starts: Vec<u64>,
     shards: Vec<OnceLock<ShardReader>>,
@@ -87,12 +77,13 @@ impl CacheReader {
     pub fn open_partial(dir: &Path) -> Result<Self, CacheError> {
         let manifest = read_manifest(dir)?;
         let tail_model = read_tail_model(dir, &manifest)?;
+        let coding = Arc::new(Coding::read(dir, &manifest)?);
         let mut starts = vec![0u64];
         for shard in &manifest.shards {
             starts.push(starts[starts.len() - 1].saturating_add(shard.rows));
         }
         let shards = manifest.shards.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { dir: dir.to_owned(), manifest, tail_model, starts, shards })
+        Ok(Self { dir: dir.to_owned(), manifest, tail_model, coding, starts, shards })
     }
 
     /// The folder.
@@ -128,9 +119,35 @@ impl CacheReader {
             return Ok(shard);
         }
         let entry = &self.manifest.shards[index.as_usize()];
-        let shard = ShardReader::open(&self.dir.join(&entry.file), &self.manifest.columns(), entry.rows)?;
+        let shard = ShardReader::open(&self.dir, entry, &self.manifest.columns(), &self.coding)?;
         // Two threads may both have opened it; either serves.
         Ok(slot.get_or_init(|| shard))
+    }
+
+    /// What each column takes in all shards, by its name, in the order of the schema.
+    ///
+    /// # Units
+    /// Bytes: of the columns' buffers, in Parquet compressed.
+    ///
+    /// # Errors
+    /// [`CacheError`]: a shard that is missing or unsound.
+    pub fn column_bytes(&self) -> Result<Vec<(String, u64)>, CacheError> {
+        let columns = self.manifest.columns();
+        if let Some(widths) = columns.column_bytes() {
+            let rows = self.rows();
+            return Ok(widths.into_iter().map(|(name, width)| (name, width.saturating_mul(rows))).collect());
+        }
+        let schema = columns.schema();
+        let mut all: Vec<(String, u64)> = schema.fields().iter().map(|f| (f.name().clone(), 0)).collect();
+        for entry in &self.manifest.shards {
+            let path = self.dir.join(&entry.file);
+            let bytes = match columns.form {
+                StorageForm::Arrow => ipc::column_bytes(&path, &schema)?,
+                StorageForm::Parquet => parquet_file::column_bytes(&path)?,
+            };
+            all.iter_mut().zip(bytes).for_each(|((_, sum), bytes)| *sum = sum.saturating_add(bytes));
+        }
+        Ok(all)
     }
 
     /// The sample in `row`.
@@ -142,7 +159,7 @@ impl CacheReader {
     /// When `row` is not below [`Self::rows`].
     pub fn sample_id(&self, row: u64) -> Result<SampleId, CacheError> {
         let (shard, at) = self.locate(row);
-        Ok(SampleId(self.shard(shard)?.sample_ids[at]))
+        Ok(SampleId(self.shard(shard)?.sample_ids()[at]))
     }
 
     /// The label of the sample in `row`, or `None` in an unlabelled dataset.
@@ -164,13 +181,40 @@ impl CacheReader {
     pub fn row_of(&self, id: SampleId) -> Result<Option<u64>, CacheError> {
         let after = self.manifest.shards.partition_point(|shard| shard.first_sample <= id.0);
         let Some(index) = after.checked_sub(1) else { return Ok(None) };
-        let ids = &self.shard(ShardIndex(index as u32))?.sample_ids;
+        let ids = self.shard(ShardIndex(index as u32))?.sample_ids();
         let at = ids.partition_point(|found| *found < id.0);
         let hit = ids.get(at).is_some_and(|found| *found == id.0);
         Ok(hit.then(|| self.starts[index] + at as u64))
     }
 
-    /// Copies the targets of `rows`, in that order, into `out`, which is made to fit.
+    /// Positions of `row`: one, or one for each of its tokens.
+    ///
+    /// # Errors
+    /// Those of [`Self::shard`].
+    ///
+    /// # Panics
+    /// When `row` is not below [`Self::rows`].
+    pub fn positions_of(&self, row: u64) -> Result<usize, CacheError> {
+        let (shard, at) = self.locate(row);
+        Ok(self.shard(shard)?.positions(at..at + 1).len())
+    }
+
+    /// The tokens of `row`, a position each, and where documents begin among them; `None` where samples
+    /// are not made of tokens.
+    ///
+    /// # Errors
+    /// Those of [`Self::shard`], and [`CacheError::Damaged`]: a token that is not below the vocabulary, or
+    /// documents that begin nowhere.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Self::rows`].
+    pub fn tokens(&self, row: u64) -> Result<Option<TokenRow>, CacheError> {
+        let Some(identity) = &self.manifest.dataset.tokens else { return Ok(None) };
+        let (shard, at) = self.locate(row);
+        self.shard(shard)?.tokens(at, identity.vocabulary)
+    }
+
+    /// Copies the targets of all positions of `rows`, in that order, into `out`, which is made to fit.
     ///
     /// Class ids come out below the number of classes, logits and curves finite: whatever a
     /// stranger's shard holds, nothing downstream reads beyond its bounds or learns from NaN.
@@ -181,16 +225,23 @@ impl CacheReader {
     /// # Panics
     /// When a row is not below [`Self::rows`].
     pub fn gather(&self, rows: &[u64], out: &mut TargetBatch) -> Result<(), CacheError> {
-        let columns = self.manifest.columns();
+        let Some(first) = rows.first() else {
+            let columns = self.manifest.columns();
+            out.resize(0, columns.k, columns.nodes, columns.rank);
+            return Ok(());
+        };
+        let mut positions = 0;
+        for row in rows {
+            positions += self.positions_of(*row)?;
+        }
         // A shard that has been opened vouches for the manifest's k, which is then safe to allocate.
-        if let Some(row) = rows.first() {
-            self.shard(self.locate(*row).0)?;
-        }
-        out.resize(rows.len(), columns.k, columns.nodes, columns.rank);
-        for (to, row) in rows.iter().enumerate() {
+        self.shard(self.locate(*first).0)?.make_room(positions, out);
+        let mut to = 0;
+        for row in rows {
             let (shard, at) = self.locate(*row);
-            self.shard(shard)?.copy_rows(at, out, to..to + 1);
+            to += self.shard(shard)?.copy_row(at, out, to)?;
         }
+        out.pad();
         self.check_usable(rows, out)
     }
 
@@ -203,19 +254,30 @@ impl CacheReader {
         if ids_fit(&targets.ids) && finite(&targets.values) && finite(&targets.curve) {
             return Ok(());
         }
-        let usable = |at: usize| {
-            let (ids, values, curve) = targets.row(at);
-            ids_fit(ids) && finite(values) && finite(curve)
-        };
-        let at = (0..rows.len()).find(|at| !usable(*at)).unwrap_or(0);
-        let (shard, row) = self.locate(rows[at]);
-        let (ids, values, curve) = targets.row(at);
-        Err(CacheError::Damaged {
+        let mut position = 0;
+        for row in rows {
+            for at in position..position + self.positions_of(*row)? {
+                let (ids, values, curve) = targets.row(at);
+                if !(ids_fit(ids) && finite(values) && finite(curve)) {
+                    let expected = format!("class ids below {classes} and finite values");
+                    let found = format!("ids {ids:?}, logits {values:?}, tail curve {curve:?}");
+                    return Err(self.damaged(*row, expected, found));
+                }
+            }
+            position += self.positions_of(*row)?;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a row.
+    fn damaged(&self, row: u64, expected: String, found: String) -> CacheError {
+        let (shard, at) = self.locate(row);
+        CacheError::Damaged {
             path: self.dir.join(&self.manifest.shards[shard.as_usize()].file),
-            what: format!("row {row}"),
-            expected: format!("class ids below {classes} and finite values"),
-            found: format!("ids {ids:?}, logits {values:?}, tail curve {curve:?}"),
-        })
+            what: format!("row {at}"),
+            expected,
+            found,
+        }
     }
 
     /// Shard and row in it.
@@ -224,155 +286,4 @@ impl CacheReader {
         let shard = self.starts.partition_point(|start| *start <= row) - 1;
         (ShardIndex(shard as u32), (row - self.starts[shard]) as usize)
     }
-}
-
-/// One mapped shard: its columns as they lie in the file.
-#[derive(Debug)]
-pub struct ShardReader {
-    sample_ids: ScalarBuffer<u64>,
-    views: ScalarBuffer<u16>,
-    labels: Option<ScalarBuffer<u32>>,
-    head_ids: IdColumn,
-    head_values: ValueColumn,
-    tail_curve: Option<ValueColumn>,
-    tail_code: Option<ScalarBuffer<i8>>,
-}
-
-impl ShardReader {
-    /// Maps the shard at `path`, which should have `columns` and `rows`.
-    ///
-    /// # Errors
-    /// [`CacheError`]: missing, no sound Arrow IPC, other columns or rows.
-    pub fn open(path: &Path, columns: &ShardColumns, rows: u64) -> Result<Self, CacheError> {
-        let batch = read_batch(path, &columns.schema())?;
-        if batch.num_rows() as u64 != rows {
-            return Err(CacheError::Damaged {
-                path: path.to_owned(),
-                what: "rows".into(),
-                expected: rows.to_string(),
-                found: batch.num_rows().to_string(),
-            });
-        }
-        let missing = |name: &str| CacheError::Damaged {
-            path: path.to_owned(),
-            what: "columns".into(),
-            expected: name.to_owned(),
-            found: "none of that name and type".into(),
-        };
-        // The schema has been compared: what is missing below is missing from the format.
-        let column = |name: &'static str| batch.column_by_name(name).ok_or_else(|| missing(name));
-        let list = |name: &'static str| {
-            column(name)?.as_fixed_size_list_opt().map(|list| list.values()).ok_or_else(|| missing(name))
-        };
-        let values =
-            |name: &'static str| ValueColumn::new(list(name)?, columns.values).ok_or_else(|| missing(name));
-        Ok(Self {
-            sample_ids: primitive::<UInt64Type>(column(SAMPLE_ID)?).ok_or_else(|| missing(SAMPLE_ID))?,
-            views: primitive::<UInt16Type>(column(VIEW)?).ok_or_else(|| missing(VIEW))?,
-            labels: match columns.labelled {
-                true => Some(primitive::<UInt32Type>(column(LABEL)?).ok_or_else(|| missing(LABEL))?),
-                false => None,
-            },
-            head_ids: IdColumn::new(list(HEAD_IDS)?, columns.ids).ok_or_else(|| missing(HEAD_IDS))?,
-            head_values: values(HEAD_VALUES)?,
-            tail_curve: if columns.nodes > 0 { Some(values(TAIL_CURVE)?) } else { None },
-            tail_code: match columns.rank {
-                0 => None,
-                _ => Some(primitive::<Int8Type>(list(TAIL_CODE)?).ok_or_else(|| missing(TAIL_CODE))?),
-            },
-        })
-    }
-
-    /// Every row's target.
-    pub fn targets(&self, columns: &ShardColumns) -> TargetBatch {
-        let rows = self.sample_ids.len();
-        let mut out = TargetBatch::default();
-        out.resize(rows, columns.k, columns.nodes, columns.rank);
-        self.copy_rows(0, &mut out, 0..rows);
-        out
-    }
-
-    /// Copies rows from `at` on into the rows `to` of `out`.
-    fn copy_rows(&self, at: usize, out: &mut TargetBatch, to: Range<usize>) {
-        let (k, nodes, rank) = (out.k, out.nodes, out.rank);
-        self.head_ids.copy(at * k, &mut out.ids[to.start * k..to.end * k]);
-        self.head_values.copy(at * k, &mut out.values[to.start * k..to.end * k]);
-        if let Some(curve) = &self.tail_curve {
-            curve.copy(at * nodes, &mut out.curve[to.start * nodes..to.end * nodes]);
-        }
-        if let Some(codes) = &self.tail_code {
-            let out = &mut out.codes[to.start * rank..to.end * rank];
-            out.copy_from_slice(&codes[at * rank..at * rank + out.len()]);
-        }
-    }
-
-    /// Sample ids: `[rows]`.
-    pub fn sample_ids(&self) -> &[u64] {
-        &self.sample_ids
-    }
-
-    /// Views: `[rows]`.
-    pub fn views(&self) -> &[u16] {
-        &self.views
-    }
-
-    /// Labels: `[rows]`, or `None` in an unlabelled dataset.
-    pub fn labels(&self) -> Option<&[u32]> {
-        self.labels.as_deref()
-    }
-}
-
-/// Class ids of whichever width.
-#[derive(Debug)]
-enum IdColumn {
-    U8(ScalarBuffer<u8>),
-    U16(ScalarBuffer<u16>),
-    U32(ScalarBuffer<u32>),
-}
-
-impl IdColumn {
-    fn new(array: &dyn Array, ids: IdType) -> Option<Self> {
-        Some(match ids {
-            IdType::U8 => Self::U8(primitive::<UInt8Type>(array)?),
-            IdType::U16 => Self::U16(primitive::<UInt16Type>(array)?),
-            IdType::U32 => Self::U32(primitive::<UInt32Type>(array)?),
-        })
-    }
-
-    fn copy(&self, start: usize, out: &mut [u32]) {
-        let range = start..start + out.len();
-        match self {
-            Self::U8(ids) => out.iter_mut().zip(&ids[range]).for_each(|(out, id)| *out = u32::from(*id)),
-            Self::U16(ids) => out.iter_mut().zip(&ids[range]).for_each(|(out, id)| *out = u32::from(*id)),
-            Self::U32(ids) => out.copy_from_slice(&ids[range]),
-        }
-    }
-}
-
-/// Logits or curves of whichever precision.
-#[derive(Debug)]
-enum ValueColumn {
-    F16(ScalarBuffer<f16>),
-    F32(ScalarBuffer<f32>),
-}
-
-impl ValueColumn {
-    fn new(array: &dyn Array, values: ValueEncoding) -> Option<Self> {
-        Some(match values {
-            ValueEncoding::F16 => Self::F16(primitive::<Float16Type>(array)?),
-            ValueEncoding::F32 => Self::F32(primitive::<Float32Type>(array)?),
-        })
-    }
-
-    fn copy(&self, start: usize, out: &mut [f32]) {
-        let range = start..start + out.len();
-        match self {
-            Self::F16(values) => out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = v.to_f32()),
-            Self::F32(values) => out.copy_from_slice(&values[range]),
-        }
-    }
-}
-
-fn primitive<T: ArrowPrimitiveType>(array: &dyn Array) -> Option<ScalarBuffer<T::Native>> {
-    array.as_primitive_opt::<T>().map(|array| array.values().clone())
 }

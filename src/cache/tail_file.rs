@@ -80,7 +80,7 @@ pub(super) fn read_encoder(path: &Path, classes: usize) -> Result<EncoderTable, 
 }
 
 /// A file of the columns of `schema`, each given by its values; lists with how many belong to a row.
-fn encode_lists(
+pub(super) fn encode_lists(
     schema: SchemaRef,
     columns: Vec<(ArrayRef, usize)>,
     path: &Path,
@@ -99,18 +99,19 @@ fn encode_lists(
     encode_batch(&RecordBatch::try_new(schema, arrays).map_err(arrow)?).map_err(arrow)
 }
 
-/// One row per class.
-struct Table<'a> {
+/// A file of lists of fixed lengths.
+pub(super) struct Table<'a> {
     path: &'a Path,
     batch: RecordBatch,
 }
 
 impl<'a> Table<'a> {
-    fn open(path: &'a Path, schema: &SchemaRef, classes: usize) -> Result<Self, CacheError> {
+    /// `rows`: as many as there are classes, or one.
+    pub(super) fn open(path: &'a Path, schema: &SchemaRef, rows: usize) -> Result<Self, CacheError> {
         let table = Self { path, batch: read_batch(path, schema)? };
-        let rows = table.batch.num_rows();
-        if rows != classes {
-            return Err(table.damaged("rows", format!("{classes}, one per class"), rows.to_string()));
+        let found = table.batch.num_rows();
+        if found != rows {
+            return Err(table.damaged("rows", rows.to_string(), found.to_string()));
         }
         Ok(table)
     }
@@ -121,7 +122,11 @@ impl<'a> Table<'a> {
     }
 
     /// The values of a column of lists of `len`.
-    fn list<T: ArrowPrimitiveType>(&self, name: &str, len: usize) -> Result<&[T::Native], CacheError> {
+    pub(super) fn list<T: ArrowPrimitiveType>(
+        &self,
+        name: &str,
+        len: usize,
+    ) -> Result<&[T::Native], CacheError> {
         let values = self.column(name)?.as_fixed_size_list_opt();
         let values =
             values.and_then(|list| list.values().as_primitive_opt::<T>()).map(|values| &values.values()[..]);

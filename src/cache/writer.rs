@@ -4,39 +4,31 @@
 //! at last the manifest. Each is flushed before the next begins; what has no line in the journal
 //! does not exist.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use arrow::array::{
-    ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int8Array, RecordBatch, UInt8Array,
-    UInt16Array, UInt32Array, UInt64Array,
-};
-use arrow::error::ArrowError;
-use half::f16;
-
+use super::codebook_file::{self, Coding};
 use super::format::{
-    BUILD_FOLDER, ENCODER_FILE, IdType, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SAMPLE_FILE, SHARDS_FOLDER,
-    ShardColumns, TAIL_MODEL_FILE, item_field, shard_file, value_type,
+    BUILD_FOLDER, CODEBOOK_FILE, ENCODER_FILE, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SAMPLE_FILE,
+    SHARDS_FOLDER, TAIL_MODEL_FILE, shard_file,
 };
-use super::ipc::encode_batch;
+use super::shard_encode::{ShardRows, encode_shard};
 use super::{
     CacheError, EncoderTable, FileEntry, Manifest, ShardEntry, WriterLock, durable, journal, tail_file,
 };
-use crate::config::ValueEncoding;
 use crate::digest::Digest;
-use crate::ids::{SampleId, ShardIndex};
-use crate::target::{TailModel, TargetBatch};
+use crate::encoding::Codebook;
+use crate::ids::ShardIndex;
+use crate::target::TailModel;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-/// The rows of one shard, in rising order of sample ids.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ShardRows {
-    /// Samples.
-    pub sample_ids: Vec<SampleId>,
-    /// Their labels, as many as samples; empty in an unlabelled dataset.
-    pub labels: Vec<u32>,
-    /// Their targets.
-    pub targets: TargetBatch,
+/// What a build finds out before its first shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beginnings<'a> {
+    /// Where tails lie, if the head leaves any.
+    pub model: Option<&'a TailModel>,
+    /// What gives positions their codes, if the tail model's rank is above 0.
+    pub encoder: Option<&'a EncoderTable>,
+    /// The codes of positions, if values are quantized.
+    pub codebook: Option<&'a Codebook>,
 }
 
 /// An open cache under construction; holds the lock.
@@ -45,6 +37,9 @@ pub struct CacheWriter {
     dir: PathBuf,
     lock: WriterLock,
     plan: Manifest,
+    coding: Coding,
+    /// The zstd level of Parquet.
+    level: i32,
     /// Whether this process made what is there, and may take it away if nothing comes of it.
     planned: bool,
 }
@@ -59,14 +54,14 @@ pub enum Found {
 }
 
 impl CacheWriter {
-    /// Opens `dir` for a build whose finished manifest will be `plan` (without shards, tail model
-    /// and completeness).
+    /// Opens `dir` for a build whose finished manifest will be `plan` (without shards, tail model, codebook
+    /// and completeness). `level` is the zstd level of Parquet, which changes bytes but nothing in them.
     ///
     /// # Errors
     /// [`CacheError::Locked`] when another process builds there, [`CacheError::Mismatch`] when
     /// the folder holds a cache with other settings, [`CacheError::Occupied`] when it holds
     /// something else, and errors of reading and writing.
-    pub fn open(dir: &Path, plan: Manifest) -> Result<Found, CacheError> {
+    pub fn open(dir: &Path, plan: Manifest, level: i32) -> Result<Found, CacheError> {
         let manifest_path = dir.join(MANIFEST_FILE);
         if manifest_path.exists() {
             let manifest = Manifest::load(&manifest_path)?;
@@ -81,17 +76,27 @@ impl CacheWriter {
         if manifest_path.exists() {
             // Somebody finished between the first look and the lock.
             lock.finish()?;
-            return Self::open(dir, plan);
+            return Self::open(dir, plan, level);
         }
-        let mut writer = Self { dir: dir.to_owned(), lock, plan, planned: plan_path.exists() };
+        let mut writer = Self {
+            dir: dir.to_owned(),
+            lock,
+            plan,
+            coding: Coding::default(),
+            level,
+            planned: plan_path.exists(),
+        };
         if writer.planned {
             let found = Manifest::load(&plan_path)?;
             refuse_differences(dir, &found, &writer.plan)?;
             writer.plan = found;
             writer.plan.shards = journal::read(&writer.journal_path())?;
-            for entry in [&writer.plan.tail.model, &writer.plan.tail.encoder].into_iter().flatten() {
+            let plan = &writer.plan;
+            for entry in [&plan.tail.model, &plan.tail.encoder, &plan.storage.codebook].into_iter().flatten()
+            {
                 check_file(dir, &entry.file, entry.bytes, &entry.digest)?;
             }
+            writer.coding = Coding::read(dir, plan)?;
             writer.drop_unsound_shards()?;
         }
         Ok(Found::Writer(Box::new(writer)))
@@ -120,26 +125,26 @@ impl CacheWriter {
         self.dir.join(BUILD_FOLDER).join(SAMPLE_FILE)
     }
 
-    /// Writes the tail model (if the head leaves a tail), the encoder (if its rank is above 0) and the
-    /// plan. From here on the build can be resumed.
+    /// Writes what the build found out and the plan. From here on the build can be resumed.
     ///
     /// # Errors
     /// [`CacheError::Write`], [`CacheError::Arrow`].
-    pub fn begin(
-        &mut self,
-        model: Option<&TailModel>,
-        encoder: Option<&EncoderTable>,
-    ) -> Result<(), CacheError> {
+    pub fn begin(&mut self, found: Beginnings<'_>) -> Result<(), CacheError> {
         durable::create_folder(&self.dir.join(SHARDS_FOLDER))?;
-        if let Some(model) = model {
+        if let Some(model) = found.model {
             let bytes = tail_file::encode(model, &self.dir.join(TAIL_MODEL_FILE))?;
             self.plan.tail.model = Some(self.write_entry(TAIL_MODEL_FILE.into(), &bytes)?);
         }
-        if let Some(encoder) = encoder {
+        if let Some(encoder) = found.encoder {
             let file = format!("{BUILD_FOLDER}/{ENCODER_FILE}");
             let bytes = tail_file::encode_encoder(encoder, &self.dir.join(&file))?;
             self.plan.tail.encoder = Some(self.write_entry(file, &bytes)?);
         }
+        if let Some(codebook) = found.codebook {
+            let bytes = codebook_file::encode(codebook, &self.dir.join(CODEBOOK_FILE))?;
+            self.plan.storage.codebook = Some(self.write_entry(CODEBOOK_FILE.into(), &bytes)?);
+        }
+        self.coding = Coding::read(&self.dir, &self.plan)?;
         self.plan.save(&self.dir.join(BUILD_FOLDER).join(PLAN_FILE))?;
         self.planned = true;
         Ok(())
@@ -166,14 +171,16 @@ impl CacheWriter {
     /// # Errors
     /// [`CacheError::Write`], [`CacheError::Arrow`].
     pub fn commit_shard(&mut self, rows: &ShardRows) -> Result<(), CacheError> {
-        let file = shard_file(self.next_shard());
+        let columns = self.plan.columns();
+        let file = shard_file(self.next_shard(), columns.form);
         let path = self.dir.join(&file);
-        let bytes = encode_shard(rows, &self.plan.columns())
+        let bytes = encode_shard(rows, &columns, &self.coding, self.level)
             .map_err(|source| CacheError::Arrow { path: path.clone(), source })?;
         durable::write_file(&path, &bytes)?;
         let entry = ShardEntry {
             file,
             rows: rows.sample_ids.len() as u64,
+            positions: columns.tokens.map(|_| rows.targets.rows as u64),
             first_sample: rows.sample_ids.first().map_or(0, |id| id.0),
             bytes: bytes.len() as u64,
             digest: Digest::of_bytes(&bytes),
@@ -225,9 +232,9 @@ impl CacheWriter {
     /// Keeps the committed shards up to the first that is not what the journal says (a disk that
     /// lied about flushing), and rewrites the journal where it was cut or torn.
     fn drop_unsound_shards(&mut self) -> Result<(), CacheError> {
-        let dir = &self.dir;
+        let (dir, form) = (&self.dir, self.plan.storage.form);
         let sound = |(at, shard): &(usize, ShardEntry)| {
-            shard.file == shard_file(ShardIndex(*at as u32))
+            shard.file == shard_file(ShardIndex(*at as u32), form)
                 && check_file(dir, &shard.file, shard.bytes, &shard.digest).is_ok()
         };
         let shards = std::mem::take(&mut self.plan.shards);
@@ -257,7 +264,7 @@ fn refuse_occupied(dir: &Path) -> Result<(), CacheError> {
     for entry in entries {
         let entry = entry.map_err(|source| CacheError::Read { path: dir.to_owned(), source })?;
         // Left by a build that was killed before its plan was written.
-        let ours = [BUILD_FOLDER, SHARDS_FOLDER, TAIL_MODEL_FILE];
+        let ours = [BUILD_FOLDER, SHARDS_FOLDER, TAIL_MODEL_FILE, CODEBOOK_FILE];
         let name = entry.file_name().to_string_lossy().into_owned();
         if !ours.contains(&name.trim_end_matches(durable::TEMPORARY)) {
             return Err(CacheError::Occupied { path: dir.to_owned(), found: name });
@@ -275,6 +282,7 @@ fn refuse_differences(dir: &Path, found: &Manifest, wanted: &Manifest) -> Result
         identity.shards.clear();
         identity.tail.model = None;
         identity.tail.encoder = None;
+        identity.storage.codebook = None;
         identity.teacher.file.clear();
         identity.created_by.clear();
         serde_json::to_value(identity)
@@ -307,51 +315,5 @@ fn compare(
     } else if found != wanted {
         let word = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
         differences.push((key.to_owned(), word(found), word(wanted)));
-    }
-}
-
-/// A shard's bytes.
-fn encode_shard(rows: &ShardRows, columns: &ShardColumns) -> Result<Vec<u8>, ArrowError> {
-    let targets = &rows.targets;
-    let ids = targets.ids.iter();
-    // Ids are below the number of classes, from which the integer type was chosen.
-    let ids: ArrayRef = match columns.ids {
-        IdType::U8 => Arc::new(UInt8Array::from_iter_values(ids.map(|id| *id as u8))),
-        IdType::U16 => Arc::new(UInt16Array::from_iter_values(ids.map(|id| *id as u16))),
-        IdType::U32 => Arc::new(UInt32Array::from_iter_values(ids.copied())),
-    };
-    let mut arrays: Vec<ArrayRef> = vec![
-        Arc::new(UInt64Array::from_iter_values(rows.sample_ids.iter().map(|id| id.0))),
-        Arc::new(UInt16Array::from_value(0, rows.sample_ids.len())),
-    ];
-    if columns.labelled {
-        arrays.push(Arc::new(UInt32Array::from_iter_values(rows.labels.iter().copied())));
-    }
-    let list = |values: ArrayRef, len: usize| -> Result<ArrayRef, ArrowError> {
-        let item = item_field(values.data_type().clone());
-        let len = i32::try_from(len).unwrap_or(i32::MAX);
-        Ok(Arc::new(FixedSizeListArray::try_new(item, len, values, None)?))
-    };
-    arrays.push(list(ids, columns.k)?);
-    arrays.push(list(encode_values(&targets.values, columns.values), columns.k)?);
-    if columns.nodes > 0 {
-        arrays.push(list(encode_values(&targets.curve, columns.values), columns.nodes)?);
-    }
-    if columns.rank > 0 {
-        let codes = targets.codes.iter().copied();
-        arrays.push(list(Arc::new(Int8Array::from_iter_values(codes)), columns.rank)?);
-    }
-    debug_assert!(arrays.iter().all(|array| array.null_count() == 0));
-    encode_batch(&RecordBatch::try_new(columns.schema(), arrays)?)
-}
-
-fn encode_values(values: &[f32], encoding: ValueEncoding) -> ArrayRef {
-    debug_assert!(value_type(encoding).is_floating());
-    match encoding {
-        // Beyond half precision's range a logit means "nothing"; it must stay finite.
-        ValueEncoding::F16 => Arc::new(Float16Array::from_iter_values(
-            values.iter().map(|v| f16::from_f32(v.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))),
-        )),
-        ValueEncoding::F32 => Arc::new(Float32Array::from_iter_values(values.iter().copied())),
     }
 }

@@ -13,6 +13,12 @@ use crate::target::{MAX_RANK, TailNodes};
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
 /// Default of [`TailConfig::fit_samples`].
 pub const DEFAULT_FIT_SAMPLES: u64 = 4096;
+/// Default of [`StorageConfig::step`].
+pub const DEFAULT_STEP: f64 = 0.1;
+/// Default of [`StorageConfig::curve_step`].
+pub const DEFAULT_CURVE_STEP: f64 = 0.0625;
+/// Default of [`StorageConfig::level`].
+pub const DEFAULT_LEVEL: i32 = 19;
 /// Default of [`StorageConfig::shard_samples`].
 pub const DEFAULT_SHARD_SAMPLES: u64 = 8192;
 
@@ -164,6 +170,18 @@ pub enum StorageForm {
     /// Arrow IPC files: memory-mapped, random access.
     #[default]
     Arrow,
+    /// Parquet files, compressed by zstd: columns of plain numbers that any tool reads. For sharing and
+    /// archives; training reads each shard whole into memory.
+    Parquet,
+}
+
+impl fmt::Display for StorageForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
+        })
+    }
 }
 
 /// How logits and curves are written.
@@ -175,6 +193,8 @@ pub enum ValueEncoding {
     F16,
     /// IEEE single precision: as computed.
     F32,
+    /// Multiples of [`StorageConfig::step`], written in as few bits as they need.
+    Quantized,
 }
 
 /// How the cache lies on disk.
@@ -185,6 +205,16 @@ pub struct StorageConfig {
     pub form: StorageForm,
     /// How logits and curves are written.
     pub values: ValueEncoding,
+    /// With quantized values: the step of logits, in nats. Adds about step² / 24 nats to the divergence at
+    /// T = 1, less at higher ones.
+    #[schemars(range(min = 0.002, max = 2.0))]
+    pub step: f64,
+    /// With quantized values: the step of tail curves, in nats.
+    #[schemars(range(min = 0.002, max = 2.0))]
+    pub curve_step: f64,
+    /// With form parquet: the zstd level.
+    #[schemars(range(min = 1, max = 22))]
+    pub level: i32,
     /// Samples per shard; an interrupted build loses at most one shard of work.
     #[schemars(range(min = 1, max = 4294967295u64))]
     pub shard_samples: u64,
@@ -195,6 +225,9 @@ impl Default for StorageConfig {
         Self {
             form: StorageForm::default(),
             values: ValueEncoding::default(),
+            step: DEFAULT_STEP,
+            curve_step: DEFAULT_CURVE_STEP,
+            level: DEFAULT_LEVEL,
             shard_samples: DEFAULT_SHARD_SAMPLES,
         }
     }

@@ -342,8 +342,8 @@ mod tests {
         };
         assert_eq!(refused(&|t| t.order[1] = t.order[0]), CodebookError::Order { classes: 500 });
         assert_eq!(refused(&|t| t.order[1] = 500), CodebookError::Order { classes: 500 });
-        assert_eq!(refused(&|t| drop(t.order.pop())), CodebookError::Order { classes: 500 });
-        assert!(matches!(refused(&|t| drop(t.falls.pop())), CodebookError::Size { table: "falls", .. }));
+        assert_eq!(refused(&|t| t.order.truncate(499)), CodebookError::Order { classes: 500 });
+        assert!(matches!(refused(&|t| t.falls.truncate(1)), CodebookError::Size { table: "falls", .. }));
         let code = refused(&|t| t.curve[0] = 13);
         assert_eq!(
             code,

@@ -9,11 +9,13 @@ use serde::Serialize;
 
 use super::source::{Source, SourceError};
 use super::{InspectReport, Progress, pipeline};
-use crate::cache::{CacheError, CacheWriter, EncoderTable, Found, Manifest, read_tail_model};
+use crate::cache::{Beginnings, CacheError, CacheWriter, EncoderTable, Found, Manifest, read_tail_model};
 use crate::config::CacheConfig;
+use crate::encoding::{Codebook, Steps};
 use crate::ids::SampleId;
 use crate::permutation::Permutation;
 use crate::tail_model::{FitError, Fitted, TailEncoder, TailFit};
+use crate::target::{TargetBatch, Temperature};
 
 /// Why a cache could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +77,7 @@ pub fn build(
 ) -> Result<BuildReport, BuildError> {
     let begun = Instant::now();
     let mut source = Source::open(config)?;
-    let mut writer = match CacheWriter::open(dir, source.plan(config)?)? {
+    let mut writer = match CacheWriter::open(dir, source.plan(config)?, config.storage.level)? {
         Found::Complete(manifest) => {
             return Ok(report(
                 BuildOutcome::AlreadyComplete,
@@ -145,25 +147,30 @@ fn report(
 
 /// What came of the pre-pass.
 enum Pass {
-    Fitted(Box<Fitted>),
-    NoTail,
+    Done {
+        /// `None` when the head holds every class.
+        fitted: Option<Box<Fitted>>,
+        /// `None` for floats.
+        codebook: Option<Box<Codebook>>,
+    },
     Interrupted,
 }
 
-/// Commits the tail model; returns whether the build goes on.
+/// Commits tail model and codebook; returns whether the build goes on.
 fn begin(writer: &mut CacheWriter, pass: Pass) -> Result<bool, CacheError> {
     match pass {
-        Pass::Interrupted => return Ok(false),
-        Pass::NoTail => writer.begin(None, None)?,
-        Pass::Fitted(fitted) => {
-            let table = fitted.encoder.as_ref().map(|encoder| EncoderTable {
+        Pass::Interrupted => Ok(false),
+        Pass::Done { fitted, codebook } => {
+            let fitted = fitted.as_deref();
+            let table = fitted.and_then(|fitted| fitted.encoder.as_ref()).map(|encoder| EncoderTable {
                 mean: encoder.mean().to_vec(),
                 weights: encoder.weights().to_vec(),
             });
-            writer.begin(Some(&fitted.model), table.as_ref())?;
+            let model = fitted.map(|fitted| &fitted.model);
+            writer.begin(Beginnings { model, encoder: table.as_ref(), codebook: codebook.as_deref() })?;
+            Ok(true)
         }
     }
-    Ok(true)
 }
 
 /// What gives positions their codes. Read from the files and not taken from the fit, so that an
@@ -179,7 +186,7 @@ fn encoder(writer: &CacheWriter, dir: &Path) -> Result<Option<TailEncoder>, Buil
     Ok(Some(encoder.ok_or(FitError::NotFinite { positions })?))
 }
 
-/// The pre-pass: fits the tail model on a seeded sample, in the order of the dataset.
+/// The pre-pass: fits the tail model and the codes on a seeded sample, in the order of the dataset.
 fn fit(
     source: &mut Source,
     writer: &CacheWriter,
@@ -187,15 +194,18 @@ fn fit(
     progress: &dyn Progress,
 ) -> Result<Pass, BuildError> {
     let plan = writer.manifest();
-    if !plan.has_tail() {
-        return Ok(Pass::NoTail);
+    let steps = plan.steps().ok().flatten();
+    if !plan.has_tail() && steps.is_none() {
+        return Ok(Pass::Done { fitted: None, codebook: None });
     }
     let samples = plan.tail.fit_samples;
     let order = Permutation::new(source.dataset.len(), plan.seed, 0);
     let mut chosen: Vec<SampleId> = (0..samples).map(|at| source.dataset.id_at(order.at(at))).collect();
     chosen.sort_unstable();
-    let mut fit =
-        TailFit::new(plan.classes, plan.head.k, &plan.tail.nodes, plan.tail.rank, &writer.scratch())?;
+    let new_fit =
+        || TailFit::new(plan.classes, plan.head.k, &plan.tail.nodes, plan.tail.rank, &writer.scratch());
+    let mut fit = plan.has_tail().then(new_fit).transpose()?;
+    let mut sample = TargetBatch::default();
     progress.phase("tail model", samples, 0);
     for ids in chosen.chunks(source.batch) {
         if stop.load(Ordering::Relaxed) {
@@ -203,12 +213,24 @@ fn fit(
             return Ok(Pass::Interrupted);
         }
         let (logits, targets) = source.ask(ids)?;
-        fit.add(&logits, &targets)?;
+        if let Some(fit) = &mut fit {
+            fit.add(&logits, &targets)?;
+        }
+        sample.extend(&targets);
         progress.advance(ids.len() as u64);
     }
     progress.finish();
     if plan.tail.rank > 0 {
         progress.say(&format!("tail model: fitting {} directions to {samples} samples", plan.tail.rank));
     }
-    Ok(Pass::Fitted(Box::new(fit.finish()?)))
+    let fitted = fit.map(TailFit::finish).transpose()?;
+    if let Some(fitted) = &fitted {
+        sample.rank = plan.tail.rank;
+        sample.codes.clone_from(&fitted.codes);
+    }
+    let popularity = fitted.as_ref().map(|fitted| fitted.model.prior().at(Temperature::ONE));
+    let codes = |steps: &Steps| {
+        Codebook::fit(plan.code_layout(), steps.curve(), &steps.quantise(&sample), popularity.as_deref())
+    };
+    Ok(Pass::Done { fitted: fitted.map(Box::new), codebook: steps.as_ref().map(codes).map(Box::new) })
 }

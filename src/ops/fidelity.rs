@@ -105,10 +105,15 @@ pub fn fidelity(
     };
     let mut source = Source::open(&config)?;
     let found = source.plan(&config)?;
+    let preprocess = |manifest: &Manifest| {
+        manifest.preprocess.as_ref().map_or("none".to_owned(), |p| p.digest.to_string())
+    };
+    let of_cache = preprocess(manifest);
+    let of_config = preprocess(&found);
     for (what, cached, found) in [
         ("teacher.path", manifest.teacher.digest.as_str(), found.teacher.digest.as_str()),
         ("dataset", manifest.dataset.fingerprint.as_str(), found.dataset.fingerprint.as_str()),
-        ("preprocess", manifest.preprocess.digest.as_str(), found.preprocess.digest.as_str()),
+        ("preprocess", of_cache.as_str(), of_config.as_str()),
     ] {
         if cached != found {
             return Err(FidelityError::Mismatch { what, cached: cached.into(), found: found.into() });

@@ -5,8 +5,8 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::cache::{CacheError, CacheReader, Manifest};
-use crate::config::PreprocessConfig;
+use crate::cache::{CacheError, CacheReader, Manifest, head_type};
+use crate::config::{PreprocessConfig, StorageForm, ValueEncoding};
 use crate::ids::ShardIndex;
 use crate::target::TargetBatch;
 
@@ -31,9 +31,11 @@ pub struct InspectReport {
     pub nodes: Vec<f64>,
     /// Numbers per prediction that say where its tail lies; 0: the prior alone.
     pub rank: usize,
-    /// Float type of logits and curves.
+    /// What logits and curves are: `float16`, `float32` or `quantized` with its steps.
     pub values: String,
-    /// Bytes of shards and tail model.
+    /// The shards' form.
+    pub form: StorageForm,
+    /// Bytes of shards, tail model and codebook.
     pub bytes: u64,
     /// `bytes / positions`, ids, labels and tail model included.
     pub bytes_per_position: f64,
@@ -49,8 +51,9 @@ pub struct InspectReport {
     pub runtime: String,
     /// Dataset: digest of the samples.
     pub dataset_fingerprint: String,
-    /// What was done to samples.
-    pub preprocess: PreprocessConfig,
+    /// What was done to samples; absent where they are tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<PreprocessConfig>,
     /// Share of labelled samples whose label is the teacher's first class; absent without labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_accuracy: Option<f64>,
@@ -59,7 +62,7 @@ pub struct InspectReport {
 impl InspectReport {
     /// What the manifest alone tells.
     pub(super) fn of_manifest(manifest: &Manifest) -> Self {
-        let positions = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+        let positions = manifest.committed_positions();
         let bytes = manifest.bytes();
         let columns = manifest.columns();
         Self {
@@ -72,7 +75,8 @@ impl InspectReport {
             k: columns.k,
             nodes: if columns.nodes > 0 { manifest.tail.nodes.as_slice().to_vec() } else { Vec::new() },
             rank: manifest.tail.rank,
-            values: crate::cache::format::value_type(columns.values).to_string().to_lowercase(),
+            values: values(manifest),
+            form: manifest.storage.form,
             bytes,
             bytes_per_position: if positions > 0 { bytes as f64 / positions as f64 } else { 0.0 },
             shards: manifest.shards.len(),
@@ -81,7 +85,7 @@ impl InspectReport {
             teacher_digest: manifest.teacher.digest.to_string(),
             runtime: manifest.teacher.runtime.clone(),
             dataset_fingerprint: manifest.dataset.fingerprint.to_string(),
-            preprocess: manifest.preprocess.config.clone(),
+            preprocess: manifest.preprocess.as_ref().map(|preprocess| preprocess.config.clone()),
             teacher_accuracy: None,
         }
     }
@@ -91,6 +95,16 @@ impl InspectReport {
         let mut report = Self::of_manifest(reader.manifest());
         report.teacher_accuracy = teacher_accuracy(reader)?;
         Ok(report)
+    }
+}
+
+/// What logits and curves are, in words.
+fn values(manifest: &Manifest) -> String {
+    match (manifest.storage.values, manifest.storage.step, manifest.storage.curve_step) {
+        (ValueEncoding::Quantized, Some(step), Some(curve)) => {
+            format!("quantized, steps of {step} and {curve}")
+        }
+        (values, ..) => head_type(values).to_string().to_lowercase(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What `kd-cache` does, each a function from settings to a report that can be written as JSON.
 
 mod build;
+mod convert;
 mod export;
 mod fidelity;
 mod inspect;
@@ -13,6 +14,7 @@ mod source;
 mod verify;
 
 pub use build::{BuildError, BuildOutcome, BuildReport, build};
+pub use convert::{ConvertError, ConvertReport, ConvertSettings, convert};
 pub use export::{
     ExportError, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTarget, ExportTo, export,
 };

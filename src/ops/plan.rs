@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::Progress;
 use super::source::{Source, SourceError};
-use crate::cache::Manifest;
 use crate::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
+use crate::cache::{CacheError, Manifest, ShardRows, measure_shard};
 use crate::config::CacheConfig;
 use crate::ids::SampleId;
+use crate::select::Selector;
 
 /// Head sizes that are told beside the config's, as far as there are more classes.
 const HEADS: [usize; 6] = [4, 8, 12, 16, 32, 64];
@@ -23,6 +24,9 @@ pub enum PlanError {
     /// Data, preprocessing or teacher.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A shard could not be tried.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A price that is none.
     #[error("--price-per-hour: expected a number from 0 up, found {found}")]
     Price {
@@ -74,9 +78,11 @@ pub struct PlanSize {
     pub k: usize,
     /// Whether it is the config's.
     pub configured: bool,
-    /// Bytes of a row's columns.
-    pub bytes_per_position: u64,
-    /// Bytes of the whole cache, tail model and files' overhead included; an upper bound.
+    /// Bytes of a position in all columns; where they depend on what is in them, estimated on the last
+    /// batch that was measured, tail codes left out.
+    pub bytes_per_position: f64,
+    /// Bytes of the whole cache, tail model and files' overhead included; an upper bound where columns are
+    /// of fixed width.
     pub bytes: u64,
 }
 
@@ -154,7 +160,7 @@ pub fn plan(
     let free_bytes = settings.out.as_deref().map(free_bytes).transpose()?.flatten();
     let mut source = Source::open(config)?;
     let manifest = source.plan(config)?;
-    let rate = measure(&mut source, settings.batches, progress)?;
+    let (rate, logits) = measure(&mut source, settings.batches, progress)?;
     let fit_samples = if manifest.has_tail() { manifest.tail.fit_samples } else { 0 };
     let hours = |samples: u64| samples as f64 / rate.samples_per_second / 3600.0;
     let (tail_model_hours, main_pass_hours) = (hours(fit_samples), hours(manifest.samples));
@@ -173,13 +179,13 @@ pub fn plan(
             hours: tail_model_hours + main_pass_hours,
             cost: settings.price_per_hour.map(|price| price * (tail_model_hours + main_pass_hours)),
         },
-        sizes: sizes(&manifest),
+        sizes: sizes(&manifest, &logits, config.storage.level)?,
         free_bytes,
     })
 }
 
 /// The head sizes worth telling, rising, each with what it costs.
-fn sizes(manifest: &Manifest) -> Vec<PlanSize> {
+fn sizes(manifest: &Manifest, logits: &[f32], level: i32) -> Result<Vec<PlanSize>, PlanError> {
     let configured = manifest.head.k;
     let mut heads: Vec<usize> = HEADS.into_iter().filter(|k| *k < manifest.classes).collect();
     heads.push(configured);
@@ -189,25 +195,53 @@ fn sizes(manifest: &Manifest) -> Vec<PlanSize> {
         let mut manifest = manifest.clone();
         manifest.head.k = k;
         let columns = manifest.columns();
-        let row = columns.bytes_per_row();
+        let row = match columns.bytes_per_row() {
+            Some(bytes) => bytes as f64,
+            None => estimate(&manifest, logits, level)?,
+        };
         let model = if columns.nodes > 0 {
             tail_model_bytes(manifest.classes, columns.nodes, columns.rank)
         } else {
             0
         };
         let framing = manifest.expected_shards().saturating_mul(FILE_OVERHEAD_BYTES);
-        let bytes = row.saturating_mul(manifest.positions).saturating_add(framing).saturating_add(model);
-        PlanSize { k, configured: k == configured, bytes_per_position: row, bytes }
+        let rows = (row * manifest.positions as f64).ceil() as u64;
+        let bytes = rows.saturating_add(framing).saturating_add(model);
+        Ok(PlanSize { k, configured: k == configured, bytes_per_position: row, bytes })
     };
     heads.into_iter().map(size).collect()
 }
 
-/// Asks the teacher about a batch to warm up, then about `batches` more.
-fn measure(source: &mut Source, batches: usize, progress: &dyn Progress) -> Result<TeacherRate, SourceError> {
+/// Bytes of a position where they depend on what is in it, from the positions of `logits`.
+fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, PlanError> {
+    let (classes, k) = (manifest.classes, manifest.head.k);
+    let selector = Selector::new(classes, k, &manifest.tail.nodes).ok_or(SourceError::Head { k, classes })?;
+    let mut manifest = manifest.clone();
+    manifest.tail.rank = 0;
+    // Such as the source has not refused.
+    let targets = selector.select(logits).unwrap_or_default();
+    let rows = targets.rows;
+    let shard = ShardRows {
+        sample_ids: (0..rows as u64).map(SampleId).collect(),
+        labels: if manifest.dataset.labels.is_some() { vec![0; rows] } else { Vec::new() },
+        targets,
+        ..ShardRows::default()
+    };
+    let bytes = measure_shard(&manifest, &shard, level)?.saturating_sub(FILE_OVERHEAD_BYTES);
+    Ok(bytes as f64 / rows.max(1) as f64)
+}
+
+/// Asks the teacher about a batch to warm up, then about `batches` more; also the logits of the last.
+fn measure(
+    source: &mut Source,
+    batches: usize,
+    progress: &dyn Progress,
+) -> Result<(TeacherRate, Vec<f32>), SourceError> {
     let samples = source.dataset.len();
     let batch = (source.batch as u64).min(samples);
     let mut alone = Vec::with_capacity(batches);
     let mut whole = Vec::with_capacity(batches);
+    let mut logits = Vec::new();
     progress.phase("plan", batch * (batches as u64 + 1), 0);
     for at in 0..=batches as u64 {
         // A small dataset is gone through more than once; every batch is a full one.
@@ -219,7 +253,7 @@ fn measure(source: &mut Source, batches: usize, progress: &dyn Progress) -> Resu
         let asked = Instant::now();
         let output = source.teacher.forward(&inputs, ids.len())?;
         let answered = asked.elapsed();
-        source.reading.read(output, &ids)?;
+        logits = source.reading.read(output, &ids)?.0;
         if at > 0 {
             alone.push(answered);
             whole.push(begun.elapsed());
@@ -229,14 +263,15 @@ fn measure(source: &mut Source, batches: usize, progress: &dyn Progress) -> Resu
     progress.finish();
     let per_second = |times: Vec<Duration>| batch as f64 / median(times).as_secs_f64().max(1e-9);
     let samples_per_second = per_second(whole);
-    Ok(TeacherRate {
+    let rate = TeacherRate {
         batches,
         batch: batch as usize,
         teacher_samples_per_second: per_second(alone),
         samples_per_second,
         // A sample of today's datasets has one position.
         positions_per_second: samples_per_second,
-    })
+    };
+    Ok((rate, logits))
 }
 
 /// The middle one; of an even number the mean of the two in the middle. Zero for none.

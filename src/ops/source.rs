@@ -4,7 +4,7 @@ use crate::cache::{
     DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout, TeacherIdentity,
     format,
 };
-use crate::config::{CacheConfig, DatasetConfig};
+use crate::config::{CacheConfig, DatasetConfig, ValueEncoding};
 use crate::dataset::{self, Dataset, DatasetError};
 use crate::digest::Digest;
 use crate::ids::SampleId;
@@ -125,16 +125,17 @@ impl Source {
         let samples = self.dataset.len();
         // Where the head holds every class there is no tail to give a shape.
         let rank = if config.head.k < self.reading.classes { config.tail.rank } else { 0 };
-        Ok(Manifest {
+        let quantised = config.storage.values == ValueEncoding::Quantized;
+        let mut manifest = Manifest {
             format: format::FORMAT.into(),
-            format_version: format::version_for(rank),
+            format_version: format::FORMAT_VERSION,
             created_by: concat!("kd-cache ", env!("CARGO_PKG_VERSION")).into(),
             complete: false,
             samples,
             views: 1,
             positions: samples,
             classes: self.reading.classes,
-            head: HeadLayout { k: config.head.k },
+            head: HeadLayout { k: config.head.k, mass: None },
             tail: TailLayout {
                 nodes: config.tail.nodes.clone(),
                 rank,
@@ -146,6 +147,9 @@ impl Source {
                 form: config.storage.form,
                 ids: format::IdType::for_classes(self.reading.classes),
                 values: config.storage.values,
+                step: quantised.then_some(config.storage.step),
+                curve_step: quantised.then_some(config.storage.curve_step),
+                codebook: None,
                 shard_samples: config.storage.shard_samples,
             },
             seed: config.seed,
@@ -170,13 +174,16 @@ impl Source {
                 fingerprint: self.dataset.fingerprint().clone(),
                 labels: self.dataset.labels_digest().cloned(),
                 sample_shape: self.dataset.sample_shape().to_vec(),
+                tokens: None,
             },
-            preprocess: PreprocessIdentity {
+            preprocess: Some(PreprocessIdentity {
                 config: self.preprocess.config().clone(),
                 digest: self.preprocess.digest().clone(),
-            },
+            }),
             shards: Vec::new(),
-        })
+        };
+        manifest.format_version = manifest.version();
+        Ok(manifest)
     }
 }
 

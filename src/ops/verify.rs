@@ -1,13 +1,14 @@
 //! `kd-cache verify`: whether a cache is what its manifest says, down to every row.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Progress;
-use crate::cache::{CacheError, Manifest, ShardEntry, ShardReader, read_manifest, read_tail_model};
+use crate::cache::{CacheError, Coding, Manifest, ShardEntry, ShardReader, read_manifest, read_tail_model};
 use crate::config::ValueEncoding;
 use crate::digest::Digest;
 use crate::target::TargetBatch;
@@ -84,14 +85,24 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
             found.add(&model.file, None, None, error.to_string());
         }
     }
-    let positions = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
-    progress.phase("verify", positions, 0);
+    let mut coding = Coding::default();
+    if let Some(codebook) = &manifest.storage.codebook {
+        files += 1;
+        check_content(dir, &codebook.file, codebook.bytes, &codebook.digest, &mut found);
+        match Coding::read(dir, &manifest) {
+            Ok(read) => coding = read,
+            Err(error) => found.add(&codebook.file, None, None, chain(&error)),
+        }
+    }
+    let coding = Arc::new(coding);
+    let rows = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+    progress.phase("verify", rows, 0);
     let by_shard: Vec<Found> = manifest
         .shards
         .par_iter()
         .map(|entry| {
             let mut found = Found::default();
-            check_shard(dir, entry, &manifest, &mut found);
+            check_shard(dir, entry, &manifest, &coding, &mut found);
             progress.advance(entry.rows);
             found
         })
@@ -104,7 +115,7 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
         sound: found.damages.is_empty(),
         complete: manifest.complete,
         files,
-        rows: positions,
+        rows,
         damages: found.damages,
         unlisted: found.unlisted,
     })
@@ -147,18 +158,19 @@ fn check_content(dir: &Path, file: &str, bytes: u64, digest: &Digest, found: &mu
     }
 }
 
-fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, found: &mut Found) {
+fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, coding: &Arc<Coding>, found: &mut Found) {
     let file = entry.file.as_str();
     check_content(dir, file, entry.bytes, &entry.digest, found);
     let columns = manifest.columns();
-    let shard = match ShardReader::open(&dir.join(file), &columns, entry.rows) {
+    let shard = match ShardReader::open(dir, entry, &columns, coding) {
         Ok(shard) => shard,
         // The file's absence has been reported.
         Err(CacheError::Read { .. }) => return,
         Err(error) => return found.add(file, None, None, chain(&error)),
     };
-    let targets = shard.targets(&columns);
+    let mut targets = TargetBatch::default();
     let rules = Rules::new(manifest);
+    let vocabulary = manifest.dataset.tokens.as_ref().map(|tokens| tokens.vocabulary);
     let ids = shard.sample_ids();
     if ids.first().is_some_and(|first| *first != entry.first_sample) {
         let problem = format!("expected sample {} (manifest), found {}", entry.first_sample, ids[0]);
@@ -177,8 +189,18 @@ fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, found: &mut 
         {
             wrong(format!("expected a label below {}, found {label}", manifest.classes));
         }
-        if let Some(problem) = rules.broken(&targets, row) {
-            wrong(problem);
+        if let Some(Err(error)) = vocabulary.map(|vocabulary| shard.tokens(row, vocabulary)) {
+            wrong(chain(&error));
+        }
+        if let Err(error) = shard.row_targets(row, &mut targets) {
+            wrong(chain(&error));
+            continue;
+        }
+        for position in 0..targets.rows {
+            let place = if targets.rows > 1 { format!("position {position}: ") } else { String::new() };
+            if let Some(problem) = rules.broken(&targets, position) {
+                wrong(place + &problem);
+            }
         }
     }
 }
@@ -199,7 +221,8 @@ struct Rules<'a> {
     manifest: &'a Manifest,
     /// Relative error of the encoding.
     precision: f64,
-    log_tail_classes: f64,
+    /// Absolute error of the encoding, of logits and of curves.
+    steps: (f64, f64),
 }
 
 impl<'a> Rules<'a> {
@@ -207,9 +230,10 @@ impl<'a> Rules<'a> {
         let precision = match manifest.storage.values {
             ValueEncoding::F16 => 2f64.powi(-11),
             ValueEncoding::F32 => 2f64.powi(-22),
+            ValueEncoding::Quantized => 0.0,
         };
-        let log_tail_classes = ((manifest.classes - manifest.head.k) as f64).ln();
-        Self { manifest, precision, log_tail_classes }
+        let steps = manifest.steps().ok().flatten().map_or((0.0, 0.0), |steps| (steps.head(), steps.curve()));
+        Self { manifest, precision, steps }
     }
 
     /// The first rule that a row breaks.
@@ -236,16 +260,18 @@ impl<'a> Rules<'a> {
         if let Some(pair) = values.windows(2).find(|pair| pair[0] < pair[1]) {
             return Some(format!("head: logits must fall, but {} follows {}", pair[1], pair[0]));
         }
-        self.broken_tail(f64::from(values[values.len() - 1]), curve)
+        self.broken_tail(ids.len(), f64::from(values[values.len() - 1]), curve)
     }
 
     /// No tail logit is above the head's lowest, `v`: `g(β) ≤ log(V − k) + β v`; and none is above
     /// the largest, so that `g` falls as `β` rises.
-    fn broken_tail(&self, lowest: f64, curve: &[f32]) -> Option<String> {
-        let mut before = self.log_tail_classes;
+    fn broken_tail(&self, count: usize, lowest: f64, curve: &[f32]) -> Option<String> {
+        let log_tail_classes = ((self.manifest.classes - count) as f64).ln();
+        let mut before = log_tail_classes;
         for (g, beta) in curve.iter().map(|g| f64::from(*g)).zip(self.manifest.tail.nodes.as_slice()) {
-            let slack = 1e-4 + self.precision * (g.abs() + (beta * lowest).abs() + before.abs());
-            let most = self.log_tail_classes + beta * lowest;
+            let rounding = self.steps.1 + beta * self.steps.0 / 2.0;
+            let slack = 1e-4 + rounding + self.precision * (g.abs() + (beta * lowest).abs() + before.abs());
+            let most = log_tail_classes + beta * lowest;
             if g > most + slack {
                 return Some(format!(
                     "tail curve at β = {beta}: the head permits at most {most:.4}, found {g:.4}"

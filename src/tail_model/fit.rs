@@ -61,6 +61,8 @@ pub struct Fitted {
     pub model: TailModel,
     /// What a build needs beside it; `None` for rank 0.
     pub encoder: Option<TailEncoder>,
+    /// The codes of the sample: `[positions, rank]`.
+    pub codes: Vec<i8>,
 }
 
 /// Fits a tail model on the positions it is given.
@@ -119,15 +121,15 @@ impl TailFit {
         let prior = self.prior.fit().ok_or_else(not_finite)?;
         let Some(mut sample) = self.sample else {
             let model = TailModel::new(prior, None).ok_or_else(not_finite)?;
-            return Ok(Fitted { model, encoder: None });
+            return Ok(Fitted { model, encoder: None, codes: Vec::new() });
         };
         if self.rank >= positions {
             return Err(FitError::Rank { positions, rank: self.rank });
         }
-        let (shape, encoder) = fit_shape(&mut sample, &self.prior, &self.nodes, self.rank)
+        let (shape, encoder, codes) = fit_shape(&mut sample, &self.prior, &self.nodes, self.rank)
             .map_err(|source| scratch(&sample, source))?;
         let model = shape.and_then(|shape| TailModel::new(prior, Some(shape))).ok_or_else(not_finite)?;
-        Ok(Fitted { model, encoder: Some(encoder) })
+        Ok(Fitted { model, encoder: Some(encoder), codes })
     }
 }
 
@@ -146,7 +148,7 @@ fn fit_shape(
     prior: &PriorFit,
     nodes: &TailNodes,
     rank: usize,
-) -> io::Result<(Option<TailShape>, TailEncoder)> {
+) -> io::Result<(Option<TailShape>, TailEncoder, Vec<i8>)> {
     let classes = sample.classes();
     let heads = Heads { ids: prior.heads(), k: prior.k() };
     let weights = class_weights(prior.tail_mass());
@@ -182,7 +184,7 @@ fn fit_shape(
     let by_class = (0..classes).flat_map(|class| by_rank.iter().map(move |d| d[class])).collect();
     let shape = TailPrior::new(nodes.clone(), classes, log_weights.concat())
         .and_then(|base| TailShape::new(base, rank, by_class));
-    Ok((shape, encoder))
+    Ok((shape, encoder, codes))
 }
 
 /// The average tail over all nodes, each node with the same say: `[classes]`, summing to 1.

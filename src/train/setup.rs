@@ -63,7 +63,12 @@ pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Tra
     dataset::check_labels(dataset.as_ref(), classes)?;
     let preprocess = match (&config.preprocess, &cache) {
         (Some(given), _) => given.clone(),
-        (None, Some(cache)) => cache.manifest().preprocess.config.clone(),
+        (None, Some(cache)) => cache
+            .manifest()
+            .preprocess
+            .as_ref()
+            .map(|preprocess| preprocess.config.clone())
+            .unwrap_or_default(),
         (None, None) => PreprocessConfig::default(),
     };
     let prepared = Preprocess::new(&preprocess, dataset.sample_shape())?;

@@ -4,13 +4,14 @@
 
 use std::path::Path;
 
-use kd_cache::cache::format::{FORMAT, IdType, version_for};
+use kd_cache::cache::format::{FORMAT, IdType};
 use kd_cache::cache::{
-    CacheWriter, DatasetIdentity, EncoderTable, Found, HeadLayout, Manifest, PreprocessIdentity, ShardRows,
-    StorageLayout, TailLayout, TeacherIdentity,
+    Beginnings, CacheWriter, DatasetIdentity, EncoderTable, Found, HeadLayout, Manifest, PreprocessIdentity,
+    ShardRows, StorageLayout, TailLayout, TeacherIdentity, TokenRow, TokensIdentity,
 };
 use kd_cache::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use kd_cache::digest::Digest;
+use kd_cache::encoding::Codebook;
 use kd_cache::ids::SampleId;
 use kd_cache::select::Selector;
 use kd_cache::tail_model::{Fitted, TailFit};
@@ -27,6 +28,11 @@ pub struct Synthetic {
     pub shard_samples: u64,
     pub labelled: bool,
     pub rank: usize,
+    pub form: StorageForm,
+    /// Positions of each sample, whose tokens they are; 0: a sample is a position, and no token.
+    pub sequence: usize,
+    /// Whether heads differ in size.
+    pub variable: bool,
 }
 
 impl Synthetic {
@@ -41,6 +47,9 @@ impl Synthetic {
             shard_samples: 5,
             labelled: true,
             rank: 0,
+            form: StorageForm::Arrow,
+            sequence: 0,
+            variable: false,
         }
     }
 
@@ -56,7 +65,35 @@ impl Synthetic {
             (0..self.classes as u64)
                 .map(move |j| ((n * n * 131 + j * j * 57 + n * j * 29 + 7) % 997) as f32 / 83.0 - 6.0)
         };
-        (0..self.samples).flat_map(row).collect()
+        (0..self.samples * self.per_sample()).flat_map(row).collect()
+    }
+
+    /// Positions of a sample.
+    pub fn per_sample(&self) -> u64 {
+        self.sequence.max(1) as u64
+    }
+
+    /// The tokens of a sample; a document ends in the middle of each.
+    pub fn tokens(&self, sample: u64) -> TokenRow {
+        let length = self.sequence as u32;
+        let tokens = (0..length).map(|at| (sample as u32 * 31 + at * 7) % self.classes as u32).collect();
+        TokenRow { tokens, documents: if length > 1 { vec![0, length / 2] } else { vec![0] } }
+    }
+
+    /// Cuts every other head to its first class, where heads differ, and puts what is cut into the tail;
+    /// `first` is the number of the first position.
+    fn vary(&self, first: usize, logits: &[f32], targets: &mut TargetBatch) {
+        if !self.variable {
+            return;
+        }
+        let one = Selector::new(self.classes, 1, &self.tail_nodes()).unwrap().select(logits).unwrap();
+        targets.vary();
+        for row in (0..targets.rows).filter(|row| (first + row) % 2 == 0) {
+            targets.set_count(row, 1);
+            let nodes = targets.nodes;
+            targets.curve[row * nodes..][..nodes].copy_from_slice(one.row(row).2);
+        }
+        targets.pad();
     }
 
     pub fn label(&self, sample: u64) -> u32 {
@@ -73,7 +110,9 @@ impl Synthetic {
 
     /// Every row's target, as selected, without codes.
     fn selected(&self) -> TargetBatch {
-        self.selector().select(&self.logits()).unwrap()
+        let mut targets = self.selector().select(&self.logits()).unwrap();
+        self.vary(0, &self.logits(), &mut targets);
+        targets
     }
 
     /// Every row's target.
@@ -101,16 +140,17 @@ impl Synthetic {
     /// a finished cache do not change with this crate's version.
     pub fn plan(&self) -> Manifest {
         let preprocess = PreprocessConfig::default();
-        Manifest {
+        let quantised = self.values == ValueEncoding::Quantized;
+        let mut manifest = Manifest {
             format: FORMAT.into(),
-            format_version: version_for(self.rank),
+            format_version: 0,
             created_by: "kd-cache 0.1.0".into(),
             complete: false,
             samples: self.samples,
             views: 1,
-            positions: self.samples,
+            positions: self.samples * self.per_sample(),
             classes: self.classes,
-            head: HeadLayout { k: self.k },
+            head: HeadLayout { k: self.k, mass: self.variable.then_some(0.5) },
             tail: TailLayout {
                 nodes: self.tail_nodes(),
                 rank: self.rank,
@@ -119,9 +159,12 @@ impl Synthetic {
                 encoder: None,
             },
             storage: StorageLayout {
-                form: StorageForm::Arrow,
+                form: self.form,
                 ids: IdType::for_classes(self.classes),
                 values: self.values,
+                step: quantised.then_some(0.125),
+                curve_step: quantised.then_some(0.0625),
+                codebook: None,
                 shard_samples: self.shard_samples,
             },
             seed: 0,
@@ -142,13 +185,20 @@ impl Synthetic {
                 fingerprint: Digest::of_bytes(b"no samples: their numbers"),
                 labels: self.labelled.then(|| Digest::of_bytes(b"labels: sample times 7")),
                 sample_shape: vec![28, 28],
+                tokens: (self.sequence > 0).then_some(TokensIdentity {
+                    vocabulary: self.classes,
+                    tokenizer: None,
+                    tokenizer_file: None,
+                }),
             },
-            preprocess: PreprocessIdentity {
+            preprocess: Some(PreprocessIdentity {
                 digest: Digest::of_json(&preprocess).unwrap(),
                 config: preprocess,
-            },
+            }),
             shards: Vec::new(),
-        }
+        };
+        manifest.format_version = manifest.version();
+        manifest
     }
 
     /// The rows of each shard.
@@ -158,23 +208,25 @@ impl Synthetic {
         let encoder = self.fitted().and_then(|fitted| fitted.encoder);
         let shard = |(at, logits): (usize, &[f32])| {
             let mut targets = self.selector().select(logits).unwrap();
+            self.vary(at * per_shard * self.per_sample() as usize, logits, &mut targets);
             if let Some(encoder) = &encoder {
                 encoder.encode(logits, &mut targets);
             }
             let first = (at * per_shard) as u64;
-            let samples = first..first + targets.rows as u64;
+            let samples = first..first + targets.rows as u64 / self.per_sample();
             ShardRows {
                 sample_ids: samples.clone().map(SampleId).collect(),
-                labels: if self.labelled { samples.map(|n| self.label(n)).collect() } else { vec![] },
+                labels: if self.labelled { samples.clone().map(|n| self.label(n)).collect() } else { vec![] },
+                tokens: if self.sequence > 0 { samples.map(|n| self.tokens(n)).collect() } else { vec![] },
                 targets,
             }
         };
-        logits.chunks(per_shard * self.classes).enumerate().map(shard).collect()
+        logits.chunks(per_shard * self.per_sample() as usize * self.classes).enumerate().map(shard).collect()
     }
 
     /// A writer in `dir`.
     pub fn open(&self, dir: &Path) -> CacheWriter {
-        match CacheWriter::open(dir, self.plan()).unwrap() {
+        match CacheWriter::open(dir, self.plan(), 3).unwrap() {
             Found::Writer(writer) => *writer,
             Found::Complete(_) => panic!("{} holds a finished cache", dir.display()),
         }
@@ -190,7 +242,14 @@ impl Synthetic {
                 mean: encoder.mean().to_vec(),
                 weights: encoder.weights().to_vec(),
             });
-            writer.begin(fitted.as_ref().map(|fitted| &fitted.model), table.as_ref()).unwrap();
+            let model = fitted.as_ref().map(|fitted| &fitted.model);
+            let steps = self.plan().steps().unwrap();
+            let codebook = steps.map(|steps| {
+                let sample = steps.quantise(&self.targets());
+                Codebook::fit(self.plan().code_layout(), steps.curve(), &sample, None)
+            });
+            let encoder = table.as_ref();
+            writer.begin(Beginnings { model, encoder, codebook: codebook.as_ref() }).unwrap();
         }
         writer
     }

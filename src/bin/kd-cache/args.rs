@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kd_cache::config::{DEFAULT_CURVE_STEP, DEFAULT_LEVEL, DEFAULT_STEP, StorageForm, ValueEncoding};
 use kd_cache::ops::ExportForm;
 
 use crate::shared::Format;
@@ -27,6 +28,7 @@ Examples:
   kd-cache report my-cache --fidelity fidelity.json
   kd-cache verify my-cache
   kd-cache export my-cache --to npz --out my-cache.npz
+  kd-cache convert my-cache my-cache-parquet --form parquet
 
 Exit codes: 0 done; 1 verify found damage; 2 could not run (the message says why); 130 interrupted
 (the same build goes on where it was)."
@@ -54,6 +56,8 @@ pub enum Command {
     Fidelity(FidelityArgs),
     /// Write a cache's rows for tools that read neither Arrow nor Parquet
     Export(ExportArgs),
+    /// Write the same targets in another form: Arrow for training, Parquet for any tool
+    Convert(ConvertArgs),
     /// Write one HTML page with pictures of a cache's targets, size and provenance, or its data as JSON
     Report(PageArgs),
 }
@@ -197,6 +201,77 @@ pub struct ExportArgs {
     /// No progress on standard error
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// Convert.
+#[derive(Args, Debug)]
+pub struct ConvertArgs {
+    /// The cache to read
+    #[arg(value_name = "FROM")]
+    pub from: PathBuf,
+    /// The cache to write: a new folder, or that of an interrupted conversion
+    #[arg(value_name = "TO")]
+    pub to: PathBuf,
+    /// Form of its shards
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub form: Form,
+    /// What its logits and curves are, if not what they were: quantized loses a little, and is not undone
+    #[arg(long, value_enum, value_name = "VALUES")]
+    pub values: Option<Values>,
+    /// Step of logits that become quantized, in nats
+    #[arg(long, value_name = "NATS", default_value_t = DEFAULT_STEP)]
+    pub step: f64,
+    /// Step of tail curves that become quantized, in nats
+    #[arg(long, value_name = "NATS", default_value_t = DEFAULT_CURVE_STEP)]
+    pub curve_step: f64,
+    /// zstd level of Parquet
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
+    pub level: i32,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// The report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// The form of a cache's shards.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Form {
+    /// Arrow IPC files: memory-mapped, random access
+    Arrow,
+    /// Parquet files: columns that any tool reads
+    Parquet,
+}
+
+impl From<Form> for StorageForm {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Arrow => Self::Arrow,
+            Form::Parquet => Self::Parquet,
+        }
+    }
+}
+
+/// What a cache's logits and curves are.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Values {
+    /// Half precision
+    F16,
+    /// Single precision
+    F32,
+    /// Multiples of a step
+    Quantized,
+}
+
+impl From<Values> for ValueEncoding {
+    fn from(values: Values) -> Self {
+        match values {
+            Values::F16 => Self::F16,
+            Values::F32 => Self::F32,
+            Values::Quantized => Self::Quantized,
+        }
+    }
 }
 
 /// Report.

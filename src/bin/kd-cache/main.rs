@@ -15,14 +15,14 @@ use clap::Parser;
 use kd_cache::config::{self, CacheConfig};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
-    self, BuildOutcome, ExportError, ExportSettings, ExportTo, PlanSettings, ReportSettings,
+    self, BuildOutcome, ConvertSettings, ExportError, ExportSettings, ExportTo, PlanSettings, ReportSettings,
 };
 use kd_cache::target::Temperature;
 use serde::Serialize;
 
 use args::{
-    BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ExportArgs, FidelityArgs, PageArgs, PlanArgs, ReportArgs,
-    ShowArgs, VerifyArgs,
+    BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, PageArgs,
+    PlanArgs, ReportArgs, ShowArgs, VerifyArgs,
 };
 use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
 
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Show(args) => show(&args),
         Command::Fidelity(args) => fidelity(&args),
         Command::Export(args) => export(&args),
+        Command::Convert(args) => convert(&args),
         Command::Report(args) => page_of(&args),
     };
     done.unwrap_or_else(|error| fail(&error))
@@ -114,6 +115,24 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             Format::Json => eprintln!("{}", serde_json::to_string_pretty(&report)?),
             Format::Text => eprint!("{}", report::export(&report, &args.out)),
         },
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn convert(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
+    let settings = ConvertSettings {
+        form: args.form.into(),
+        values: args.values.map(Into::into),
+        step: args.step,
+        curve_step: args.curve_step,
+        level: args.level,
+    };
+    let stop = on_interrupt()?;
+    let report = ops::convert(&args.from, &args.to, &settings, stop, &Terminal::new(args.quiet))?;
+    give(&args.report, &report, || report::convert(&report, &args.to))?;
+    if !report.complete {
+        eprintln!("interrupted; the same command goes on where it was");
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use indicatif::{HumanBytes, HumanCount};
 use kd_cache::ops::{
-    BuildOutcome, BuildReport, CacheReport, ExportReport, FidelityReport, InspectReport, PlanReport,
-    ShowReport, VerifyReport,
+    BuildOutcome, BuildReport, CacheReport, ConvertReport, ExportReport, FidelityReport, InspectReport,
+    PlanReport, ShowReport, VerifyReport,
 };
 
 /// Head classes shown at most.
@@ -59,9 +59,31 @@ pub fn plan(report: &PlanReport) -> String {
     for size in &report.sizes {
         let configured = if size.configured { "  head.k of the config" } else { "" };
         let bytes = HumanBytes(size.bytes).to_string();
-        text.push_str(&format!("{:>6}  {:>18}  {bytes:>12}{configured}\n", size.k, size.bytes_per_position));
+        text.push_str(&format!(
+            "{:>6}  {:>18.2}  {bytes:>12}{configured}\n",
+            size.k, size.bytes_per_position
+        ));
     }
     text
+}
+
+/// What a conversion did.
+pub fn convert(report: &ConvertReport, out: &Path) -> String {
+    let cache = &report.cache;
+    let loss = if report.lossless {
+        "every target is the same, bit for bit"
+    } else {
+        "values were rounded to steps"
+    };
+    format!(
+        "{}: {} samples, {} positions, {}, {:.1} bytes per position ({} before); {loss}\n",
+        out.display(),
+        HumanCount(cache.samples),
+        HumanCount(cache.positions),
+        HumanBytes(cache.bytes),
+        cache.bytes_per_position,
+        HumanBytes(report.bytes_before),
+    )
 }
 
 /// Hours in a unit that suits them.
@@ -105,7 +127,12 @@ pub fn inspect(report: &InspectReport) -> String {
     } else {
         report.nodes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")
     };
-    let preprocess = &report.preprocess;
+    let preprocess = report.preprocess.as_ref().map_or_else(
+        || "none: samples are tokens".to_owned(),
+        |p| {
+            format!("scale {:.6}, mean {:?}, std {:?}, {:?}", p.scale, p.mean, p.std, p.layout).to_lowercase()
+        },
+    );
     let complete = if report.complete {
         "yes".to_owned()
     } else {
@@ -119,19 +146,12 @@ pub fn inspect(report: &InspectReport) -> String {
         ("head", format!("{} classes, {}", report.k, report.values)),
         ("tail nodes", nodes),
         ("tail rank", if report.rank == 0 { "0, the prior alone".into() } else { report.rank.to_string() }),
-        ("size", format!("{} in {} shards", HumanBytes(report.bytes), report.shards)),
+        ("size", format!("{} in {} shards, {}", HumanBytes(report.bytes), report.shards, report.form)),
         ("per position", format!("{:.2} bytes", report.bytes_per_position)),
         ("teacher", format!("{} ({})", report.teacher, report.runtime)),
         ("", report.teacher_digest.clone()),
         ("dataset", report.dataset_fingerprint.clone()),
-        (
-            "preprocess",
-            format!(
-                "scale {:.6}, mean {:?}, std {:?}, {:?}",
-                preprocess.scale, preprocess.mean, preprocess.std, preprocess.layout
-            )
-            .to_lowercase(),
-        ),
+        ("preprocess", preprocess),
         ("written by", format!("{}, format {}", report.created_by, report.format_version)),
     ];
     if let Some(accuracy) = report.teacher_accuracy {

@@ -35,7 +35,8 @@ impl Number {
     pub(super) fn of_values(values: ValueEncoding) -> Self {
         match values {
             ValueEncoding::F16 => Self::F16,
-            ValueEncoding::F32 => Self::F32,
+            // Steps come out as what they stand for.
+            ValueEncoding::F32 | ValueEncoding::Quantized => Self::F32,
         }
     }
 

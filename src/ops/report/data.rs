@@ -97,11 +97,15 @@ pub struct Provenance {
     pub teacher: TeacherIdentity,
     /// What was predicted on.
     pub dataset: DatasetIdentity,
-    /// How samples became the teacher's input.
-    pub preprocess: PreprocessIdentity,
+    /// How samples became the teacher's input; absent where they are tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<PreprocessIdentity>,
     /// The tail model's file; absent when the head holds every class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail_model: Option<FileEntry>,
+    /// The codes of quantized positions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codebook: Option<FileEntry>,
     /// The committed shards.
     pub shards: Vec<ShardEntry>,
 }
@@ -116,6 +120,7 @@ impl Provenance {
             dataset: manifest.dataset.clone(),
             preprocess: manifest.preprocess.clone(),
             tail_model: manifest.tail.model.clone(),
+            codebook: manifest.storage.codebook.clone(),
             shards: manifest.shards.clone(),
         })
     }
@@ -183,7 +188,7 @@ pub fn report(
         kept_mass: told.kept_mass,
         shapes: told.shapes,
         labels: told.labels,
-        size: SizeReport::of_manifest(manifest),
+        size: SizeReport::of_reader(&reader)?,
         fidelity,
         provenance: Provenance::of_manifest(manifest)?,
         cache,

@@ -3,18 +3,20 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::cache::Manifest;
+use crate::cache::{CacheError, CacheReader};
 
 /// The tail model's part in a [`SizeReport`].
 const TAIL_MODEL: &str = "tail_model";
+/// The codebook's part.
+const CODEBOOK: &str = "codebook";
 /// The part of everything that is no row.
 const FRAMING: &str = "framing";
 
 /// One part of a cache's size.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ColumnSize {
-    /// The column; `tail_model` for its file, `framing` for the shards' schemas, footers and
-    /// padding.
+    /// The column; `tail_model` and `codebook` for their files, `framing` for the shards' schemas,
+    /// footers and padding.
     pub column: String,
     /// Bytes in all shards.
     pub bytes: u64,
@@ -29,14 +31,15 @@ pub struct ColumnSize {
 pub struct SizeReport {
     /// The parts, in the order of the schema.
     pub columns: Vec<ColumnSize>,
-    /// Bytes of shards and tail model.
+    /// Bytes of shards, tail model and codebook.
     pub bytes: u64,
 }
 
 impl SizeReport {
-    /// Rows from the manifest, widths from the columns' types, the rest from the files' sizes.
-    pub(super) fn of_manifest(manifest: &Manifest) -> Self {
-        let positions = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+    /// Columns from what is in the shards, the rest from the files' sizes.
+    pub(super) fn of_reader(reader: &CacheReader) -> Result<Self, CacheError> {
+        let manifest = reader.manifest();
+        let positions = manifest.committed_positions();
         let bytes = manifest.bytes();
         let part = |column: String, part: u64| ColumnSize {
             column,
@@ -44,16 +47,19 @@ impl SizeReport {
             bytes_per_position: part as f64 / positions.max(1) as f64,
             share: part as f64 / bytes.max(1) as f64,
         };
-        let widths = manifest.columns().column_bytes();
+        let widths = reader.column_bytes()?;
         let mut columns: Vec<ColumnSize> =
-            widths.into_iter().map(|(name, width)| part(name, width.saturating_mul(positions))).collect();
+            widths.into_iter().map(|(name, bytes)| part(name, bytes)).collect();
         let rows = columns.iter().map(|column| column.bytes).fold(0, u64::saturating_add);
-        let model = manifest.tail.model.as_ref().map_or(0, |file| file.bytes);
-        if model > 0 {
-            columns.push(part(TAIL_MODEL.into(), model));
+        let mut framing = bytes.saturating_sub(rows);
+        for (name, file) in [(TAIL_MODEL, &manifest.tail.model), (CODEBOOK, &manifest.storage.codebook)] {
+            if let Some(file) = file {
+                columns.push(part(name.into(), file.bytes));
+                // A stranger's manifest may say anything: no part is below nothing.
+                framing = framing.saturating_sub(file.bytes);
+            }
         }
-        // A stranger's manifest may say anything: no part is below nothing.
-        columns.push(part(FRAMING.into(), bytes.saturating_sub(rows).saturating_sub(model)));
-        Self { columns, bytes }
+        columns.push(part(FRAMING.into(), framing));
+        Ok(Self { columns, bytes })
     }
 }

@@ -79,23 +79,21 @@ fn data(markup: &mut Markup, report: &CacheReport) {
     let dataset = &report.provenance.dataset;
     markup.leaf("h3", &[], "Data");
     let labels = dataset.labels.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
-    let preprocess = &report.provenance.preprocess;
-    let settings = &preprocess.config;
-    let rows = [
+    let mut rows = vec![
         ("kind", dataset.kind.clone()),
         ("fingerprint", dataset.fingerprint.to_string()),
         ("labels", labels),
         ("sample shape", format!("{:?}", dataset.sample_shape)),
-        (
-            "preprocessing",
-            format!(
-                "scale {:.6}, mean {:?}, std {:?}, {:?}",
-                settings.scale, settings.mean, settings.std, settings.layout
-            )
-            .to_lowercase(),
-        ),
-        ("", preprocess.digest.to_string()),
     ];
+    if let Some(preprocess) = &report.provenance.preprocess {
+        let settings = &preprocess.config;
+        let words = format!(
+            "scale {:.6}, mean {:?}, std {:?}, {:?}",
+            settings.scale, settings.mean, settings.std, settings.layout
+        );
+        rows.push(("preprocessing", words.to_lowercase()));
+        rows.push(("", preprocess.digest.to_string()));
+    }
     facts(markup, &rows);
 }
 

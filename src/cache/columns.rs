@@ -1,0 +1,155 @@
+//! The columns of a shard.
+//!
+//! Every shard has one row per sample and view, in rising order of `(sample_id, view)`, and begins with
+//!
+//! | column | type | |
+//! |---|---|---|
+//! | `sample_id` | uint64 | the sample in its dataset |
+//! | `view` | uint16 | augmentation view; 0 when there is one |
+//! | `label` | uint32 | hard label; absent when the dataset has none |
+//! | `tokens` | `list<uint8, uint16 or uint32>` | what was predicted on, a position each; token datasets only |
+//! | `documents` | `list<uint32>` | where documents begin among the tokens; token datasets only |
+//!
+//! The targets follow in one of three layouts ([`ShardLayout`]). In `Fixed`, a row has one position:
+//!
+//! | column | type | |
+//! |---|---|---|
+//! | `head_ids` | `fixed_size_list<uint8, uint16 or uint32>[k]` | classes by falling logit |
+//! | `head_values` | `fixed_size_list<float16 or float32>[k]` | logit − largest logit |
+//! | `tail_curve` | `fixed_size_list<float16 or float32>[nodes]` | g(β) in nats; absent when k = classes |
+//! | `tail_code` | `fixed_size_list<int8>[rank]` | the tail's code; absent when rank = 0 |
+//!
+//! `Lists` has the same columns as lists of what all positions of the row have, one after another, and
+//! first `head_counts`, `list<uint16>`, where heads differ in size; quantized logits are uint16 (steps
+//! below the largest), quantized curves int16 (steps). `Packed` has one column `targets`, `binary`, as
+//! [`crate::encoding::Codebook::pack`] writes it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::format::{
+    DOCUMENTS, HEAD_COUNTS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS,
+    TOKENS, VIEW, item_field, list_of, row_bytes,
+};
+use crate::config::{StorageForm, ValueEncoding};
+
+/// How a shard's targets lie in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardLayout {
+    /// Columns of fixed width, a position a row (versions 1 and 2).
+    Fixed,
+    /// Columns of lists (version 3).
+    Lists,
+    /// One column of bits (version 3).
+    Packed,
+}
+
+/// What decides a shard's columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardColumns {
+    /// The form of its file.
+    pub form: StorageForm,
+    /// Head size, the largest where they differ.
+    pub k: usize,
+    /// Whether heads differ in size.
+    pub variable: bool,
+    /// Nodes per curve, 0 without a tail.
+    pub nodes: usize,
+    /// Numbers per tail code, 0 without codes.
+    pub rank: usize,
+    /// Integer of the class ids.
+    pub ids: IdType,
+    /// What logits and curves are.
+    pub values: ValueEncoding,
+    /// Whether there are labels.
+    pub labelled: bool,
+    /// Integer of the tokens, where rows are made of them; a row then has a position for each.
+    pub tokens: Option<IdType>,
+}
+
+impl ShardColumns {
+    /// How the targets lie.
+    pub fn layout(&self) -> ShardLayout {
+        match (self.form, self.values) {
+            (StorageForm::Parquet, _) => ShardLayout::Lists,
+            (StorageForm::Arrow, ValueEncoding::Quantized) => ShardLayout::Packed,
+            _ if self.variable || self.tokens.is_some() => ShardLayout::Lists,
+            _ => ShardLayout::Fixed,
+        }
+    }
+
+    /// The Arrow schema of a shard.
+    pub fn schema(&self) -> SchemaRef {
+        let field = |name: &str, data_type: DataType| Field::new(name, data_type, false);
+        let list = |name: &str, item: DataType| field(name, DataType::List(item_field(item)));
+        let mut fields = vec![field(SAMPLE_ID, DataType::UInt64), field(VIEW, DataType::UInt16)];
+        if self.labelled {
+            fields.push(field(LABEL, DataType::UInt32));
+        }
+        if let Some(tokens) = self.tokens {
+            fields.push(list(TOKENS, tokens.data_type()));
+            fields.push(list(DOCUMENTS, DataType::UInt32));
+        }
+        let layout = self.layout();
+        if layout == ShardLayout::Packed {
+            fields.push(field(TARGETS, DataType::Binary));
+            return Arc::new(Schema::new(fields));
+        }
+        if self.variable {
+            fields.push(list(HEAD_COUNTS, DataType::UInt16));
+        }
+        let mut part = |name: &str, item: DataType, per_position: usize| match layout {
+            _ if per_position == 0 => {}
+            ShardLayout::Fixed => fields.push(field(name, list_of(item, per_position))),
+            _ => fields.push(list(name, item)),
+        };
+        part(HEAD_IDS, self.ids.data_type(), self.k);
+        part(HEAD_VALUES, head_type(self.values), self.k);
+        part(TAIL_CURVE, curve_type(self.values), self.nodes);
+        part(TAIL_CODE, DataType::Int8, self.rank);
+        Arc::new(Schema::new(fields))
+    }
+
+    /// What one row takes in each column, by the column's name, in the order of the schema; `None` where
+    /// that differs from row to row.
+    ///
+    /// # Units
+    /// Bytes. Buffers are of fixed width, and columns without nulls have no validity: a column of
+    /// `n` rows takes `n` times as much, whatever is in it.
+    pub fn column_bytes(&self) -> Option<Vec<(String, u64)>> {
+        if self.layout() != ShardLayout::Fixed {
+            return None;
+        }
+        let schema = self.schema();
+        let bytes = schema.fields().iter().map(|field| (field.name().clone(), row_bytes(field.data_type())));
+        Some(bytes.collect())
+    }
+
+    /// What one row takes in all columns together; `None` where that differs from row to row.
+    ///
+    /// # Units
+    /// Bytes. A shard of `n` rows is larger than `n` times as much by at most
+    /// [`FILE_OVERHEAD_BYTES`](super::format::FILE_OVERHEAD_BYTES), as a test holds it to.
+    pub fn bytes_per_row(&self) -> Option<u64> {
+        let columns = self.column_bytes()?;
+        Some(columns.iter().map(|(_, bytes)| bytes).fold(0, |sum, bytes| sum.saturating_add(*bytes)))
+    }
+}
+
+/// The Arrow type of head logits.
+pub fn head_type(values: ValueEncoding) -> DataType {
+    match values {
+        ValueEncoding::F16 => DataType::Float16,
+        ValueEncoding::F32 => DataType::Float32,
+        ValueEncoding::Quantized => DataType::UInt16,
+    }
+}
+
+/// The Arrow type of tail curves.
+pub fn curve_type(values: ValueEncoding) -> DataType {
+    match values {
+        ValueEncoding::Quantized => DataType::Int16,
+        floats => head_type(floats),
+    }
+}

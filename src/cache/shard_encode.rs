@@ -1,0 +1,225 @@
+//! The rows of a shard as the bytes of its file.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, FixedSizeListArray, Float16Array, Float32Array, Int8Array, Int16Array, ListArray,
+    RecordBatch, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+};
+use arrow::buffer::{Buffer, OffsetBuffer};
+use arrow::error::ArrowError;
+use half::f16;
+
+use super::codebook_file::Coding;
+use super::columns::{ShardColumns, ShardLayout};
+use super::format::{IdType, item_field};
+use super::ipc::encode_batch;
+use super::parquet_file;
+use crate::config::{StorageForm, ValueEncoding};
+use crate::encoding::QuantisedBatch;
+use crate::ids::SampleId;
+use crate::target::TargetBatch;
+
+/// The rows of one shard, in rising order of sample ids.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShardRows {
+    /// Samples.
+    pub sample_ids: Vec<SampleId>,
+    /// Their labels, as many as samples; empty in an unlabelled dataset.
+    pub labels: Vec<u32>,
+    /// Where samples are tokens: what each is made of, as many as samples; empty otherwise.
+    pub tokens: Vec<TokenRow>,
+    /// The targets of all positions, row after row: one for each token, or one for each sample.
+    pub targets: TargetBatch,
+}
+
+/// A sample that is made of tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenRow {
+    /// The tokens: `[positions]`.
+    pub tokens: Vec<u32>,
+    /// Where documents begin among them, rising; the first is 0.
+    pub documents: Vec<u32>,
+}
+
+impl ShardRows {
+    /// Positions of each row.
+    fn positions(&self) -> Vec<usize> {
+        match self.tokens.is_empty() {
+            true => vec![1; self.sample_ids.len()],
+            false => self.tokens.iter().map(|row| row.tokens.len()).collect(),
+        }
+    }
+}
+
+/// A shard's bytes.
+pub(super) fn encode_shard(
+    rows: &ShardRows,
+    columns: &ShardColumns,
+    coding: &Coding,
+    level: i32,
+) -> Result<Vec<u8>, ArrowError> {
+    let batch = record_batch(rows, columns, coding)?;
+    debug_assert!(batch.columns().iter().all(|array| array.null_count() == 0));
+    match columns.form {
+        StorageForm::Arrow => encode_batch(&batch),
+        StorageForm::Parquet => parquet_file::encode(&batch, level),
+    }
+}
+
+fn record_batch(
+    rows: &ShardRows,
+    columns: &ShardColumns,
+    coding: &Coding,
+) -> Result<RecordBatch, ArrowError> {
+    let mut arrays: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from_iter_values(rows.sample_ids.iter().map(|id| id.0))),
+        Arc::new(UInt16Array::from_value(0, rows.sample_ids.len())),
+    ];
+    if columns.labelled {
+        arrays.push(Arc::new(UInt32Array::from_iter_values(rows.labels.iter().copied())));
+    }
+    if let Some(tokens) = columns.tokens {
+        let all = || rows.tokens.iter().flat_map(|row| &row.tokens).copied();
+        arrays.push(list(encode_ids(all(), tokens), rows.tokens.iter().map(|row| row.tokens.len()))?);
+        let starts =
+            UInt32Array::from_iter_values(rows.tokens.iter().flat_map(|row| &row.documents).copied());
+        arrays.push(list(Arc::new(starts), rows.tokens.iter().map(|row| row.documents.len()))?);
+    }
+    let positions = rows.positions();
+    let quantised = coding.steps.as_ref().map(|steps| steps.quantise(&rows.targets));
+    match columns.layout() {
+        ShardLayout::Packed => arrays.push(packed(quantised.as_ref(), coding, &positions)?),
+        ShardLayout::Fixed => arrays.extend(parts(rows, columns, None, |values, per_position| {
+            let item = item_field(values.data_type().clone());
+            let len = i32::try_from(per_position).unwrap_or(i32::MAX);
+            Ok(Arc::new(FixedSizeListArray::try_new(item, len, values, None)?))
+        })?),
+        ShardLayout::Lists => {
+            let targets = &rows.targets;
+            if columns.variable {
+                let counts = Arc::new(UInt16Array::from_iter_values(targets.counts.iter().copied()));
+                arrays.push(list(counts, positions.iter().copied())?);
+            }
+            let heads: Vec<usize> =
+                by_row(&positions).map(|positions| positions.map(|at| targets.count(at)).sum()).collect();
+            let mut head_columns = 2;
+            arrays.extend(parts(rows, columns, quantised.as_ref(), |values, per_position| {
+                // Ids and logits come first; of these a position may have fewer.
+                let is_head = head_columns > 0;
+                head_columns -= i32::from(is_head);
+                match is_head {
+                    true => list(values, heads.iter().copied()),
+                    false => list(values, positions.iter().map(|positions| positions * per_position)),
+                }
+            })?);
+        }
+    }
+    RecordBatch::try_new(columns.schema(), arrays)
+}
+
+/// The positions of each row among those of the shard.
+fn by_row(positions: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    positions.iter().scan(0, |start, count| {
+        let range = *start..*start + count;
+        *start = range.end;
+        Some(range)
+    })
+}
+
+/// Ids, logits, curves and codes, each made a column of lists by `column` from all its values and how
+/// many a position has.
+fn parts(
+    rows: &ShardRows,
+    columns: &ShardColumns,
+    quantised: Option<&QuantisedBatch>,
+    mut column: impl FnMut(ArrayRef, usize) -> Result<ArrayRef, ArrowError>,
+) -> Result<Vec<ArrayRef>, ArrowError> {
+    let targets = &rows.targets;
+    // What fills shorter heads is not written.
+    let kept: Vec<usize> =
+        (0..targets.rows).flat_map(|row| row * targets.k..row * targets.k + targets.count(row)).collect();
+    let mut arrays =
+        vec![column(encode_ids(kept.iter().map(|at| targets.ids[*at]), columns.ids), columns.k)?];
+    arrays.push(column(
+        match quantised {
+            Some(quantised) => {
+                Arc::new(UInt16Array::from_iter_values(kept.iter().map(|at| quantised.values[*at])))
+            }
+            None => encode_floats(kept.iter().map(|at| targets.values[*at]), columns.values),
+        },
+        columns.k,
+    )?);
+    if columns.nodes > 0 {
+        let curve: ArrayRef = match quantised {
+            Some(quantised) => Arc::new(Int16Array::from_iter_values(quantised.curve.iter().copied())),
+            None => encode_floats(targets.curve.iter().copied(), columns.values),
+        };
+        arrays.push(column(curve, columns.nodes)?);
+    }
+    if columns.rank > 0 {
+        let codes = Arc::new(Int8Array::from_iter_values(targets.codes.iter().copied()));
+        arrays.push(column(codes, columns.rank)?);
+    }
+    Ok(arrays)
+}
+
+/// Positions as bits, a row each.
+fn packed(
+    quantised: Option<&QuantisedBatch>,
+    coding: &Coding,
+    positions: &[usize],
+) -> Result<ArrayRef, ArrowError> {
+    let missing = || ArrowError::InvalidArgumentError("packed positions need steps and a codebook".into());
+    let (quantised, codebook) = quantised.zip(coding.codebook.as_ref()).ok_or_else(missing)?;
+    let mut bytes = Vec::new();
+    let mut lengths = Vec::with_capacity(positions.len());
+    for range in by_row(positions) {
+        let start = bytes.len();
+        codebook.pack(quantised, range, &mut bytes);
+        lengths.push(bytes.len() - start);
+    }
+    let offsets = offsets(lengths.into_iter())?;
+    Ok(Arc::new(BinaryArray::try_new(offsets, Buffer::from_vec(bytes), None)?))
+}
+
+/// A column of lists of given lengths.
+fn list(values: ArrayRef, lengths: impl Iterator<Item = usize>) -> Result<ArrayRef, ArrowError> {
+    let item = item_field(values.data_type().clone());
+    Ok(Arc::new(ListArray::try_new(item, offsets(lengths)?, values, None)?))
+}
+
+/// Where lists of given lengths begin.
+fn offsets(lengths: impl Iterator<Item = usize>) -> Result<OffsetBuffer<i32>, ArrowError> {
+    let too_long = || {
+        let problem = "a shard's column of 2 GiB or more; lower storage.shard_samples";
+        ArrowError::InvalidArgumentError(problem.into())
+    };
+    let mut end = 0usize;
+    let mut offsets = vec![0i32];
+    for length in lengths {
+        end = end.checked_add(length).ok_or_else(too_long)?;
+        offsets.push(i32::try_from(end).map_err(|_| too_long())?);
+    }
+    Ok(OffsetBuffer::new(offsets.into()))
+}
+
+/// Ids are below the number from which the integer type was chosen.
+fn encode_ids(ids: impl Iterator<Item = u32>, kind: IdType) -> ArrayRef {
+    match kind {
+        IdType::U8 => Arc::new(UInt8Array::from_iter_values(ids.map(|id| id as u8))),
+        IdType::U16 => Arc::new(UInt16Array::from_iter_values(ids.map(|id| id as u16))),
+        IdType::U32 => Arc::new(UInt32Array::from_iter_values(ids)),
+    }
+}
+
+fn encode_floats(values: impl Iterator<Item = f32>, encoding: ValueEncoding) -> ArrayRef {
+    match encoding {
+        // Beyond half precision's range a logit means "nothing"; it must stay finite.
+        ValueEncoding::F16 => Arc::new(Float16Array::from_iter_values(
+            values.map(|v| f16::from_f32(v.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))),
+        )),
+        ValueEncoding::F32 | ValueEncoding::Quantized => Arc::new(Float32Array::from_iter_values(values)),
+    }
+}

@@ -1,0 +1,192 @@
+//! `kd-cache convert`: the same targets in another form.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{InspectReport, Progress};
+use crate::cache::{Beginnings, CacheError, CacheReader, CacheWriter, Coding, Found, Manifest, ShardRows};
+use crate::config::{StorageForm, ValueEncoding};
+use crate::encoding::{Codebook, StepsError};
+use crate::ids::{SampleId, ShardIndex};
+use crate::permutation::Permutation;
+use crate::target::{TargetBatch, Temperature};
+
+/// Stream of the seed from which rows are drawn to fit codes to; the tail model's sample is stream 0.
+const STREAM: u64 = 3;
+/// Rows that codes are fitted to, and positions at most.
+const CODE_ROWS: u64 = 4096;
+const CODE_POSITIONS: usize = 1 << 16;
+
+/// Why a cache could not be converted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// One of the caches.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A step that no cache is written with.
+    #[error("--step, --curve-step: {0}")]
+    Steps(#[from] StepsError),
+    /// Quantized values cannot be had back as floats.
+    #[error(
+        "--values {asked}: expected quantized, as the values of {path} are; what was rounded away is not there to be written"
+    )]
+    Values {
+        /// The cache.
+        path: std::path::PathBuf,
+        /// What was asked for.
+        asked: &'static str,
+    },
+}
+
+/// What the other cache is to be like.
+#[derive(Clone, Debug)]
+pub struct ConvertSettings {
+    /// The form of its shards.
+    pub form: StorageForm,
+    /// What its logits and curves are; those of the cache it is made from unless given.
+    pub values: Option<ValueEncoding>,
+    /// The step of quantized logits, in nats, where they are floats to begin with.
+    pub step: f64,
+    /// The step of quantized curves, in nats, where they are floats to begin with.
+    pub curve_step: f64,
+    /// The zstd level of Parquet.
+    pub level: i32,
+}
+
+/// What was converted.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ConvertReport {
+    /// Whether the targets are the same, bit for bit.
+    pub lossless: bool,
+    /// Whether every shard is there; otherwise the same command goes on where it was.
+    pub complete: bool,
+    /// Bytes of the cache it was made from.
+    pub bytes_before: u64,
+    /// Wall-clock time of this run.
+    pub seconds: f64,
+    /// What the new cache is.
+    pub cache: InspectReport,
+}
+
+/// Writes the cache in `from` to `to` as `settings` have it, or goes on with an interrupted run.
+///
+/// Rows, shards and tail model stay as they are. Unless other values are asked for, every target comes out
+/// bit for bit the same.
+///
+/// # Errors
+/// [`ConvertError`].
+pub fn convert(
+    from: &Path,
+    to: &Path,
+    settings: &ConvertSettings,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<ConvertReport, ConvertError> {
+    let begun = Instant::now();
+    let reader = CacheReader::open(from)?;
+    let source = reader.manifest();
+    let plan = plan(source, settings, from)?;
+    let lossless = plan.storage.values == source.storage.values;
+    let bytes_before = source.bytes();
+    let report = |manifest: &Manifest| ConvertReport {
+        lossless,
+        complete: manifest.complete,
+        bytes_before,
+        seconds: begun.elapsed().as_secs_f64(),
+        cache: InspectReport::of_manifest(manifest),
+    };
+    let mut writer = match CacheWriter::open(to, plan, settings.level)? {
+        Found::Complete(manifest) => return Ok(report(&manifest)),
+        Found::Writer(writer) => *writer,
+    };
+    if !writer.is_planned() {
+        let codebook = codebook(&reader, writer.manifest())?;
+        let model = reader.tail_model();
+        writer.begin(Beginnings { model, encoder: None, codebook: codebook.as_ref() })?;
+    }
+    progress.phase("convert", source.samples, writer.manifest().shards.iter().map(|shard| shard.rows).sum());
+    while (writer.next_shard().0 as usize) < source.shards.len() {
+        if stop.load(Ordering::Relaxed) {
+            progress.finish();
+            let report = report(writer.manifest());
+            writer.abandon()?;
+            return Ok(report);
+        }
+        let rows = rows(&reader, writer.next_shard())?;
+        writer.commit_shard(&rows)?;
+        progress.advance(rows.sample_ids.len() as u64);
+    }
+    progress.finish();
+    Ok(report(&writer.finish()?))
+}
+
+/// The other cache's manifest before anything is in it.
+fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Manifest, ConvertError> {
+    let mut plan = source.clone();
+    plan.complete = false;
+    plan.shards.clear();
+    plan.tail.model = None;
+    plan.storage.codebook = None;
+    plan.storage.form = settings.form;
+    let values = settings.values.unwrap_or(source.storage.values);
+    if source.storage.values == ValueEncoding::Quantized && values != ValueEncoding::Quantized {
+        let asked = if values == ValueEncoding::F16 { "f16" } else { "f32" };
+        return Err(ConvertError::Values { path: from.to_owned(), asked });
+    }
+    if values == ValueEncoding::Quantized && source.storage.values != values {
+        (plan.storage.step, plan.storage.curve_step) = (Some(settings.step), Some(settings.curve_step));
+    }
+    plan.storage.values = values;
+    plan.steps()?;
+    plan.format_version = plan.version();
+    Ok(plan)
+}
+
+/// The codes of the other cache: those there are, or fitted to a seeded sample of its rows.
+fn codebook(reader: &CacheReader, plan: &Manifest) -> Result<Option<Codebook>, ConvertError> {
+    let Some(steps) = plan.steps()? else { return Ok(None) };
+    if let Some(codebook) = Coding::read(reader.dir(), reader.manifest())?.into_codebook() {
+        return Ok(Some(codebook));
+    }
+    let order = Permutation::new(reader.rows(), plan.seed, STREAM);
+    let mut rows: Vec<u64> = (0..CODE_ROWS.min(reader.rows())).map(|at| order.at(at)).collect();
+    let mut sample = TargetBatch::default();
+    let mut positions = 0;
+    // Whole rows: a row of many positions counts for many.
+    let few = rows.iter().take_while(|row| {
+        let before = positions;
+        positions += reader.positions_of(**row).unwrap_or(0);
+        before < CODE_POSITIONS
+    });
+    let few = few.count();
+    rows.truncate(few);
+    rows.sort_unstable();
+    reader.gather(&rows, &mut sample)?;
+    let popularity = reader.tail_model().map(|model| model.prior().at(Temperature::ONE));
+    let quantised = steps.quantise(&sample);
+    Ok(Some(Codebook::fit(plan.code_layout(), steps.curve(), &quantised, popularity.as_deref())))
+}
+
+/// The rows of a shard.
+fn rows(reader: &CacheReader, index: ShardIndex) -> Result<ShardRows, CacheError> {
+    let shard = reader.shard(index)?;
+    let first: u64 = reader.manifest().shards[..index.as_usize()].iter().map(|shard| shard.rows).sum();
+    let range = first..first + shard.sample_ids().len() as u64;
+    let mut rows = ShardRows {
+        sample_ids: shard.sample_ids().iter().map(|id| SampleId(*id)).collect(),
+        labels: shard.labels().map(<[u32]>::to_vec).unwrap_or_default(),
+        ..ShardRows::default()
+    };
+    if reader.manifest().dataset.tokens.is_some() {
+        for row in range.clone() {
+            rows.tokens.extend(reader.tokens(row)?);
+        }
+    }
+    reader.gather(&range.collect::<Vec<u64>>(), &mut rows.targets)?;
+    Ok(rows)
+}

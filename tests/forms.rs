@@ -1,0 +1,176 @@
+//! One cache in every form: what is written comes back, and forms turn into each other without loss.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+mod synthetic;
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use common::kd_cache;
+use kd_cache::cache::{CacheReader, TokenRow};
+use kd_cache::config::{StorageForm, ValueEncoding};
+use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
+use kd_cache::target::TargetBatch;
+use synthetic::Synthetic;
+
+const VALUES: [ValueEncoding; 3] = [ValueEncoding::F16, ValueEncoding::F32, ValueEncoding::Quantized];
+const FORMS: [StorageForm; 2] = [StorageForm::Arrow, StorageForm::Parquet];
+
+/// Every kind of row there is, in every form.
+fn all() -> Vec<Synthetic> {
+    let mut all = Vec::new();
+    for form in FORMS {
+        for values in VALUES {
+            for (sequence, variable, rank) in [(0, false, 0), (0, true, 2), (7, false, 2), (130, true, 0)] {
+                all.push(Synthetic { form, values, sequence, variable, rank, ..Synthetic::fixture() });
+            }
+            all.push(Synthetic { form, values, k: 20, ..Synthetic::fixture() });
+        }
+    }
+    all
+}
+
+/// All rows of a cache: targets, labels, tokens.
+fn contents(dir: &Path) -> (TargetBatch, Vec<Option<u32>>, Vec<Option<TokenRow>>) {
+    let reader = CacheReader::open(dir).unwrap();
+    let rows: Vec<u64> = (0..reader.rows()).collect();
+    let mut targets = TargetBatch::default();
+    reader.gather(&rows, &mut targets).unwrap();
+    let labels = rows.iter().map(|row| reader.label(*row).unwrap()).collect();
+    let tokens = rows.iter().map(|row| reader.tokens(*row).unwrap()).collect();
+    (targets, labels, tokens)
+}
+
+#[test]
+fn what_is_written_is_read_and_verified() {
+    for case in all() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        let manifest = case.write(&cache);
+        let (targets, labels, tokens) = contents(&cache);
+        let expected = case.targets();
+        assert_eq!(targets.rows as u64, manifest.positions, "{case:?}");
+        assert_eq!((&targets.ids, &targets.counts), (&expected.ids, &expected.counts), "{case:?}");
+        assert_eq!(targets.codes, expected.codes, "{case:?}");
+        // Half a step of 1/8 and 1/16, or half precision's 11 bits.
+        let off = |found: &[f32], expected: &[f32], step: f32| {
+            found
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() <= (step / 2.0).max(b.abs() / 2048.0) + 1e-5)
+        };
+        assert!(
+            off(&targets.values, &expected.values, 0.125) && off(&targets.curve, &expected.curve, 0.0625)
+        );
+        assert_eq!(labels, (0..12).map(|n| Some(case.label(n))).collect::<Vec<_>>());
+        let made_of = |n| (case.sequence > 0).then(|| case.tokens(n));
+        assert_eq!(tokens, (0..12).map(made_of).collect::<Vec<_>>(), "{case:?}");
+        let report = verify(&cache, &Silent).unwrap();
+        assert!(report.sound, "{case:?}: {:?}", report.damages);
+    }
+}
+
+#[test]
+fn rows_are_gathered_in_any_order() {
+    for case in all() {
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path());
+        let reader = CacheReader::open(dir.path()).unwrap();
+        let (whole, ..) = contents(dir.path());
+        let mut some = TargetBatch::default();
+        reader.gather(&[11, 0, 5, 5], &mut some).unwrap();
+        let per_sample = case.per_sample() as usize;
+        for (at, row) in [11, 0, 5, 5].into_iter().enumerate() {
+            for position in 0..per_sample {
+                let (found, expected) = (at * per_sample + position, row * per_sample + position);
+                assert_eq!(some.row(found), whole.row(expected), "{case:?}");
+                assert_eq!(some.code(found), whole.code(expected), "{case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn forms_turn_into_each_other_without_loss() {
+    for case in all() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["there", "again", "back"].map(|name| dir.path().join(name));
+        case.write(&paths[0]);
+        let expected = contents(&paths[0]);
+        let other = FORMS[usize::from(case.form == FORMS[0])];
+        for (from, to, form) in [(0, 1, other), (1, 2, case.form)] {
+            let settings = ConvertSettings { form, values: None, step: 0.1, curve_step: 0.1, level: 3 };
+            let done =
+                convert(&paths[from], &paths[to], &settings, &AtomicBool::new(false), &Silent).unwrap();
+            assert!(done.lossless && done.complete);
+            assert_eq!(contents(&paths[to]), expected, "{case:?}");
+            assert!(verify(&paths[to], &Silent).unwrap().sound, "{case:?}");
+        }
+        // There and back is where it began, byte for byte.
+        for file in walk(&paths[0]) {
+            assert_eq!(
+                std::fs::read(paths[2].join(&file)).unwrap(),
+                std::fs::read(paths[0].join(&file)).unwrap()
+            );
+        }
+        assert_eq!(walk(&paths[0]), walk(&paths[2]));
+    }
+}
+
+/// The files of a cache.
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for folder in [dir.to_owned(), dir.join("shards")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                files.push(path.strip_prefix(dir).unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn floats_become_steps_on_request_and_never_floats_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let [floats, steps, back] = ["floats", "steps", "back"].map(|name| dir.path().join(name));
+    Synthetic::with_shape().write(&floats);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let args = |from: &Path, to: &Path, more: &[&str]| {
+        let mut args = vec!["convert".to_owned(), text(from), text(to), "--form".into(), "arrow".into()];
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args
+    };
+    let done =
+        kd_cache(&args(&floats, &steps, &["--values", "quantized", "--step", "0.25", "--format", "json"]));
+    let json = done.code(0).json();
+    assert_eq!(json["lossless"], false);
+    let (before, after) = (contents(&floats).0, contents(&steps).0);
+    let worst = before.values.iter().zip(&after.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst > 0.01 && worst < 0.13, "{worst}");
+    kd_cache(&args(&steps, &back, &["--values", "f16"])).refused(&["--values f16", "quantized"]);
+    kd_cache(&args(&floats, &back, &["--values", "quantized", "--step", "9"]))
+        .refused(&["--step", "found 9"]);
+    assert!(!back.exists());
+}
+
+#[test]
+fn an_interrupted_conversion_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let [from, to, whole] = ["from", "to", "whole"].map(|name| dir.path().join(name));
+    Synthetic { values: ValueEncoding::Quantized, ..Synthetic::with_shape() }.write(&from);
+    let settings =
+        ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, curve_step: 0.1, level: 3 };
+    let stopped = convert(&from, &to, &settings, &AtomicBool::new(true), &Silent).unwrap();
+    assert!(!stopped.complete);
+    assert!(CacheReader::open(&to).is_err());
+    assert!(convert(&from, &to, &settings, &AtomicBool::new(false), &Silent).unwrap().complete);
+    convert(&from, &whole, &settings, &AtomicBool::new(false), &Silent).unwrap();
+    for file in walk(&whole) {
+        assert_eq!(std::fs::read(whole.join(&file)).unwrap(), std::fs::read(to.join(&file)).unwrap());
+    }
+}
