@@ -13,6 +13,8 @@ use crate::target::{MAX_RANK, TailNodes};
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
 /// Default of [`TailConfig::fit_samples`].
 pub const DEFAULT_FIT_SAMPLES: u64 = 4096;
+/// Default of [`HeadConfig::max_k`].
+pub const DEFAULT_MAX_K: usize = 64;
 /// Default of [`StorageConfig::step`].
 pub const DEFAULT_STEP: f64 = 0.1;
 /// Default of [`StorageConfig::curve_step`].
@@ -132,14 +134,34 @@ fn default_device() -> String {
     "cpu".into()
 }
 
-/// The part of a prediction that is kept class by class.
+/// The part of a prediction that is kept class by class: `k` classes, or as many as hold `mass`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadConfig {
     /// Number of classes with the largest logits; no more than the teacher has. With all of
     /// them the target is exact and there is no tail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    pub k: usize,
+    pub k: Option<usize>,
+    /// Instead of `k`: the smallest head that holds so much of the softmax at T = 1, a head for each
+    /// prediction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0, "maximum" = 1.0))]
+    pub mass: Option<f64>,
+    /// With `mass`: the most classes in a head, 64 unless given; always less than the teacher has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub max_k: Option<usize>,
+}
+
+impl HeadConfig {
+    /// The size of the largest head of a teacher of `classes` classes.
+    pub fn largest(&self, classes: usize) -> usize {
+        match self.k {
+            Some(k) => k,
+            None => self.max_k.unwrap_or(DEFAULT_MAX_K).min(classes.saturating_sub(1)),
+        }
+    }
 }
 
 /// The part of a prediction that is kept as a curve and a shape.
@@ -237,9 +259,24 @@ impl Config for CacheConfig {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = self.preprocess.validate("preprocess");
         faults.extend(device::validate("teacher.device", &self.teacher.device));
-        if let Some(classes) = self.teacher.classes.filter(|classes| self.head.k > *classes) {
-            let problem = format!("expected at most teacher.classes = {classes}, found {}", self.head.k);
+        if let Some((k, classes)) = self.head.k.zip(self.teacher.classes).filter(|(k, classes)| k > classes) {
+            let problem = format!("expected at most teacher.classes = {classes}, found {k}");
             faults.push(Fault::new("head.k", problem));
+        }
+        match (self.head.k, self.head.mass) {
+            (None, None) => {
+                let problem =
+                    "expected k, the number of classes kept, or mass, what they are to hold; found neither";
+                faults.push(Fault::new("head", problem));
+            }
+            (Some(_), Some(_)) => {
+                let problem = "expected either k or mass, found both; for a bound beside mass use max_k";
+                faults.push(Fault::new("head", problem));
+            }
+            (Some(_), None) if self.head.max_k.is_some() => {
+                faults.push(Fault::new("head.max_k", "goes with mass, not with k; remove it"));
+            }
+            _ => {}
         }
         if self.tail.rank > 0 && self.tail.rank as u64 >= self.tail.fit_samples {
             let problem =

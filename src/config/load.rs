@@ -185,7 +185,7 @@ mod tests {
         let set =
             ["head.k=5".to_owned(), "teacher.path=/tmp/x y.onnx".into(), "tail.nodes=[0.5, 1.0]".into()];
         let config: CacheConfig = load_str(GOOD, "test", &set).unwrap();
-        assert_eq!(config.head.k, 5);
+        assert_eq!(config.head.k, Some(5));
         assert_eq!(config.teacher.path.to_str(), Some("/tmp/x y.onnx"));
         assert_eq!(config.tail.nodes.as_slice(), [0.5, 1.0]);
     }
@@ -199,7 +199,7 @@ mod tests {
             [
                 "dataset.imags: unknown key; did you mean images? (known: images, kind, labels, limit)",
                 "head.k: expected at least 1, found 0",
-                "head.kk: unknown key; did you mean k? (known: k)",
+                "head.kk: unknown key; did you mean k? (known: k, mass, max_k)",
                 "seed: expected at least 0, found -1",
                 "teacher.kind: expected one of onnx, torchscript, found \"onyx\"; did you mean onnx?",
             ]
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "head.kk: unknown key; did you mean k? (known: k)",
+                "head.kk: unknown key; did you mean k? (known: k, mass, max_k)",
                 "preprocess.std: expected positive values, found 0",
                 "storage.shard_samples: expected at least 1, found 0",
             ]
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "head.kk: unknown key; did you mean k? (known: k)",
+                "head.kk: unknown key; did you mean k? (known: k, mass, max_k)",
                 "tail.nodes: the nodes must contain 1 (T = 1), found [0.5]",
             ]
         );

@@ -197,7 +197,14 @@ fn dense(
         };
         let off_head = weights.scatter_value(-1, &targets.ids, f64::NEG_INFINITY);
         let shape = off_head.log_softmax(-1, Kind::Float) + log_tail.unsqueeze(-1);
-        shape.scatter(-1, &targets.ids, log_head)
+        match targets.in_head() {
+            None => shape.scatter(-1, &targets.ids, log_head),
+            // What fills a head up has its first id: it must have its value too.
+            Some(in_head) => {
+                let filled = log_head.narrow(-1, 0, 1).expand_as(log_head);
+                shape.scatter(-1, &targets.ids, &log_head.where_self(&in_head.to_kind(Kind::Bool), &filled))
+            }
+        }
     });
     divergence(&log_p, &scaled.log_softmax(-1, Kind::Float))
 }
@@ -219,7 +226,10 @@ fn product(
     let head = divergence(&target.log_head, &(&on_head - &log_sum));
     let (head_w, kept, entropy) = tch::no_grad(|| {
         let log_w = log_w.index_select(0, &targets.ids.reshape([-1])).view_as(&targets.ids);
-        let head_w = log_w.exp();
+        let head_w = match targets.in_head() {
+            None => log_w.exp(),
+            Some(in_head) => log_w.exp() * in_head,
+        };
         let kept: Tensor = 1.0 - head_w.sum_dim_intlist(-1, false, Kind::Double);
         let kept = kept.clamp_min(f64::MIN_POSITIVE);
         let on_head = (&head_w * log_w).sum_dim_intlist(-1, false, Kind::Double);

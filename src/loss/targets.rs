@@ -35,6 +35,9 @@ pub struct TargetTensors {
     pub curve: Tensor,
     /// Tail codes: `[batch, rank]`, float; `[batch, 0]` in a cache of rank 0.
     pub codes: Tensor,
+    /// Classes in each head: `[batch]`, float; `None` where all have k. What a head has less is filled as
+    /// [`TargetBatch`] says.
+    pub counts: Option<Tensor>,
 }
 
 impl TargetTensors {
@@ -51,6 +54,10 @@ impl TargetTensors {
                 .view(shape(targets.rank))
                 .to_device(device)
                 .to_kind(Kind::Float),
+            counts: (!targets.counts.is_empty()).then(|| {
+                let counts: Vec<f32> = targets.counts.iter().map(|count| f32::from(*count)).collect();
+                Tensor::from_slice(&counts).to_device(device)
+            }),
         }
     }
 
@@ -62,7 +69,15 @@ impl TargetTensors {
             values: rows(&self.values),
             curve: rows(&self.curve),
             codes: rows(&self.codes),
+            counts: self.counts.as_ref().map(rows),
         }
+    }
+
+    /// 1 for what is in a head, 0 for what fills it up: `[batch, k]`, double; `None` where nothing does.
+    pub(super) fn in_head(&self) -> Option<Tensor> {
+        let counts = self.counts.as_ref()?.unsqueeze(-1);
+        let ranks = Tensor::arange(self.ids.size()[1], (Kind::Float, self.ids.device()));
+        Some(ranks.unsqueeze(0).lt_tensor(&counts).to_kind(Kind::Double))
     }
 }
 
@@ -70,8 +85,15 @@ impl TargetTensors {
 #[derive(Debug)]
 pub(super) struct Decoder {
     beta: f64,
-    /// `log_tail = constant + curve · weights`; `None` where the handling knows no tail.
-    tail: Option<(f64, Tensor)>,
+    classes: usize,
+    tail: Option<TailCurve>,
+}
+
+/// `log_tail = at_zero · log(V − k) + curve · weights`; absent where the handling knows no tail.
+#[derive(Debug)]
+struct TailCurve {
+    at_zero: f64,
+    weights: Tensor,
 }
 
 /// A batch of targets at one temperature.
@@ -94,9 +116,8 @@ impl Decoder {
         // g(β) is linear in the stored nodes, g(0) = log(V − k) being the one that is not stored.
         let curve_at = |temperature: Temperature, factor: f64| {
             let weights: Vec<f64> = space.nodes.weights(temperature).iter().map(|w| w * factor).collect();
-            let at_zero = ((space.classes - space.k) as f64).ln();
             let nodes: Vec<f32> = weights[1..].iter().map(|w| *w as f32).collect();
-            (weights[0] * at_zero, Tensor::from_slice(&nodes).to_device(device))
+            TailCurve { at_zero: weights[0], weights: Tensor::from_slice(&nodes).to_device(device) }
         };
         let tail = match tail {
             _ if !space.has_tail() => None,
@@ -107,16 +128,20 @@ impl Decoder {
             TailHandling::Bucket => Some(curve_at(Temperature::ONE, beta)),
             TailHandling::Renormalize => None,
         };
-        Self { beta, tail }
+        Self { beta, classes: space.classes, tail }
     }
 
     pub(super) fn decode(&self, targets: &TargetTensors) -> DecodedBatch {
         let head = &targets.values * self.beta;
         let log_sum = head.logsumexp([-1], true);
-        let Some((constant, weights)) = &self.tail else {
+        let Some(TailCurve { at_zero, weights }) = &self.tail else {
             return DecodedBatch { log_head: head - log_sum, log_tail: None };
         };
-        let tail = targets.curve.matmul(weights).unsqueeze(-1) + *constant;
+        let tail = targets.curve.matmul(weights).unsqueeze(-1);
+        let tail = match &targets.counts {
+            None => tail + at_zero * ((self.classes as i64 - targets.ids.size()[1]) as f64).ln(),
+            Some(counts) => tail + (self.classes as f64 - counts).log().unsqueeze(-1) * *at_zero,
+        };
         let log_z = log_sum.logaddexp(&tail);
         DecodedBatch { log_head: head - &log_z, log_tail: Some((tail - log_z).squeeze_dim(-1)) }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Progress;
 use super::source::{Source, SourceError};
 use crate::cache::{CacheError, CacheReader, Manifest};
-use crate::config::{CacheConfig, OutputKind};
+use crate::config::{CacheConfig, HeadConfig, OutputKind};
 use crate::ids::SampleId;
 use crate::permutation::Permutation;
 use crate::target::{NotCovered, PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
@@ -96,7 +96,10 @@ pub fn fidelity(
         manifest.require_covered(*temperature)?;
     }
     let mut config = config.clone();
-    config.head.k = manifest.head.k;
+    config.head = match manifest.head.mass {
+        None => HeadConfig { k: Some(manifest.head.k), mass: None, max_k: None },
+        mass => HeadConfig { k: None, mass, max_k: Some(manifest.head.k) },
+    };
     config.tail.nodes = manifest.tail.nodes.clone();
     config.teacher.output_kind = match manifest.teacher.output_kind.as_str() {
         "probabilities" => OutputKind::Probabilities,

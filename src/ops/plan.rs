@@ -215,7 +215,9 @@ fn sizes(manifest: &Manifest, logits: &[f32], level: i32) -> Result<Vec<PlanSize
 /// Bytes of a position where they depend on what is in it, from the positions of `logits`.
 fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, PlanError> {
     let (classes, k) = (manifest.classes, manifest.head.k);
-    let selector = Selector::new(classes, k, &manifest.tail.nodes).ok_or(SourceError::Head { k, classes })?;
+    let selector = Selector::new(classes, k, &manifest.tail.nodes)
+        .and_then(|selector| selector.with_mass(manifest.head.mass))
+        .ok_or(SourceError::Head { k, classes })?;
     let mut manifest = manifest.clone();
     manifest.tail.rank = 0;
     // Such as the source has not refused.

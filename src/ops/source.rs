@@ -100,9 +100,10 @@ impl Source {
             return Err(SourceError::Classes { path, expected, found: classes });
         }
         dataset::check_labels(dataset.as_ref(), classes)?;
-        let k = config.head.k;
-        let selector =
-            Selector::new(classes, k, &config.tail.nodes).ok_or(SourceError::Head { k, classes })?;
+        let k = config.head.largest(classes);
+        let selector = Selector::new(classes, k, &config.tail.nodes)
+            .and_then(|selector| selector.with_mass(config.head.mass))
+            .ok_or(SourceError::Head { k, classes })?;
         let output = OutputReading::decide(config.teacher.output_kind, &probe);
         let reading = Reading { classes, output, selector, encoder: None };
         // A teacher that answers nonsense is found out before anything is written.
@@ -124,7 +125,8 @@ impl Source {
         let DatasetConfig::Idx { .. } = &config.dataset;
         let samples = self.dataset.len();
         // Where the head holds every class there is no tail to give a shape.
-        let rank = if config.head.k < self.reading.classes { config.tail.rank } else { 0 };
+        let k = config.head.largest(self.reading.classes);
+        let rank = if k < self.reading.classes { config.tail.rank } else { 0 };
         let quantised = config.storage.values == ValueEncoding::Quantized;
         let mut manifest = Manifest {
             format: format::FORMAT.into(),
@@ -135,7 +137,7 @@ impl Source {
             views: 1,
             positions: samples,
             classes: self.reading.classes,
-            head: HeadLayout { k: config.head.k, mass: None },
+            head: HeadLayout { k, mass: config.head.mass },
             tail: TailLayout {
                 nodes: config.tail.nodes.clone(),
                 rank,

@@ -6,6 +6,7 @@ mod head;
 mod powers;
 pub mod reference;
 mod selector;
+mod shorten;
 
 pub(crate) use exp::exp_non_positive;
 pub(crate) use powers::{BLOCK as POWERS_BLOCK, NodePowers};

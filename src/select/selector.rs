@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::head::{Candidate, best};
 use super::powers::{BLOCK, NodePowers};
+use super::shorten::shorten;
 use crate::target::{TailNodes, TargetBatch};
 
 /// A logit that is NaN or infinite.
@@ -25,6 +26,8 @@ pub struct Selector {
     k: usize,
     nodes: TailNodes,
     powers: NodePowers,
+    /// Heads end where they hold this much at T = 1.
+    mass: Option<f64>,
 }
 
 /// What a thread reuses from row to row.
@@ -42,7 +45,15 @@ impl Selector {
             k,
             nodes: nodes.clone(),
             powers: NodePowers::new(nodes),
+            mass: None,
         })
+    }
+
+    /// Where `mass` is given, heads are to be the smallest that hold it of the softmax at T = 1, of `k`
+    /// classes at most; `None` where `k` is all of them, so that some head would leave no tail.
+    pub fn with_mass(mut self, mass: Option<f64>) -> Option<Self> {
+        self.mass = mass;
+        (mass.is_none() || self.k < self.classes).then_some(self)
     }
 
     /// Values per tail curve: the nodes, or 0 when the head holds every class.
@@ -87,7 +98,12 @@ impl Selector {
             .enumerate()
             .find_first(|(_, sound)| !sound);
         match failed {
-            None => Ok(batch),
+            None => {
+                if let Some(mass) = self.mass {
+                    shorten(&mut batch, mass, &self.nodes);
+                }
+                Ok(batch)
+            }
             Some((row, _)) => {
                 let logits = &logits[row * self.classes..(row + 1) * self.classes];
                 let class = logits.iter().position(|z| !z.is_finite()).unwrap_or(0);

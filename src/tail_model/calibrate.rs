@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::directions::Heads;
+use super::heads::Heads;
 use crate::select::exp_non_positive;
 use crate::target::TailNodes;
 
@@ -24,7 +24,7 @@ const TASKS: usize = 8;
 /// What a position brings along.
 pub(super) struct Positions<'a> {
     /// Their heads.
-    pub(super) heads: &'a Heads<'a>,
+    pub(super) heads: &'a Heads,
     /// Codes: `[positions, rank]`.
     pub(super) codes: &'a [i8],
     /// Tail mass at each node: `[nodes][positions]`.

@@ -15,6 +15,7 @@ use std::io;
 use nalgebra::{DMatrix, SymmetricEigen};
 use rayon::prelude::*;
 
+use super::heads::Heads;
 use super::least_squares::add_outer;
 use super::panels::Panels;
 use super::sample::Sample;
@@ -28,7 +29,7 @@ const ITERATIONS: usize = 3;
 /// logits by class along each direction, the most important first. `mean` is μ.
 pub(super) fn principal(
     sample: &mut Sample,
-    heads: &Heads<'_>,
+    heads: &Heads,
     weights: &[f64],
     mean: &[f32],
     rank: usize,
@@ -67,7 +68,7 @@ pub(super) fn principal(
 }
 
 /// `μ_j`: the mean of `z_j` less its position's level, over the positions whose tail has class j.
-pub(super) fn mean(sample: &mut Sample, heads: &Heads<'_>, weights: &[f64]) -> io::Result<Vec<f32>> {
+pub(super) fn mean(sample: &mut Sample, heads: &Heads, weights: &[f64]) -> io::Result<Vec<f32>> {
     let mut sums = vec![0.0f64; sample.classes()];
     let mut counts = vec![sample.rows() as f64; sample.classes()];
     sample.for_each_block(|first, block| {
@@ -90,21 +91,6 @@ pub(super) fn mean(sample: &mut Sample, heads: &Heads<'_>, weights: &[f64]) -> i
         .collect())
 }
 
-/// The heads of the sample.
-pub(super) struct Heads<'a> {
-    /// `[positions, k]`.
-    pub(super) ids: &'a [u32],
-    /// Head size.
-    pub(super) k: usize,
-}
-
-impl Heads<'_> {
-    /// The head of one position.
-    pub(super) fn of(&self, row: usize) -> &[u32] {
-        &self.ids[row * self.k..(row + 1) * self.k]
-    }
-}
-
 /// The weighted mean of a row's tail.
 fn level(row: &[f32], head: &[u32], weights: &[f64]) -> f64 {
     let (mut sum, mut all) = (0.0, 0.0);
@@ -121,7 +107,7 @@ fn level(row: &[f32], head: &[u32], weights: &[f64]) -> f64 {
 }
 
 /// Logits to `x`, in place.
-fn centre(first: usize, block: &mut [f32], heads: &Heads<'_>, weights: &[f64], mean: &[f32], root: &[f32]) {
+fn centre(first: usize, block: &mut [f32], heads: &Heads, weights: &[f64], mean: &[f32], root: &[f32]) {
     block.par_chunks_mut(weights.len()).enumerate().for_each(|(at, row)| {
         let head = heads.of(first + at);
         let level = level(row, head, weights) as f32;

@@ -92,17 +92,19 @@ impl TailEncoder {
         assert_eq!(logits.len(), batch.rows * classes, "logits of another shape");
         batch.rank = self.rank;
         batch.codes.resize(batch.rows * self.rank, 0);
-        let (ids, k) = (&batch.ids, batch.k);
-        logits.par_chunks(classes).zip(batch.codes.par_chunks_mut(self.rank)).enumerate().for_each_init(
+        let mut codes = std::mem::take(&mut batch.codes);
+        let heads = &*batch;
+        logits.par_chunks(classes).zip(codes.par_chunks_mut(self.rank)).enumerate().for_each_init(
             || vec![0.0; classes],
             |x, (row, (logits, out))| {
-                let head = &ids[row * k..(row + 1) * k];
+                let head = heads.row(row).0;
                 let solved = self.solve(logits, logits[head[0] as usize], head, x);
                 for (out, code) in out.iter_mut().zip(&solved[1..]) {
                     *out = round(*code);
                 }
             },
         );
+        batch.codes = codes;
     }
 
     /// Level and code before rounding, `(a, c)`: `[1 + rank]`; `x` is scratch, `[classes]`.

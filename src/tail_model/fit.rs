@@ -8,8 +8,9 @@ use nalgebra::DMatrix;
 use rayon::prelude::*;
 
 use super::calibrate::{Positions, calibrate};
-use super::directions::{self, Heads};
+use super::directions;
 use super::encoder::{self, TailEncoder};
+use super::heads::Heads;
 use super::least_squares::{self, add_outer};
 use super::panels::Panels;
 use super::prior::PriorFit;
@@ -150,20 +151,20 @@ fn fit_shape(
     rank: usize,
 ) -> io::Result<(Option<TailShape>, TailEncoder, Vec<i8>)> {
     let classes = sample.classes();
-    let heads = Heads { ids: prior.heads(), k: prior.k() };
+    let heads = prior.heads();
     let weights = class_weights(prior.tail_mass());
     let single: Vec<f32> = weights.iter().map(|w| *w as f32).collect();
-    let mut mean = directions::mean(sample, &heads, &weights)?;
-    let mut basis = directions::principal(sample, &heads, &weights, &mean, rank)?;
+    let mut mean = directions::mean(sample, heads, &weights)?;
+    let mut basis = directions::principal(sample, heads, &weights, &mean, rank)?;
     for _ in 0..SWEEPS {
         let encoder = TailEncoder::with_basis(rank, mean, single.clone(), |class, at| basis.at(class, at));
-        let codes = solve(sample, &heads, &encoder)?;
-        (mean, basis) = regress(sample, &heads, rank, &codes)?;
+        let codes = solve(sample, heads, &encoder)?;
+        (mean, basis) = regress(sample, heads, rank, &codes)?;
     }
     let encoder =
         TailEncoder::with_basis(rank, mean.clone(), single.clone(), |class, at| basis.at(class, at));
     let mut largest = vec![0.0f32; rank];
-    for code in solve(sample, &heads, &encoder)?.chunks_exact(1 + rank) {
+    for code in solve(sample, heads, &encoder)?.chunks_exact(1 + rank) {
         for (largest, code) in largest.iter_mut().zip(&code[1..]) {
             *largest = largest.max(code.abs());
         }
@@ -174,12 +175,12 @@ fn fit_shape(
         f16::from_f32(basis.at(class, at) * largest[at] / encoder::LARGEST).to_f32()
     };
     let encoder = TailEncoder::with_basis(rank, mean, single, scaled);
-    let solved = solve(sample, &heads, &encoder)?;
+    let solved = solve(sample, heads, &encoder)?;
     let codes = solved.chunks_exact(1 + rank).flat_map(|code| &code[1..]);
     let codes: Vec<i8> = codes.map(|code| encoder::round(*code)).collect();
     let by_rank: Vec<Vec<f32>> =
         (0..rank).map(|at| (0..classes).map(|class| scaled(class, at)).collect()).collect();
-    let positions = Positions { heads: &heads, codes: &codes, mass: prior.position_mass() };
+    let positions = Positions { heads, codes: &codes, mass: prior.position_mass() };
     let log_weights = calibrate(nodes, &by_rank, &positions, prior.tail_mass());
     let by_class = (0..classes).flat_map(|class| by_rank.iter().map(move |d| d[class])).collect();
     let shape = TailPrior::new(nodes.clone(), classes, log_weights.concat())
@@ -201,7 +202,7 @@ fn class_weights(tail_mass: &[Vec<f64>]) -> Vec<f64> {
 }
 
 /// Level and code of every position, before rounding: `[positions, 1 + rank]`.
-fn solve(sample: &mut Sample, heads: &Heads<'_>, encoder: &TailEncoder) -> io::Result<Vec<f32>> {
+fn solve(sample: &mut Sample, heads: &Heads, encoder: &TailEncoder) -> io::Result<Vec<f32>> {
     let classes = sample.classes();
     let mut codes = Vec::with_capacity(sample.rows() * (1 + encoder.rank()));
     sample.for_each_block(|first, block| {
@@ -218,12 +219,7 @@ fn solve(sample: &mut Sample, heads: &Heads<'_>, encoder: &TailEncoder) -> io::R
 
 /// `(μ_j, D_j)` of every class by least squares over the positions in whose tail it is: means
 /// `[classes]` and basis `[classes, rank]`. `codes` are [`solve`]'s.
-fn regress(
-    sample: &mut Sample,
-    heads: &Heads<'_>,
-    rank: usize,
-    codes: &[f32],
-) -> io::Result<(Vec<f32>, Panels)> {
+fn regress(sample: &mut Sample, heads: &Heads, rank: usize, codes: &[f32]) -> io::Result<(Vec<f32>, Panels)> {
     let (classes, columns) = (sample.classes(), 1 + rank);
     let mut cross = Panels::zeros(classes, columns);
     let width = cross.width();

@@ -12,6 +12,7 @@ mod calibrate;
 mod directions;
 mod encoder;
 mod fit;
+mod heads;
 mod least_squares;
 mod panels;
 mod prior;

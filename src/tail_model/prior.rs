@@ -13,6 +13,7 @@
 
 use rayon::prelude::*;
 
+use super::heads::Heads;
 use crate::select::NodePowers;
 use crate::target::{TailNodes, TailPrior, TargetBatch};
 
@@ -35,8 +36,8 @@ pub struct PriorFit {
     k: usize,
     /// True tail mass of each class, summed over positions: `[nodes][classes]`.
     tail_mass: Vec<Vec<f64>>,
-    /// Heads of the positions seen: `[positions, k]`.
-    heads: Vec<u32>,
+    /// Heads of the positions seen.
+    heads: Heads,
     /// Tail mass of each position: `[nodes][positions]`.
     position_mass: Vec<Vec<f64>>,
 }
@@ -50,7 +51,7 @@ impl PriorFit {
             powers: NodePowers::new(nodes),
             k,
             tail_mass: vec![vec![0.0; classes]; nodes.len()],
-            heads: Vec::new(),
+            heads: Heads::default(),
             position_mass: vec![Vec::new(); nodes.len()],
         }
     }
@@ -75,7 +76,7 @@ impl PriorFit {
                 self.position_mass[node].push(tail / (head + tail));
             }
         }
-        self.heads.extend_from_slice(&batch.ids);
+        self.heads.add(batch);
         let (classes, powers) = (self.classes, &self.powers);
         let parts: Vec<Vec<Vec<f64>>> = (0..classes.div_ceil(CLASSES_PER_TASK))
             .into_par_iter()
@@ -117,13 +118,8 @@ impl PriorFit {
         self.position_mass[0].len()
     }
 
-    /// Head size.
-    pub(super) fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Heads of the positions seen: `[positions, k]`.
-    pub(super) fn heads(&self) -> &[u32] {
+    /// Heads of the positions seen.
+    pub(super) fn heads(&self) -> &Heads {
         &self.heads
     }
 
@@ -176,7 +172,7 @@ impl PriorFit {
         let total: f64 = u.iter().sum();
         let mut weight_sum = 0.0;
         let mut in_head = vec![0.0; self.classes];
-        for (head, mass) in self.heads.chunks(self.k).zip(&self.position_mass[node]) {
+        for (head, mass) in self.heads.iter().zip(&self.position_mass[node]) {
             let held: f64 = head.iter().map(|id| u[*id as usize]).sum();
             let mut left = total - held;
             if left < CANCELLATION * total {
