@@ -203,6 +203,7 @@ impl Default for StorageConfig {
 impl Config for CacheConfig {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = self.preprocess.validate("preprocess");
+        faults.extend(self.dataset.validate("dataset"));
         faults.extend(device::validate("teacher.device", &self.teacher.device));
         if let Some(classes) = self.teacher.classes.filter(|classes| self.head.k > *classes) {
             let problem = format!("expected at most teacher.classes = {classes}, found {}", self.head.k);

@@ -57,6 +57,10 @@ impl<'a> Walk<'a> {
         match value {
             Value::Object(object) => self.object(object, schema, key),
             Value::Array(items) => {
+                let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(0);
+                if (items.len() as u64) < least {
+                    self.fault(key, format!("expected at least {least} of them, found {}", items.len()));
+                }
                 if let Some(item_schema) = schema.get("items") {
                     for (i, item) in items.iter().enumerate() {
                         self.value(item, item_schema, &format!("{key}[{i}]"));
@@ -84,7 +88,7 @@ impl<'a> Walk<'a> {
             _ => false,
         });
         if !fits {
-            let name = match allowed.iter().find(|name| **name != "null").copied().unwrap_or("value") {
+            let name = |name: &&&str| match **name {
                 "object" => "a table",
                 "array" => "a list",
                 "integer" => "an integer",
@@ -92,7 +96,8 @@ impl<'a> Walk<'a> {
                 "boolean" => "true or false",
                 _ => "a string",
             };
-            self.fault(key, format!("expected {name}, found {}", short(value)));
+            let names: Vec<&str> = allowed.iter().filter(|name| **name != "null").map(|n| name(&n)).collect();
+            self.fault(key, format!("expected {}, found {}", names.join(" or "), short(value)));
         }
         fits
     }
