@@ -88,16 +88,16 @@ impl<'a> Walk<'a> {
             _ => false,
         });
         if !fits {
-            let name = |name: &&&str| match **name {
+            let words = allowed.into_iter().filter(|name| *name != "null").map(|name| match name {
                 "object" => "a table",
                 "array" => "a list",
                 "integer" => "an integer",
                 "number" => "a number",
                 "boolean" => "true or false",
                 _ => "a string",
-            };
-            let names: Vec<&str> = allowed.iter().filter(|name| **name != "null").map(|n| name(&n)).collect();
-            self.fault(key, format!("expected {}, found {}", names.join(" or "), short(value)));
+            });
+            let words: Vec<&str> = words.collect();
+            self.fault(key, format!("expected {}, found {}", words.join(" or "), short(value)));
         }
         fits
     }

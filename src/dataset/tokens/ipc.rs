@@ -8,7 +8,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::{RecordBatch as Header, root_as_message};
@@ -32,18 +32,66 @@ pub(super) fn open(
     if bytes.starts_with(FILE_MAGIC) {
         bytes.advance(FILE_MAGIC.len());
     }
-    check_messages(&bytes).map_err(table)?;
     let open = |bytes: Bytes, columns| {
         StreamReader::try_new(Cursor::new(bytes), columns).map_err(|error| table(error.to_string()))
     };
-    let column = find(&open(bytes.clone(), None)?.schema())?;
+    let schema = open(bytes.clone(), None)?.schema();
+    let column = find(&schema)?;
+    check_messages(&bytes, &widths(&schema, column)).map_err(table)?;
     open(bytes, Some(vec![column]))
 }
 
-/// Checks that every buffer of every message lies inside it.
+/// The bytes of a number in each buffer up to those of `column`; 1 where there are no numbers in it, or
+/// none that are read. Nothing where a column before has buffers that the schema does not count.
+fn widths(schema: &Schema, column: usize) -> Vec<usize> {
+    let mut widths = Vec::new();
+    for field in &schema.fields()[..column] {
+        match buffers(field.data_type()) {
+            Some(count) => widths.resize(widths.len() + count, 1),
+            None => return Vec::new(),
+        }
+    }
+    let item = match schema.field(column).data_type() {
+        DataType::List(item) => {
+            widths.extend([1, size_of::<i32>()]);
+            item
+        }
+        DataType::LargeList(item) => {
+            widths.extend([1, size_of::<i64>()]);
+            item
+        }
+        DataType::FixedSizeList(item, _) => {
+            widths.push(1);
+            item
+        }
+        _ => return Vec::new(),
+    };
+    widths.extend([1, item.data_type().primitive_width().unwrap_or(1)]);
+    widths
+}
+
+/// How many buffers a column has in a record batch.
+fn buffers(kind: &DataType) -> Option<usize> {
+    Some(match kind {
+        DataType::Null => 0,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary => 3,
+        DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => {
+            2 + buffers(item.data_type())?
+        }
+        DataType::FixedSizeList(item, _) => 1 + buffers(item.data_type())?,
+        DataType::Struct(fields) => {
+            fields.iter().try_fold(1, |sum, field| Some(sum + buffers(field.data_type())?))?
+        }
+        DataType::Boolean | DataType::FixedSizeBinary(_) | DataType::Dictionary(..) => 2,
+        other => other.primitive_width().map(|_| 2)?,
+    })
+}
+
+/// Checks that every buffer of every message lies inside it, and those with a width in `widths` hold a
+/// whole number of numbers.
 ///
-/// Arrow's own decoder takes offsets and lengths as they come and panics where they leave the message.
-fn check_messages(stream: &[u8]) -> Result<(), String> {
+/// Arrow's own decoder takes offsets and lengths as they come and panics where they are wrong.
+fn check_messages(stream: &[u8], widths: &[usize]) -> Result<(), String> {
     let mut rest = stream;
     while !rest.is_empty() {
         let (prefix, behind) = rest.split_at_checked(8).ok_or("the end of the file in a message")?;
@@ -59,21 +107,23 @@ fn check_messages(stream: &[u8]) -> Result<(), String> {
         let body = usize::try_from(message.bodyLength()).map_err(|_| "a body of negative length")?;
         let (body, behind) = behind.split_at_checked(body).ok_or("the end of the file in a message")?;
         if let Some(batch) = message.header_as_record_batch() {
-            check_batch(batch, body.len())?;
+            check_batch(batch, body.len(), widths)?;
         }
         if let Some(data) = message.header_as_dictionary_batch().and_then(|batch| batch.data()) {
-            check_batch(data, body.len())?;
+            check_batch(data, body.len(), &[])?;
         }
         rest = behind;
     }
     Ok(())
 }
 
-fn check_batch(batch: Header, body: usize) -> Result<(), String> {
-    for buffer in batch.buffers().into_iter().flatten() {
+fn check_batch(batch: Header, body: usize, widths: &[usize]) -> Result<(), String> {
+    for (i, buffer) in batch.buffers().into_iter().flatten().enumerate() {
         let (offset, len) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
         let end = offset.ok().zip(len.ok()).and_then(|(offset, len)| offset.checked_add(len));
-        if end.is_none_or(|end| end > body) {
+        // A number that its buffer cuts off.
+        let rest = widths.get(i).is_some_and(|width| buffer.length() % *width as i64 != 0);
+        if rest || end.is_none_or(|end| end > body) {
             let (offset, len) = (buffer.offset(), buffer.length());
             return Err(format!("a buffer of {len} bytes at {offset} in a body of {body}"));
         }

@@ -110,3 +110,115 @@ impl Plan {
         self.starts.partition_point(|start| *start <= at) - 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dataset::tokens::corpus::CorpusBuilder;
+
+    fn corpus(documents: &[Vec<u32>]) -> Corpus {
+        let mut builder = CorpusBuilder::new(Some(1000), None);
+        for (row, tokens) in documents.iter().enumerate() {
+            builder.push(Path::new("x"), row as u64, tokens.iter().map(|t| i64::from(*t))).unwrap();
+        }
+        builder.finish()
+    }
+
+    fn rows(documents: &[Vec<u32>], config: &RowsConfig, end: Option<u32>) -> Vec<Sequence> {
+        let corpus = corpus(documents);
+        let plan = Plan::new(&corpus, config, end);
+        (0..plan.len())
+            .map(|row| {
+                let mut out = Sequence::default();
+                plan.fill(&corpus, row, &mut out);
+                assert_eq!(out.tokens.len() as u64, plan.row_len(&corpus, row));
+                out
+            })
+            .collect()
+    }
+
+    fn config(length: usize, packing: Packing, keep_rest: bool) -> RowsConfig {
+        RowsConfig { length, packing, keep_rest, end_of_document: None }
+    }
+
+    fn row(tokens: &[u32], documents: &[u32]) -> Sequence {
+        Sequence { tokens: tokens.to_vec(), documents: documents.to_vec() }
+    }
+
+    #[test]
+    fn concatenated_documents_share_rows_and_know_their_bounds() {
+        let documents = [vec![1, 2, 3], vec![4, 5], vec![6, 7, 8, 9]];
+        let concatenate = config(4, Packing::Concatenate, true);
+        // A separator at the end of a row is the last token of the document before it.
+        assert_eq!(
+            rows(&documents, &concatenate, Some(0)),
+            [row(&[1, 2, 3, 0], &[0; 4]), row(&[4, 5, 0, 6], &[0, 0, 0, 1]), row(&[7, 8, 9], &[0; 3])]
+        );
+        assert_eq!(
+            rows(&documents, &concatenate, None),
+            [row(&[1, 2, 3, 4], &[0, 0, 0, 1]), row(&[5, 6, 7, 8], &[0, 1, 1, 1]), row(&[9], &[0])]
+        );
+        // A separator at the beginning of a row is all that is left of its document there.
+        assert_eq!(
+            rows(&documents, &config(3, Packing::Concatenate, false), Some(0)),
+            [row(&[1, 2, 3], &[0; 3]), row(&[0, 4, 5], &[0, 1, 1]), row(&[0, 6, 7], &[0, 1, 1])]
+        );
+    }
+
+    #[test]
+    fn a_document_begins_a_row_and_goes_on_in_the_next() {
+        let documents = [vec![1, 2, 3], vec![4, 5], vec![6, 7, 8, 9]];
+        let found = rows(&documents, &config(2, Packing::Document, true), None);
+        let tokens: Vec<&[u32]> = found.iter().map(|row| row.tokens.as_slice()).collect();
+        assert_eq!(tokens, [&[1, 2][..], &[3], &[4, 5], &[6, 7], &[8, 9]]);
+        assert!(found.iter().all(|row| row.documents.iter().all(|d| *d == 0)));
+    }
+
+    fn documents() -> impl Strategy<Value = Vec<Vec<u32>>> {
+        proptest::collection::vec(proptest::collection::vec(1u32..1000, 1..12), 1..20)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_one_after_another_are_the_documents(
+            documents in documents(), length in 1usize..9, ends: bool, keep_rest: bool,
+        ) {
+            // No document has a 0, so that it marks the ends beyond doubt.
+            let end = ends.then_some(0);
+            let found = rows(&documents, &config(length, Packing::Concatenate, keep_rest), end);
+            // What is expected, token by token: (token, document).
+            let mut expected = Vec::new();
+            for (number, document) in documents.iter().enumerate() {
+                expected.extend(document.iter().map(|token| (*token, number)));
+                if ends && number + 1 < documents.len() {
+                    expected.push((0, number));
+                }
+            }
+            if !keep_rest {
+                expected.truncate(expected.len() / length * length);
+            }
+            let all: Vec<u32> = found.iter().flat_map(|row| row.tokens.clone()).collect();
+            prop_assert_eq!(&all, &expected.iter().map(|(token, _)| *token).collect::<Vec<_>>());
+            for (row, expected) in found.iter().zip(expected.chunks(length)) {
+                let first = expected[0].1;
+                let numbers: Vec<u32> = expected.iter().map(|(_, d)| (d - first) as u32).collect();
+                prop_assert_eq!(&row.documents, &numbers);
+            }
+            // All but the last are full.
+            prop_assert!(found.iter().rev().skip(1).all(|row| row.tokens.len() == length));
+        }
+
+        #[test]
+        fn pieces_of_a_document_are_the_document(documents in documents(), length in 1usize..9) {
+            let found = rows(&documents, &config(length, Packing::Document, true), None);
+            let pieces: Vec<Vec<u32>> =
+                documents.iter().flat_map(|d| d.chunks(length).map(<[u32]>::to_vec)).collect();
+            let found: Vec<Vec<u32>> = found.into_iter().map(|row| row.tokens).collect();
+            prop_assert_eq!(found, pieces);
+        }
+    }
+}
