@@ -258,6 +258,7 @@ impl Default for StorageConfig {
 impl Config for CacheConfig {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = self.preprocess.validate("preprocess");
+        faults.extend(self.dataset.validate("dataset"));
         faults.extend(device::validate("teacher.device", &self.teacher.device));
         if let Some((k, classes)) = self.head.k.zip(self.teacher.classes).filter(|(k, classes)| k > classes) {
             let problem = format!("expected at most teacher.classes = {classes}, found {k}");

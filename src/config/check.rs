@@ -57,6 +57,10 @@ impl<'a> Walk<'a> {
         match value {
             Value::Object(object) => self.object(object, schema, key),
             Value::Array(items) => {
+                let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(0);
+                if (items.len() as u64) < least {
+                    self.fault(key, format!("expected at least {least} of them, found {}", items.len()));
+                }
                 if let Some(item_schema) = schema.get("items") {
                     for (i, item) in items.iter().enumerate() {
                         self.value(item, item_schema, &format!("{key}[{i}]"));
@@ -84,15 +88,16 @@ impl<'a> Walk<'a> {
             _ => false,
         });
         if !fits {
-            let name = match allowed.iter().find(|name| **name != "null").copied().unwrap_or("value") {
+            let words = allowed.into_iter().filter(|name| *name != "null").map(|name| match name {
                 "object" => "a table",
                 "array" => "a list",
                 "integer" => "an integer",
                 "number" => "a number",
                 "boolean" => "true or false",
                 _ => "a string",
-            };
-            self.fault(key, format!("expected {name}, found {}", short(value)));
+            });
+            let words: Vec<&str> = words.collect();
+            self.fault(key, format!("expected {}, found {}", words.join(" or "), short(value)));
         }
         fits
     }

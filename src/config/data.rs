@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
+use super::tokens::{JsonlConfig, ParquetConfig, TextConfig, TokensConfig};
 
 /// Where the samples lie.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +25,14 @@ pub enum DatasetConfig {
         #[schemars(range(min = 1))]
         limit: Option<u64>,
     },
+    /// Text files; each is a document.
+    Text(TextConfig),
+    /// JSON Lines; each line is a document.
+    Jsonl(JsonlConfig),
+    /// Parquet files; each row of the table is a document, of text or of token ids.
+    Parquet(ParquetConfig),
+    /// Tokens made by another program: `.bin`, `.npy`, `.arrow` or `.parquet`.
+    Tokens(TokensConfig),
 }
 
 /// The order of a prepared sample's dimensions, batch first.

@@ -10,6 +10,7 @@ mod data;
 mod device;
 mod fault;
 mod load;
+mod tokens;
 mod train;
 
 pub use cache::{
@@ -21,6 +22,10 @@ pub use data::{DatasetConfig, Layout, PreprocessConfig};
 pub use device::DeviceName;
 pub use fault::{ConfigError, Fault};
 pub use load::{Config, load, load_str};
+pub use tokens::{
+    DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
+    SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
+};
 pub use train::{
     LossConfig, LossWeights, OptimizerConfig, ScheduleConfig, StudentConfig, TrainConfig, TrainSection,
     ValidationConfig,

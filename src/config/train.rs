@@ -292,7 +292,10 @@ pub struct ValidationConfig {
 
 impl Config for TrainConfig {
     fn validate(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let mut faults = self.dataset.validate("dataset");
+        for (name, set) in &self.validation {
+            faults.extend(set.dataset.validate(&format!("validation.{name}.dataset")));
+        }
         if let Some(preprocess) = &self.preprocess {
             faults.extend(preprocess.validate("preprocess"));
         }
@@ -302,8 +305,9 @@ impl Config for TrainConfig {
             let problem = "expected a positive weight for kl or cross_entropy, found none";
             faults.push(Fault::new("loss.weights", problem));
         }
-        let DatasetConfig::Idx { labels, .. } = &self.dataset;
-        if weights.cross_entropy > 0.0 && labels.is_none() {
+        if let DatasetConfig::Idx { labels: None, .. } = &self.dataset
+            && weights.cross_entropy > 0.0
+        {
             let problem = "missing; loss.weights.cross_entropy needs labels (or set its weight to 0)";
             faults.push(Fault::new("dataset.labels", problem));
         }

@@ -1,6 +1,9 @@
-//! Reads samples by id: raw bytes and, where there are any, labels.
+//! Reads samples by id: images as raw bytes with their labels, or rows of tokens.
 
 mod idx;
+mod tokens;
+
+pub use tokens::{Sequence, TokenDataset, TokenizerIdentity, TokensError};
 
 use std::path::PathBuf;
 
@@ -44,15 +47,40 @@ pub trait Dataset: Send + Sync {
     fn labels_digest(&self) -> Option<&Digest>;
 }
 
+/// A dataset of one kind or the other.
+pub enum AnyDataset {
+    /// Samples of one shape, with or without labels.
+    Images(Box<dyn Dataset>),
+    /// Rows of tokens.
+    Tokens(Box<dyn TokenDataset>),
+}
+
 /// Opens the dataset that `config` describes.
 ///
+/// Text is tokenised here, and every token of every kind is read once, for its value to be checked
+/// and for the fingerprint.
+///
 /// # Errors
-/// [`DatasetError`]: a file is missing, malformed, truncated, or disagrees with another.
-pub fn open(config: &DatasetConfig) -> Result<Box<dyn Dataset>, DatasetError> {
+/// [`DatasetError`]: a file is missing, malformed, truncated, or disagrees with another or with the
+/// config.
+pub fn open(config: &DatasetConfig) -> Result<AnyDataset, DatasetError> {
+    match tokens::open(config)? {
+        Some(tokens) => Ok(AnyDataset::Tokens(tokens)),
+        None => Ok(AnyDataset::Images(open_images(config, "dataset")?)),
+    }
+}
+
+/// Opens the dataset that `config` describes, where only images will do; `key` is the config's name
+/// for it.
+///
+/// # Errors
+/// As [`open`], and [`DatasetError::Kind`] before anything is read of a dataset of tokens.
+pub fn open_images(config: &DatasetConfig, key: &str) -> Result<Box<dyn Dataset>, DatasetError> {
     match config {
         DatasetConfig::Idx { images, labels, limit } => {
             Ok(Box::new(idx::IdxDataset::open(images, labels.as_deref(), *limit)?))
         }
+        tokens => Err(DatasetError::Kind { key: key.to_owned(), found: tokens.kind() }),
     }
 }
 
@@ -78,6 +106,17 @@ pub fn check_labels(dataset: &dyn Dataset, classes: usize) -> Result<(), Dataset
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
+    /// Tokens where images are wanted.
+    #[error("{key}.kind: expected images (\"idx\"), found {found:?}, which is of tokens")]
+    Kind {
+        /// The config's name for the dataset.
+        key: String,
+        /// The kind.
+        found: &'static str,
+    },
+    /// A dataset of tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// A file could not be read.
     #[error("cannot read {path}")]
     Read {

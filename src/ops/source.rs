@@ -4,7 +4,7 @@ use crate::cache::{
     DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout, TeacherIdentity,
     format,
 };
-use crate::config::{CacheConfig, DatasetConfig, ValueEncoding};
+use crate::config::{CacheConfig, ValueEncoding};
 use crate::dataset::{self, Dataset, DatasetError};
 use crate::digest::Digest;
 use crate::ids::SampleId;
@@ -87,7 +87,7 @@ pub(super) struct Reading {
 impl Source {
     /// Opens everything and asks the teacher about the first batch.
     pub(super) fn open(config: &CacheConfig) -> Result<Self, SourceError> {
-        let dataset = dataset::open(&config.dataset)?;
+        let dataset = dataset::open_images(&config.dataset, "dataset")?;
         let preprocess = Preprocess::new(&config.preprocess, dataset.sample_shape())?;
         let mut teacher = teacher::open(&config.teacher, preprocess.output_shape())?;
         let first = (config.teacher.batch as u64).min(dataset.len());
@@ -122,7 +122,6 @@ impl Source {
     pub(super) fn plan(&self, config: &CacheConfig) -> Result<Manifest, SourceError> {
         let teacher = &config.teacher;
         let read = |source| TeacherError::Read { path: teacher.path.clone(), source };
-        let DatasetConfig::Idx { .. } = &config.dataset;
         let samples = self.dataset.len();
         // Where the head holds every class there is no tail to give a shape.
         let k = config.head.largest(self.reading.classes);
@@ -172,7 +171,7 @@ impl Source {
                 batch: teacher.batch,
             },
             dataset: DatasetIdentity {
-                kind: "idx".into(),
+                kind: config.dataset.kind().into(),
                 fingerprint: self.dataset.fingerprint().clone(),
                 labels: self.dataset.labels_digest().cloned(),
                 sample_shape: self.dataset.sample_shape().to_vec(),

@@ -50,7 +50,7 @@ pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Tra
     if cache.is_none() && weights.kl > 0.0 {
         return Err(TrainError::NoCache { weight: weights.kl });
     }
-    let dataset = dataset::open(&config.dataset)?;
+    let dataset = dataset::open_images(&config.dataset, "dataset")?;
     let cache = cache.map(CacheReader::open).transpose()?;
     let given = config.student.classes();
     let classes = match &cache {
@@ -86,7 +86,7 @@ pub(super) fn validation(
     tail: TailHandling,
     device: Device,
 ) -> Result<ValidationSet, TrainError> {
-    let dataset = dataset::open(&config.dataset)?;
+    let dataset = dataset::open_images(&config.dataset, &format!("validation.{name}.dataset"))?;
     dataset::check_labels(dataset.as_ref(), classes)?;
     let cache = config.cache.as_deref().map(CacheReader::open).transpose()?;
     let mut kl = None;

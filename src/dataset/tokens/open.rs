@@ -1,0 +1,184 @@
+//! From a config to rows: files, documents, a part of them, rows.
+
+use std::path::{Path, PathBuf};
+
+use super::corpus::{Corpus, CorpusBuilder, Number};
+use super::pack::Plan;
+use super::rows::{Meaning, Rows};
+use super::table::Column;
+use super::tokenizer::Tokenizer;
+use super::{TokensError, files, npy, split, table, text};
+use crate::config::{
+    JsonlConfig, Packing, ParquetConfig, RowsConfig, SplitConfig, TextConfig, TokenType, TokensConfig,
+};
+use crate::mapped::map_file;
+
+/// What is done with documents, whatever they were read from.
+struct Layout<'a> {
+    rows: &'a RowsConfig,
+    split: Option<&'a SplitConfig>,
+    limit: Option<u64>,
+    tokenizer: Option<&'a Tokenizer>,
+    vocabulary: Option<u32>,
+    separator: Option<u32>,
+}
+
+pub(super) fn text(config: &TextConfig) -> Result<Rows, TokensError> {
+    let tokenizer = Tokenizer::open(&config.tokenizer)?;
+    let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
+    // Before hours of work.
+    layout.end()?;
+    let files = files::resolve(&config.paths, &[])?;
+    let mut corpus = layout.corpus();
+    text::read_files(&files, &tokenizer, &mut corpus)?;
+    layout.lay(corpus.finish(), &files)
+}
+
+pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
+    let tokenizer = Tokenizer::open(&config.tokenizer)?;
+    let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
+    layout.end()?;
+    let files = files::resolve(&config.paths, &["jsonl"])?;
+    let mut corpus = layout.corpus();
+    for file in &files {
+        text::read_jsonl(file, &config.field, &tokenizer, &mut corpus)?;
+    }
+    layout.lay(corpus.finish(), &files)
+}
+
+pub(super) fn parquet(config: &ParquetConfig) -> Result<Rows, TokensError> {
+    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+    let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, tokenizer.as_ref());
+    layout.end()?;
+    let files = files::resolve(&config.paths, &["parquet"])?;
+    let column = Column { name: &config.column, text: true, tokenizer: tokenizer.as_ref() };
+    let mut corpus = layout.corpus();
+    for file in &files {
+        table::read_parquet(file, &column, &mut corpus)?;
+    }
+    layout.lay(corpus.finish(), &files)
+}
+
+pub(super) fn tokens(config: &TokensConfig) -> Result<Rows, TokensError> {
+    let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+    let known = tokenizer.as_ref().map(|tokenizer| tokenizer.identity().size);
+    let layout = Layout {
+        rows: &config.rows,
+        split: config.split.as_ref(),
+        limit: config.limit,
+        tokenizer: tokenizer.as_ref(),
+        vocabulary: config.vocabulary.or(known),
+        separator: config.separator,
+    };
+    layout.end()?;
+    let files = files::resolve(&config.paths, &["bin", "npy", "arrow", "parquet"])?;
+    let column = Column { name: &config.column, text: false, tokenizer: None };
+    let mut corpus = layout.corpus();
+    for file in &files {
+        let extension = file.extension().map(|extension| extension.to_string_lossy().into_owned());
+        match extension.as_deref() {
+            Some("bin") => read_bin(file, config.dtype, &mut corpus)?,
+            Some("npy") => read_npy(file, &mut corpus)?,
+            Some("arrow") => table::read_arrow(file, &column, &mut corpus)?,
+            Some("parquet") => table::read_parquet(file, &column, &mut corpus)?,
+            _ => {
+                let expected = ".bin, .npy, .arrow or .parquet (dataset.kind = \"tokens\")".into();
+                let found = extension.map_or_else(|| "no extension".into(), |e| format!(".{e}"));
+                return Err(TokensError::Format { path: file.clone(), expected, found });
+            }
+        }
+    }
+    layout.lay(corpus.finish(), &files)
+}
+
+/// Adds raw ids. What is read later, row by row, is the map.
+fn read_bin(path: &Path, dtype: Option<TokenType>, corpus: &mut CorpusBuilder) -> Result<(), TokensError> {
+    let dtype = dtype.ok_or_else(|| TokensError::NoDtype { path: path.to_owned() })?;
+    let (number, word) = match dtype {
+        TokenType::U16 => (Number::U16, "u16"),
+        TokenType::U32 => (Number::U32, "u32"),
+    };
+    let bytes = map_file(path).map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
+    if bytes.len() % number.width() != 0 {
+        let (width, bytes) = (number.width(), bytes.len() as u64);
+        return Err(TokensError::OddSize { path: path.to_owned(), dtype: word, width, bytes });
+    }
+    corpus.map(path, bytes, number, None)
+}
+
+/// Adds an array: one dimension is a stream, of two each row is a document.
+fn read_npy(path: &Path, corpus: &mut CorpusBuilder) -> Result<(), TokensError> {
+    let bytes = map_file(path).map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
+    let array = npy::read(path, bytes)?;
+    corpus.map(path, array.payload, array.number, array.shape.get(1).copied())
+}
+
+impl<'a> Layout<'a> {
+    /// For documents whose ids are the tokenizer's.
+    fn of_text(
+        rows: &'a RowsConfig,
+        split: Option<&'a SplitConfig>,
+        limit: Option<u64>,
+        tokenizer: Option<&'a Tokenizer>,
+    ) -> Self {
+        let vocabulary = tokenizer.map(|tokenizer| tokenizer.identity().size);
+        Self { rows, split, limit, tokenizer, vocabulary, separator: None }
+    }
+
+    fn corpus(&self) -> CorpusBuilder {
+        CorpusBuilder::new(self.vocabulary, self.separator)
+    }
+
+    /// What stands between documents.
+    fn end(&self) -> Result<Option<u32>, TokensError> {
+        if self.rows.packing == Packing::Document {
+            return Ok(None);
+        }
+        let Some(name) = &self.rows.end_of_document else {
+            return Ok(self.separator.or_else(|| self.tokenizer?.end()));
+        };
+        let id = match self.tokenizer {
+            Some(tokenizer) => tokenizer.id(name),
+            None => name.id(),
+        };
+        match id.filter(|id| self.vocabulary.is_none_or(|size| *id < size)) {
+            Some(id) => Ok(Some(id)),
+            None => {
+                let vocabulary = match (self.tokenizer, self.vocabulary) {
+                    (Some(tokenizer), _) => tokenizer.identity().file.clone(),
+                    (None, Some(size)) => format!("the {size} of dataset.vocabulary"),
+                    (None, None) => "a tokenizer (dataset.tokenizer), or an id".into(),
+                };
+                Err(TokensError::EndOfDocument { vocabulary, found: name.to_string() })
+            }
+        }
+    }
+
+    /// Documents as rows.
+    fn lay(&self, mut corpus: Corpus, files: &[PathBuf]) -> Result<Rows, TokensError> {
+        if corpus.len() == 0 {
+            return Err(TokensError::Empty { files: files.len() });
+        }
+        if let Some(split) = self.split {
+            split::apply(&mut corpus, split)?;
+        }
+        let end = self.end()?;
+        let mut plan = Plan::new(&corpus, self.rows, end);
+        if plan.len() == 0 {
+            let (tokens, length) = (plan.tokens(&corpus), self.rows.length);
+            return Err(TokensError::NoRows { tokens, length });
+        }
+        if let Some(limit) = self.limit {
+            if limit > plan.len() {
+                return Err(TokensError::Limit { rows: plan.len(), limit });
+            }
+            plan.truncate(limit);
+        }
+        let meaning = Meaning {
+            vocabulary: self.vocabulary,
+            tokenizer: self.tokenizer.map(|tokenizer| tokenizer.identity().clone()),
+            end_of_document: end,
+        };
+        Ok(Rows::new(corpus, plan, meaning))
+    }
+}

@@ -1,0 +1,147 @@
+//! Documents of text, tokenised side by side and kept in order.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde_json::Value;
+
+use super::TokensError;
+use super::corpus::CorpusBuilder;
+use super::tokenizer::Tokenizer;
+use crate::mapped::map_file;
+
+/// About how much text is at work at once: enough for every thread, little against the tokens.
+const BATCH_BYTES: usize = 16 << 20;
+/// The same for files, whose sizes are not known beforehand.
+const BATCH_FILES: usize = 256;
+
+/// Adds files, each a document.
+pub(super) fn read_files(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    corpus: &mut CorpusBuilder,
+) -> Result<(), TokensError> {
+    for batch in files.chunks(BATCH_FILES) {
+        let documents: Vec<_> = batch
+            .par_iter()
+            .map(|path| {
+                let read = |source| TokensError::Read { path: path.clone(), source };
+                let bytes = std::fs::read(path).map_err(read)?;
+                encode(tokenizer, utf8(path, &bytes, 0)?, || path.display().to_string())
+            })
+            .collect();
+        for (path, tokens) in batch.iter().zip(documents) {
+            corpus.push(path, 0, tokens?.into_iter().map(i64::from))?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the lines of a JSON Lines file, each an object with the text under `field`. Blank lines
+/// count as lines, but are no documents.
+pub(super) fn read_jsonl(
+    path: &Path,
+    field: &str,
+    tokenizer: &Tokenizer,
+    corpus: &mut CorpusBuilder,
+) -> Result<(), TokensError> {
+    let bytes = map_file(path).map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
+    let mut batch = Vec::new();
+    let (mut offset, mut held) = (0, 0);
+    for (number, line) in (1u64..).zip(bytes.split(|byte| *byte == b'\n')) {
+        if !line.trim_ascii().is_empty() {
+            batch.push((number, offset, line));
+        }
+        held += line.len();
+        offset += line.len() as u64 + 1;
+        if held >= BATCH_BYTES {
+            add_lines(path, field, &batch, tokenizer, corpus)?;
+            batch.clear();
+            held = 0;
+        }
+    }
+    add_lines(path, field, &batch, tokenizer, corpus)
+}
+
+/// Adds lines, given with their number and the byte at which they begin.
+fn add_lines(
+    path: &Path,
+    field: &str,
+    lines: &[(u64, u64, &[u8])],
+    tokenizer: &Tokenizer,
+    corpus: &mut CorpusBuilder,
+) -> Result<(), TokensError> {
+    let documents: Vec<_> = lines
+        .par_iter()
+        .map(|(number, offset, line)| {
+            let line = utf8(path, line, *offset)?;
+            let text = text_of(path, field, *number, line)?;
+            encode(tokenizer, &text, || format!("{}, line {number}", path.display()))
+        })
+        .collect();
+    for ((number, ..), tokens) in lines.iter().zip(documents) {
+        corpus.push(path, *number, tokens?.into_iter().map(i64::from))?;
+    }
+    Ok(())
+}
+
+/// The text in a line.
+fn text_of(path: &Path, field: &str, line: u64, json: &str) -> Result<String, TokensError> {
+    let wrong =
+        |expected: String, found: String| TokensError::Line { path: path.to_owned(), line, expected, found };
+    let value: Value = serde_json::from_str(json)
+        .map_err(|error| wrong("a JSON object".into(), format!("what is no JSON: {error}")))?;
+    let Value::Object(mut object) = value else {
+        return Err(wrong("a JSON object".into(), kind(&value).into()));
+    };
+    match object.shift_remove(field) {
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(wrong(format!("text under {field:?}"), kind(&other).into())),
+        None => {
+            let known: Vec<&str> = object.keys().map(String::as_str).collect();
+            let expected = format!("a key {field:?} (dataset.field)");
+            Err(wrong(expected, format!("the keys {}", known.join(", "))))
+        }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Adds texts of a table, given with their row.
+pub(super) fn add_rows(
+    path: &Path,
+    rows: &[(u64, Cow<'_, str>)],
+    tokenizer: &Tokenizer,
+    corpus: &mut CorpusBuilder,
+) -> Result<(), TokensError> {
+    let documents: Vec<_> = rows
+        .par_iter()
+        .map(|(row, text)| encode(tokenizer, text, || format!("{}, row {row}", path.display())))
+        .collect();
+    for ((row, _), tokens) in rows.iter().zip(documents) {
+        corpus.push(path, *row, tokens?.into_iter().map(i64::from))?;
+    }
+    Ok(())
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, place: impl Fn() -> String) -> Result<Vec<u32>, TokensError> {
+    tokenizer.encode(text).map_err(|problem| TokensError::Tokenize { place: place(), problem })
+}
+
+/// `bytes`, which begin at `offset` of the file, as text.
+fn utf8<'a>(path: &Path, bytes: &'a [u8], offset: u64) -> Result<&'a str, TokensError> {
+    std::str::from_utf8(bytes).map_err(|error| TokensError::Utf8 {
+        path: path.to_owned(),
+        offset: offset + error.valid_up_to() as u64,
+    })
+}

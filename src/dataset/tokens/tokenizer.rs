@@ -1,0 +1,130 @@
+//! What a `tokenizer.json` knows: which ids there are, what they mean, and how text becomes them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::TokensError;
+use crate::config::TokenName;
+use crate::digest::{Digest, Hasher};
+
+/// What tokenizers that say nothing else call the end of a document.
+const KNOWN_ENDS: [&str; 6] = ["<|endoftext|>", "<|end_of_text|>", "<|eos|>", "</s>", "<eos>", "[EOS]"];
+
+/// Tells tokenizers apart by what their ids mean.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerIdentity {
+    /// The file's name, for people; another file may hold the same tokenizer.
+    pub file: String,
+    /// Number of ids: the highest, plus 1.
+    pub size: u32,
+    /// Digest of every token with its id, and of which of them are added and special. How text is cut
+    /// into tokens is no part of it, nor is how the file is written.
+    pub digest: Digest,
+}
+
+/// A tokenizer, ready for use.
+pub(super) struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    identity: TokenizerIdentity,
+    end: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads the `tokenizer.json` at `path`, and the `tokenizer_config.json` beside it where there is
+    /// one: that is where the end-of-sequence token stands.
+    pub(super) fn open(path: &Path) -> Result<Self, TokensError> {
+        let read = |source| TokensError::Read { path: path.to_owned(), source };
+        let wrong = |problem: String| TokensError::Tokenizer { path: path.to_owned(), problem };
+        let bytes = std::fs::read(path).map_err(read)?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| wrong(error.to_string()))?;
+        // A file may carry its last user's settings, which would cut every document.
+        inner.with_truncation(None).map_err(|error| wrong(error.to_string()))?;
+        inner.with_padding(None);
+        let identity = identify(&inner, path).ok_or_else(|| wrong("it has no tokens".into()))?;
+        let end = find_end(&inner, path)?;
+        Ok(Self { inner, identity, end })
+    }
+
+    pub(super) fn identity(&self) -> &TokenizerIdentity {
+        &self.identity
+    }
+
+    /// The end-of-sequence token, where it could be found.
+    pub(super) fn end(&self) -> Option<u32> {
+        self.end
+    }
+
+    /// The id of a token of the config.
+    pub(super) fn id(&self, name: &TokenName) -> Option<u32> {
+        match name {
+            TokenName::Id(id) => Some(*id),
+            TokenName::Text(text) => self.inner.token_to_id(text),
+        }
+    }
+
+    /// The tokens of a document.
+    ///
+    /// Nothing is put around them, whatever the post-processor would: a document is cut anywhere, and
+    /// what stands between documents is the config's. Special tokens that are written out in the
+    /// text become their ids, as in every use of the library.
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| error.to_string())?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+fn identify(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Option<TokenizerIdentity> {
+    let vocabulary: BTreeMap<String, u32> = tokenizer.get_vocab(true).into_iter().collect();
+    let added: BTreeMap<u32, _> = tokenizer.get_added_tokens_decoder().into_iter().collect();
+    let size = vocabulary.values().chain(added.keys()).max()?.checked_add(1)?;
+    let mut hasher = Hasher::new();
+    // Lengths go before texts, so that no two maps are written alike.
+    let mut text = |text: &str, id: u32, kind: u8| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+        hasher.update(&id.to_le_bytes());
+        hasher.update(&[kind]);
+    };
+    text("vocabulary", vocabulary.len() as u32, 0);
+    for (token, id) in &vocabulary {
+        text(token, *id, 0);
+    }
+    text("added", added.len() as u32, 0);
+    for (id, token) in &added {
+        text(&token.content, *id, 1 + u8::from(token.special));
+    }
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Some(TokenizerIdentity { file, size, digest: hasher.finish() })
+}
+
+/// The end-of-sequence token: as the `tokenizer_config.json` beside the file says, or else the only
+/// special token with a name that is known for it.
+fn find_end(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Result<Option<u32>, TokensError> {
+    let beside = path.with_file_name("tokenizer_config.json");
+    match std::fs::read(&beside) {
+        Ok(bytes) => {
+            let config: Value = serde_json::from_slice(&bytes)
+                .map_err(|error| TokensError::Tokenizer { path: beside, problem: error.to_string() })?;
+            let end = config.get("eos_token");
+            // Written as a word, or as an added token with its flags.
+            let end = end.and_then(|end| end.as_str().or_else(|| end.get("content")?.as_str()));
+            if let Some(id) = end.and_then(|end| tokenizer.token_to_id(end)) {
+                return Ok(Some(id));
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(TokensError::Read { path: beside, source }),
+    }
+    let added = tokenizer.get_added_tokens_decoder();
+    let mut known = added
+        .iter()
+        .filter(|(_, token)| token.special && KNOWN_ENDS.contains(&token.content.as_str()))
+        .map(|(id, _)| *id);
+    Ok(known.next().filter(|_| known.next().is_none()))
+}
