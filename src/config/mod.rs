@@ -13,8 +13,9 @@ mod load;
 mod train;
 
 pub use cache::{
-    CacheConfig, DEFAULT_FIT_SAMPLES, DEFAULT_SHARD_SAMPLES, DEFAULT_TEACHER_BATCH, HeadConfig, OutputKind,
-    StorageConfig, StorageForm, TailConfig, TeacherConfig, TeacherKind, ValueEncoding,
+    CacheConfig, DEFAULT_FIT_SAMPLES, DEFAULT_SHARD_SAMPLES, DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK,
+    HeadConfig, OutputKind, StorageConfig, StorageForm, TailConfig, TeacherConfig, TeacherKind,
+    ValueEncoding,
 };
 pub use data::{DatasetConfig, Layout, PreprocessConfig};
 pub use device::DeviceName;
