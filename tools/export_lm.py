@@ -23,7 +23,8 @@ There is no key-value cache in it, and no device: a TorchScript module runs wher
 The export is then run by ONNX Runtime or libtorch and compared with the original: random tokens, real ones (--text),
 padded rows and packed rows, the original always being given one document alone. The largest difference of logits and
 the share of positions with the same first token are printed; the exit code is 1 where they are worse than
---tolerance and --agreement. Nothing is fetched from a hub. Needs
+--tolerance and --agreement. Where a model's layers see a window only, give a --length beyond it. Nothing is fetched
+from a hub. Needs
 
     pip install torch==2.11.0 transformers==5.23.0 onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.30.0
     pip install accelerate==1.15.0 gguf==0.19.0          (for a .gguf file)
@@ -102,7 +103,7 @@ def attention_masks(model, input_ids, attention_mask, position_ids):
 def wrappers(model, split_head):
     """(body, head or None): modules of tensors in, tensors out."""
     import torch
-    from transformers.modeling_outputs import BaseModelOutputWithPast
+    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
     class Body(torch.nn.Module):
         def __init__(self):
@@ -119,8 +120,8 @@ def wrappers(model, split_head):
         """Stands in for the layers: what the model does to the last hidden state is then all that is left of it,
         whether that is one product or scales and caps too."""
 
-        def forward(self, inputs_embeds, **_):
-            return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+        def forward(self, *_, inputs_embeds, **__):
+            return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
 
     class Head(torch.nn.Module):
         def __init__(self):

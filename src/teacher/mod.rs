@@ -10,8 +10,11 @@ mod output;
 mod tokens;
 #[cfg(feature = "torch")]
 mod torchscript;
+#[cfg(any(feature = "onnx", feature = "torch"))]
+mod vocabulary;
 
-#[cfg(all(test, feature = "onnx", feature = "torch"))]
+#[cfg(test)]
+#[cfg(all(feature = "onnx", feature = "torch"))]
 mod token_tests;
 
 use std::fs::File;

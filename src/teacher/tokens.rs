@@ -1,11 +1,11 @@
 //! Rows of tokens as a language model takes them, and which of its positions are asked for.
 
+#[cfg(any(test, feature = "onnx"))]
 use std::borrow::Cow;
+#[cfg(any(test, feature = "onnx", feature = "torch"))]
 use std::ops::Range;
-use std::path::Path;
 
 use super::TeacherError;
-use crate::config::TeacherConfig;
 
 /// Rows of tokens for one forward pass, padded at the right.
 ///
@@ -97,6 +97,7 @@ impl TokenBatch {
         self.valid.iter().flat_map(row).collect()
     }
 
+    #[cfg(any(test, feature = "onnx"))]
     /// `values` `[rows, length]` as `[to_rows, to_length]`, for a model that is fixed to a larger shape.
     pub(super) fn padded<'a>(&self, values: &'a [i64], to_rows: usize, to_length: usize) -> Cow<'a, [i64]> {
         if (to_rows, to_length) == (self.rows(), self.length) {
@@ -110,6 +111,7 @@ impl TokenBatch {
         padded.into()
     }
 
+    #[cfg(any(test, feature = "onnx", feature = "torch"))]
     /// The valid positions of an output `[…, length, …]`, at most `chunk` at a time: each chunk as ranges of
     /// positions, those that touch made one.
     pub(super) fn chunks(&self, length: usize, chunk: usize) -> Vec<Vec<Range<usize>>> {
@@ -135,27 +137,6 @@ impl TokenBatch {
             }
         }
         chunks
-    }
-}
-
-/// How many of a model's logits are tokens.
-pub(super) struct Vocabulary {
-    classes: Option<usize>,
-    padded: bool,
-}
-
-impl Vocabulary {
-    pub(super) fn of(config: &TeacherConfig) -> Self {
-        Self { classes: config.classes, padded: config.padded_vocabulary }
-    }
-
-    /// The number of logits kept of the `found` that `path` gives for a position.
-    pub(super) fn kept(&self, path: &Path, found: usize) -> Result<usize, TeacherError> {
-        match self.classes {
-            Some(expected) if expected == found || (self.padded && expected < found) => Ok(expected),
-            Some(expected) => Err(TeacherError::Classes { path: path.to_owned(), expected, found }),
-            None => Ok(found),
-        }
     }
 }
 
@@ -207,24 +188,5 @@ mod tests {
         let error = batch.push(&[0; 3], &[0; 2]).unwrap_err().to_string();
         assert_eq!(error, "row 4 of a batch of tokens: expected a place for each of 3 tokens, found 2");
         assert_eq!(batch.rows(), 4);
-    }
-
-    #[test]
-    fn a_vocabulary_is_cut_only_when_it_is_said_to_be_padded() {
-        let kept = |classes, padded| Vocabulary { classes, padded }.kept(Path::new("m.onnx"), 50);
-        assert_eq!(kept(None, false).unwrap(), 50);
-        assert_eq!(kept(Some(50), true).unwrap(), 50);
-        assert_eq!(kept(Some(40), true).unwrap(), 40);
-        let error = kept(Some(40), false).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "teacher.classes = 40, but m.onnx gives 50 logits for a position; if those beyond are padding, \
-             set teacher.padded_vocabulary = true to cut them off"
-        );
-        let error = kept(Some(60), true).unwrap_err().to_string();
-        assert!(
-            error.contains("teacher.classes = 60") && error.contains("correct teacher.classes"),
-            "{error}"
-        );
     }
 }

@@ -13,7 +13,7 @@ use super::floats::Floats;
 use super::runtime::{self, Model, failed};
 use super::signature::{describe, dimensions, element, names, pick};
 use crate::config::TeacherConfig;
-use crate::teacher::tokens::Vocabulary;
+use crate::teacher::vocabulary::Vocabulary;
 use crate::teacher::{RawOutput, TeacherError, TokenBatch, TokenTeacher};
 
 /// A model of tokens, with its head in it or in a file of its own.

@@ -8,7 +8,7 @@ use tch::{IValue, Tensor};
 use super::arguments::{self, Argument};
 use super::module::{self, Module, output_type, values};
 use crate::config::TeacherConfig;
-use crate::teacher::tokens::Vocabulary;
+use crate::teacher::vocabulary::Vocabulary;
 use crate::teacher::{RawOutput, TeacherError, TokenBatch, TokenTeacher};
 
 /// A module of tokens, with its head in it or in a file of its own.
