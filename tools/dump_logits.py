@@ -10,24 +10,14 @@ both. Needs PyTorch and transformers (and gguf and accelerate for a .gguf file);
 """
 
 import argparse
-import os
 import random
 import sys
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+from language_model import load
 
 # Sequences in one forward pass.
 BATCH = 4
-
-
-def load(path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = Path(path)
-    where = (str(path), {}) if path.is_dir() else (str(path.parent), {"gguf_file": path.name})
-    tokenizer = AutoTokenizer.from_pretrained(where[0], **where[1])
-    return tokenizer, AutoModelForCausalLM.from_pretrained(where[0], **where[1], dtype="float32").eval()
 
 
 def sequences(tokenizer, documents, length):

@@ -8,10 +8,14 @@ They are committed, so that tests need neither this script nor what it needs:
     pip install torch==2.11.0 onnx==1.23.2 numpy
 
 Every teacher is the same classifier, 4x4 average pooling and one linear layer, fitted to the slice; what
-differs is the form of its input or output. tests/fixtures/README.md says which file is for which test.
+differs is the form of its input or output. Every language model is likewise the same one, a layer of attention
+with random weights. tests/fixtures/README.md says which file is for which test.
+
+    python3 tools/make_test_models.py --language-models      makes those alone, without the data
 """
 
 import gzip
+import json
 import struct
 import sys
 from pathlib import Path
@@ -216,11 +220,127 @@ def students():
     torch.jit.script(Student()).save(str(FIXTURES / "students" / "small.pt"))
 
 
+VOCABULARY, HIDDEN, PLACES = 50, 8, 16
+
+
+class Causal(torch.nn.Module):
+    """Logits of rows of tokens. A document begins where the places do not go up by one."""
+
+    def __init__(self, weights):
+        super().__init__()
+        for name, weight in weights.items():
+            self.register_buffer(name, weight)
+
+    def hidden(self, input_ids, attention_mask, position_ids):
+        x = self.tokens[input_ids] + self.places[position_ids]
+        before = torch.cat([position_ids[:, :1] - 1, position_ids[:, :-1]], dim=1)
+        document = (position_ids - before != 1).long().cumsum(1)
+        at = torch.ones_like(input_ids).long().cumsum(1)
+        query, key = at[:, :, None], at[:, None, :]
+        seen = (key < query) & (document[:, :, None] == document[:, None, :]) & (attention_mask[:, None, :] > 0)
+        scores = (x @ self.query) @ (x @ self.key).transpose(1, 2)
+        scores = scores.masked_fill(~(seen | (key == query)), -1e9)
+        return x + scores.softmax(-1) @ (x @ self.value)
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        return self.hidden(input_ids, attention_mask, position_ids) @ self.head
+
+
+class CausalBody(Causal):
+    """Without its head."""
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        return self.hidden(input_ids, attention_mask, position_ids)
+
+
+class CausalIds(Causal):
+    """Of tokens alone: one document a row, and padding is whatever it is. Logits first, then hidden states."""
+
+    def forward(self, tokens):
+        hidden = self.hidden(tokens, torch.ones_like(tokens), torch.ones_like(tokens).cumsum(1) - 1)
+        return hidden @ self.head, hidden
+
+
+class As(torch.nn.Module):
+    """A model that answers in another type."""
+
+    def __init__(self, model, dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, input_ids, attention_mask, position_ids):
+        return self.model(input_ids, attention_mask, position_ids).to(self.dtype)
+
+
+class CausalHead(torch.nn.Module):
+    def __init__(self, weights):
+        super().__init__()
+        self.register_buffer("head", weights["head"])
+
+    def forward(self, hidden):
+        return hidden.to(torch.float32) @ self.head
+
+
+def language_models():
+    teachers = FIXTURES / "teachers"
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"tokens": (VOCABULARY, HIDDEN), "places": (PLACES, HIDDEN), "head": (HIDDEN, VOCABULARY)}
+    shapes |= {name: (HIDDEN, HIDDEN) for name in ("query", "key", "value")}
+    weights = {name: torch.randn(*shape, generator=draw) / 2 for name, shape in shapes.items()}
+
+    # What each document alone gives, in double precision.
+    exact = Causal({name: weight.double() for name, weight in weights.items()})
+    documents = [torch.randint(VOCABULARY, (length,), generator=draw) for length in (12, 5, 3, 1, 4)]
+    logits = [exact(one[None], torch.ones_like(one[None]), torch.arange(len(one))[None])[0] for one in documents]
+    expected = {
+        "documents": [one.tolist() for one in documents],
+        "logits": [[[round(value, 9) for value in row] for row in one.tolist()] for one in logits],
+    }
+    (FIXTURES / "reference" / "causal.json").write_text(json.dumps(expected) + "\n")
+
+    names = ["input_ids", "attention_mask", "position_ids"]
+    ids = torch.randint(VOCABULARY, (2, 12), generator=draw)
+    rows = (ids, torch.ones_like(ids), torch.arange(12).repeat(2, 1))
+    open_sizes = {0: "batch", 1: "length"}
+
+    def write(name, model, inputs, input_names, output_names, axes=open_sizes):
+        path = teachers / f"{name}.onnx"
+        torch.onnx.export(
+            model.eval(), inputs, str(path), input_names=input_names, output_names=output_names, opset_version=17,
+            dynamic_axes={one: axes for one in [*input_names, *output_names]} if axes else None, dynamo=False,
+        )
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+
+    causal, body, head = Causal(weights), CausalBody(weights), CausalHead(weights)
+    write("causal", causal, rows, names, ["logits"])
+    write("causal_fixed", causal, rows, names, ["logits"], None)
+    write("causal_body", body, rows, names, ["hidden"])
+    write("causal_head", head, (torch.zeros(3, HIDDEN),), ["hidden"], ["logits"], {0: "positions"})
+    write("causal_body_f16", As(body, torch.float16), rows, names, ["hidden"])
+    write("causal_head_f16", head, (torch.zeros(3, HIDDEN).half(),), ["hidden"], ["logits"], {0: "positions"})
+    for word, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16), ("f64", torch.float64)):
+        write(f"causal_{word}", As(causal, dtype), rows, names, ["logits"])
+    write("causal_int32", CausalIds(weights), (ids.int(),), ["tokens"], ["logits", "hidden"])
+    for name, more in (("causal_past", ["past_key_values.0.key", "past_key_values.0.value"]), ("causal_types", ["token_type_ids"])):
+        model = onnx.load(teachers / "causal.onnx")
+        for one in more:
+            sizes = ["batch", 1, "past", HIDDEN] if "past" in one else ["batch", "length"]
+            kind = TensorProto.FLOAT if "past" in one else TensorProto.INT64
+            model.graph.input.append(helper.make_tensor_value_info(one, kind, sizes))
+        onnx.save(model, teachers / f"{name}.onnx")
+    for name, model in (("causal", causal), ("causal_body", body), ("causal_head", head), ("causal_ids", CausalIds(weights))):
+        torch.jit.script(model).save(str(teachers / f"{name}.pt"))
+
+
 def main():
+    if sys.argv[1:] == ["--language-models"]:
+        language_models()
+        return 0
     images, labels = slice_of_data()
     weight, bias = fit(images, labels)
     teachers(weight, bias)
     students()
+    language_models()
     return 0
 
 

@@ -11,6 +11,8 @@ use crate::target::{MAX_RANK, TailNodes};
 
 /// Default of [`TeacherConfig::batch`].
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
+/// Default of [`TeacherConfig::chunk`].
+pub const DEFAULT_TEACHER_CHUNK: usize = 256;
 /// Default of [`TailConfig::fit_samples`].
 pub const DEFAULT_FIT_SAMPLES: u64 = 4096;
 /// Default of [`HeadConfig::max_k`].
@@ -100,12 +102,35 @@ pub struct TeacherConfig {
     pub kind: TeacherKind,
     /// The model file.
     pub path: PathBuf,
-    /// ONNX: the input that takes the samples; may be left out when there is only one.
+    /// ONNX: the input that takes the samples; may be left out when there is only one, or for a
+    /// language model that calls it `input_ids`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// ONNX: the output with `[batch, classes]`; may be left out when there is only one.
+    /// ONNX: the output with `[batch, classes]`; may be left out when there is only one, or for a
+    /// language model that calls it `logits` (with `head`: `hidden` or `last_hidden_state`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+    /// Language models: the input or argument that says which tokens are no padding, if it is not
+    /// called `attention_mask`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_mask: Option<String>,
+    /// Language models: the input or argument with each token's place in its document, if it is not
+    /// called `position_ids`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_ids: Option<String>,
+    /// Language models: a second model file, hidden states `[n, hidden]` to logits `[n, classes]`, for
+    /// a model whose output is hidden states `[batch, length, hidden]`. Memory for logits is then
+    /// `chunk` positions' rather than a batch's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<PathBuf>,
+    /// Language models: positions whose logits are in memory as single precision at once.
+    #[serde(default = "default_chunk", skip_serializing_if = "is_default_chunk")]
+    #[schemars(range(min = 1))]
+    pub chunk: usize,
+    /// Language models: the model has more logits than the tokenizer has tokens, and those beyond the
+    /// first `classes` are padding, to be cut off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub padded_vocabulary: bool,
     /// What the output means.
     #[serde(default)]
     pub output_kind: OutputKind,
@@ -113,7 +138,7 @@ pub struct TeacherConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2))]
     pub classes: Option<usize>,
-    /// Samples per forward pass.
+    /// Samples, or rows of tokens, per forward pass.
     #[serde(default = "default_batch")]
     #[schemars(range(min = 1))]
     pub batch: usize,
@@ -128,6 +153,14 @@ pub struct TeacherConfig {
 
 fn default_batch() -> usize {
     DEFAULT_TEACHER_BATCH
+}
+
+fn default_chunk() -> usize {
+    DEFAULT_TEACHER_CHUNK
+}
+
+fn is_default_chunk(chunk: &usize) -> bool {
+    *chunk == DEFAULT_TEACHER_CHUNK
 }
 
 fn default_device() -> String {
@@ -278,6 +311,11 @@ impl Config for CacheConfig {
                 faults.push(Fault::new("head.max_k", "goes with mass, not with k; remove it"));
             }
             _ => {}
+        }
+        if self.teacher.padded_vocabulary && self.teacher.classes.is_none() {
+            let problem =
+                "expected teacher.classes, the number of the tokenizer's tokens, with it; found none";
+            faults.push(Fault::new("teacher.padded_vocabulary", problem));
         }
         if self.tail.rank > 0 && self.tail.rank as u64 >= self.tail.fit_samples {
             let problem =

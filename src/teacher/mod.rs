@@ -1,17 +1,28 @@
-//! Runs the teacher: prepared samples in, raw outputs out, whatever the runtime.
+//! Runs the teacher: prepared samples or rows of tokens in, raw outputs out, whatever the runtime.
 //!
-//! [`open`] gives a [`Teacher`]; [`OutputReading`] then says what its numbers mean and turns them
-//! into logits.
+//! [`open`] gives a [`Teacher`] of samples, [`open_tokens`] a [`TokenTeacher`] of a language model;
+//! [`OutputReading`] then says what its numbers mean and turns them into logits.
 
+mod error;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod output;
+mod tokens;
 #[cfg(feature = "torch")]
 mod torchscript;
+#[cfg(any(feature = "onnx", feature = "torch"))]
+mod vocabulary;
 
-use std::path::PathBuf;
+#[cfg(test)]
+#[cfg(all(feature = "onnx", feature = "torch"))]
+mod token_tests;
 
+use std::fs::File;
+use std::ops::ControlFlow;
+
+pub use error::TeacherError;
 pub use output::{OutputReading, OutputType, RawOutput};
+pub use tokens::TokenBatch;
 
 use crate::config::{TeacherConfig, TeacherKind};
 
@@ -30,15 +41,52 @@ pub trait Teacher: Send {
     fn forward(&mut self, inputs: &[f32], rows: usize) -> Result<RawOutput, TeacherError>;
 }
 
+/// A causal language model that has been loaded and checked against the length of its rows.
+///
+/// # Memory
+/// Where the head is in the model, one forward pass makes logits `[rows, length, vocabulary]` in the
+/// model's own type: they cannot be had in pieces. They are converted chunk by chunk out of the runtime's
+/// buffer, so that there is no second copy of them. With `teacher.head` a pass makes hidden states
+/// `[rows, length, hidden]`, and of logits there are never more than `[teacher.chunk, vocabulary]`.
+pub trait TokenTeacher: Send {
+    /// The runtime and its version, as the manifest records it.
+    fn runtime(&self) -> &str;
+
+    /// One forward pass: `sink` is given the outputs of the valid positions, row after row, until it breaks.
+    ///
+    /// Chunks are full but for the last, and go on across rows. Values do not depend on `teacher.chunk`
+    /// where the head is in the model; a head of its own may give a position other last bits in a chunk of
+    /// another size, as any model may in a batch of another size.
+    ///
+    /// # Shapes
+    /// Each output is `[n, classes]`, n ≤ `teacher.chunk`.
+    ///
+    /// # Errors
+    /// [`TeacherError`]: the runtime failed, an output is not floats of the expected shape, or the
+    /// vocabulary is not of `teacher.classes`.
+    fn forward(
+        &mut self,
+        batch: &TokenBatch,
+        sink: &mut dyn FnMut(RawOutput) -> ControlFlow<()>,
+    ) -> Result<(), TeacherError>;
+}
+
 /// Loads the teacher that `config` describes for inputs of `input_shape` (without the batch).
 ///
 /// # Errors
 /// [`TeacherError`]: the file is missing or no model, its inputs and outputs are not what the
 /// config and the data say, the device is not there, or this build lacks the runtime.
 pub fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Box<dyn Teacher>, TeacherError> {
-    if let Err(source) = std::fs::File::open(&config.path) {
-        return Err(TeacherError::Read { path: config.path.clone(), source });
+    let of_language_models = [
+        ("head", config.head.is_some()),
+        ("attention_mask", config.attention_mask.is_some()),
+        ("position_ids", config.position_ids.is_some()),
+        ("padded_vocabulary", config.padded_vocabulary),
+    ];
+    if let Some((key, _)) = of_language_models.into_iter().find(|(_, given)| *given) {
+        return Err(TeacherError::OnlyTokens { key });
     }
+    check_files(config)?;
     match config.kind {
         #[cfg(feature = "onnx")]
         TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTeacher::open(config, input_shape)?)),
@@ -46,112 +94,47 @@ pub fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Box<dyn Tea
         TeacherKind::Torchscript => Ok(Box::new(torchscript::TorchScriptTeacher::open(config, input_shape)?)),
         #[cfg(not(all(feature = "onnx", feature = "torch")))]
         kind => {
-            let feature = if kind == TeacherKind::Onnx { "onnx" } else { "torch" };
             let _ = input_shape;
-            Err(TeacherError::NotBuilt { kind, feature })
+            Err(not_built(kind))
         }
     }
 }
 
-/// Why a teacher could not be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TeacherError {
-    /// The model file could not be read.
-    #[error("teacher.path: cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// This build has no such runtime.
-    #[error("teacher.kind = \"{kind}\": this kd-cache was built without it; build with --features {feature}")]
-    NotBuilt {
-        /// The kind asked for.
-        kind: TeacherKind,
-        /// The cargo feature that has it.
-        feature: &'static str,
-    },
-    /// The runtime's library could not be loaded.
-    #[error("cannot load ONNX Runtime from {path}: {problem}; run `make setup`, or set ORT_DYLIB_PATH")]
-    Library {
-        /// The library.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// The device is not to be had.
-    #[error("teacher.device = \"{device}\": {problem}")]
-    Device {
-        /// The device asked for.
-        device: String,
-        /// Why not.
-        problem: String,
-    },
-    /// The runtime refused the model or a batch.
-    #[error("{path}: {doing} failed: {problem}")]
-    Runtime {
-        /// The model file.
-        path: PathBuf,
-        /// What was being done.
-        doing: &'static str,
-        /// What the runtime said.
-        problem: String,
-    },
-    /// The model lacks an input or output that the config names, or has several and none is named.
-    #[error("teacher.{key}: {path} has {}; {problem}", names(found))]
-    Name {
-        /// The model file.
-        path: PathBuf,
-        /// `input` or `output`.
-        key: &'static str,
-        /// What is wrong.
-        problem: String,
-        /// What the model has.
-        found: Vec<String>,
-    },
-    /// The model's input is not what the prepared samples are.
-    #[error(
-        "{path}: input {name:?} is {found}, but the prepared samples are {expected}; change preprocess.layout, the data or the model"
-    )]
-    Input {
-        /// The model file.
-        path: PathBuf,
-        /// The input.
-        name: String,
-        /// Type and shape of the prepared samples.
-        expected: String,
-        /// Type and shape of the model's input.
-        found: String,
-    },
-    /// The model's output is not a row of class scores for each sample.
-    #[error("{path}: expected an output of {expected}, found {found}")]
-    Output {
-        /// The model file.
-        path: PathBuf,
-        /// What was expected.
-        expected: String,
-        /// What was found.
-        found: String,
-    },
-    /// The output is not what `teacher.output_kind` says.
-    #[error("teacher.output_kind = \"{kind}\": row {row}, class {class} is {value}, expected {expected}")]
-    Value {
-        /// The declared kind.
-        kind: &'static str,
-        /// Row of the batch.
-        row: usize,
-        /// Class.
-        class: usize,
-        /// What was found.
-        value: f32,
-        /// What was expected.
-        expected: &'static str,
-    },
+/// Loads the language model that `config` describes, for rows of up to `length` tokens.
+///
+/// # Errors
+/// [`TeacherError`]: as [`open`]; or the model takes a key-value cache, is fixed to shorter rows or smaller
+/// batches, or its head does not take its hidden states.
+pub fn open_tokens(config: &TeacherConfig, length: usize) -> Result<Box<dyn TokenTeacher>, TeacherError> {
+    check_files(config)?;
+    match config.kind {
+        #[cfg(feature = "onnx")]
+        TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTokenTeacher::open(config, length)?)),
+        #[cfg(feature = "torch")]
+        TeacherKind::Torchscript => Ok(Box::new(torchscript::TorchScriptTokenTeacher::open(config)?)),
+        #[cfg(not(all(feature = "onnx", feature = "torch")))]
+        kind => {
+            let _ = length;
+            Err(not_built(kind))
+        }
+    }
 }
 
-fn names(found: &[String]) -> String {
-    if found.is_empty() { "none".into() } else { found.join(", ") }
+/// Says which key names a file that is not there, which the runtimes would not.
+fn check_files(config: &TeacherConfig) -> Result<(), TeacherError> {
+    if let Err(source) = File::open(&config.path) {
+        return Err(TeacherError::Read { path: config.path.clone(), source });
+    }
+    if let Some(path) = &config.head
+        && let Err(source) = File::open(path)
+    {
+        return Err(TeacherError::ReadHead { path: path.clone(), source });
+    }
+    Ok(())
+}
+
+#[cfg(not(all(feature = "onnx", feature = "torch")))]
+fn not_built(kind: TeacherKind) -> TeacherError {
+    let feature = if kind == TeacherKind::Onnx { "onnx" } else { "torch" };
+    TeacherError::NotBuilt { kind, feature }
 }

@@ -1,0 +1,112 @@
+//! Models of prepared samples.
+
+use std::path::Path;
+
+use ort::value::{Outlet, TensorElementType, TensorRef};
+
+use super::floats::Floats;
+use super::runtime::{self, Model, failed};
+use super::signature::{describe, dimensions, element, pick};
+use crate::config::TeacherConfig;
+use crate::teacher::{RawOutput, Teacher, TeacherError};
+
+/// A session, its input and output.
+pub(in super::super) struct OnnxTeacher {
+    model: Model,
+    runtime: String,
+    input: String,
+    output: String,
+    /// `[batch, …]`, the batch filled in at each pass.
+    shape: Vec<usize>,
+    /// The batch the model was exported with, when it is fixed.
+    fixed_batch: Option<usize>,
+}
+
+impl OnnxTeacher {
+    pub(in super::super) fn open(
+        config: &TeacherConfig,
+        input_shape: &[usize],
+    ) -> Result<Self, TeacherError> {
+        let model = Model::load(config, &config.path)?;
+        let path = config.path.clone();
+        let (inputs, outputs) = (model.session.inputs(), model.session.outputs());
+        let input = pick(&path, "input", config.input.as_deref(), &[], inputs)?;
+        let output = pick(&path, "output", config.output.as_deref(), &[], outputs)?;
+        let mut shape = vec![0];
+        shape.extend_from_slice(input_shape);
+        let fixed_batch = check_input(&path, input, &shape)?;
+        let (input, output) = (input.name().to_owned(), output.name().to_owned());
+        if let Some(fixed) = fixed_batch.filter(|fixed| config.batch > *fixed) {
+            return Err(TeacherError::Input {
+                path,
+                name: input,
+                expected: format!("in batches of {} (teacher.batch)", config.batch),
+                found: format!("fixed to batches of {fixed}; set teacher.batch = {fixed}"),
+            });
+        }
+        Ok(Self { model, runtime: runtime::version(), input, output, shape, fixed_batch })
+    }
+}
+
+impl Teacher for OnnxTeacher {
+    fn runtime(&self) -> &str {
+        &self.runtime
+    }
+
+    fn forward(&mut self, inputs: &[f32], rows: usize) -> Result<RawOutput, TeacherError> {
+        // A model exported for one batch size gets empty rows up to it; they are cut off again.
+        let run_rows = self.fixed_batch.unwrap_or(rows).max(rows);
+        let padded: Vec<f32>;
+        let inputs = if run_rows == rows {
+            inputs
+        } else {
+            let mut copy = inputs.to_vec();
+            copy.resize(inputs.len() / rows.max(1) * run_rows, 0.0);
+            padded = copy;
+            &padded
+        };
+        self.shape[0] = run_rows;
+        let tensor = TensorRef::from_array_view((self.shape.clone(), inputs))
+            .map_err(|error| failed(&self.model.path, "the forward pass", &error))?;
+        let path = self.model.path.clone();
+        let outputs = self.model.run(ort::inputs![self.input.as_str() => tensor])?;
+        let expected = format!("float [batch = {run_rows}, classes]");
+        let (shape, floats) = Floats::of(&path, &outputs, &self.output, &expected)?;
+        let classes = match shape[..] {
+            [batch, classes] if batch == run_rows && classes >= 2 => classes,
+            _ => {
+                return Err(TeacherError::Output {
+                    path,
+                    expected,
+                    found: format!("{} {shape:?}", floats.name()),
+                });
+            }
+        };
+        let mut values = Vec::with_capacity(rows * classes);
+        floats.append(0..rows * classes, &mut values);
+        Ok(RawOutput { rows, classes, values, dtype: floats.dtype() })
+    }
+}
+
+/// Checks type and shape; gives the batch when the model fixes it.
+fn check_input(path: &Path, input: &Outlet, shape: &[usize]) -> Result<Option<usize>, TeacherError> {
+    let sample = &shape[1..];
+    let refuse = |found: String| TeacherError::Input {
+        path: path.to_owned(),
+        name: input.name().to_owned(),
+        expected: format!(
+            "float32 [batch, {}]",
+            sample.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+        ),
+        found,
+    };
+    let (Some(ty), Some(dims)) = (element(input), dimensions(input)) else {
+        return Err(refuse(describe(input)));
+    };
+    let fits = dims.len() == shape.len()
+        && dims[1..].iter().zip(sample).all(|(dim, size)| dim.is_none_or(|dim| dim == *size));
+    if ty != TensorElementType::Float32 || !fits {
+        return Err(refuse(describe(input)));
+    }
+    Ok(dims[0])
+}

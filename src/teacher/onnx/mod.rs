@@ -1,0 +1,10 @@
+//! ONNX models through ONNX Runtime, loaded at run time.
+
+mod floats;
+mod images;
+mod runtime;
+mod signature;
+mod tokens;
+
+pub(super) use images::OnnxTeacher;
+pub(super) use tokens::OnnxTokenTeacher;

@@ -1,0 +1,9 @@
+//! TorchScript modules through libtorch.
+
+mod arguments;
+mod images;
+mod module;
+mod tokens;
+
+pub(super) use images::TorchScriptTeacher;
+pub(super) use tokens::TorchScriptTokenTeacher;

@@ -1,0 +1,67 @@
+//! A module on its device, and its results as plain numbers.
+
+use std::path::{Path, PathBuf};
+
+use tch::{CModule, Device, IValue, Kind, Tensor};
+
+use crate::config::TeacherConfig;
+use crate::libtorch;
+use crate::teacher::{OutputType, TeacherError};
+
+/// A module in evaluation mode, and the file it is from.
+pub(super) struct Module {
+    pub(super) module: CModule,
+    pub(super) path: PathBuf,
+    pub(super) device: Device,
+}
+
+impl Module {
+    /// Loads `path` to be run as `config` says.
+    pub(super) fn load(config: &TeacherConfig, path: &Path) -> Result<Self, TeacherError> {
+        let device = libtorch::resolve(&config.device).map_err(|error| TeacherError::Device {
+            device: config.device.clone(),
+            problem: error.to_string(),
+        })?;
+        if let Some(threads) = config.threads {
+            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        }
+        let mut module = CModule::load_on_device(path, device)
+            .map_err(|error| failed(path, "loading the model", &error))?;
+        module.set_eval();
+        Ok(Self { module, path: path.to_owned(), device })
+    }
+
+    /// One pass, of which no gradients are kept.
+    pub(super) fn forward(&self, arguments: &[IValue]) -> Result<IValue, TeacherError> {
+        tch::no_grad(|| self.module.forward_is(arguments))
+            .map_err(|error| failed(&self.path, "the forward pass", &error))
+    }
+}
+
+/// The runtime and its version.
+pub(super) fn version() -> String {
+    format!("libtorch {}", libtorch::VERSION)
+}
+
+/// The type of a tensor of floats.
+pub(super) fn output_type(kind: Kind) -> Option<OutputType> {
+    match kind {
+        Kind::Float => Some(OutputType::F32),
+        Kind::Half => Some(OutputType::F16),
+        Kind::BFloat16 => Some(OutputType::Bf16),
+        Kind::Double => Some(OutputType::F64),
+        _ => None,
+    }
+}
+
+/// All values of a tensor as single precision, row-major.
+pub(super) fn values(tensor: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0f32; tensor.numel()];
+    let tensor = tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+    tensor.copy_data(&mut values, tensor.numel());
+    values
+}
+
+pub(super) fn failed(path: &Path, doing: &'static str, error: &tch::TchError) -> TeacherError {
+    TeacherError::Runtime { path: path.to_owned(), doing, problem: libtorch::plain_message(error) }
+}
