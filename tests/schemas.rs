@@ -183,6 +183,7 @@ fn reports_fit() {
         samples_resumed: 5,
         seconds: 0.5,
         samples_per_second: 14.0,
+        positions_per_second: 1.0,
         cache: inspected,
     };
     hold("build", &value(&built), &[("/outcome", json!("done")), ("/cache", Value::Null)]);

@@ -69,7 +69,7 @@ pub struct TailLayout {
     pub nodes: TailNodes,
     /// Numbers per prediction that say where the tail lies; 0: the prior alone.
     pub rank: usize,
-    /// Samples from which the tail model was fitted.
+    /// Positions from which the tail model was fitted.
     pub fit_samples: u64,
     /// The tail model's file; absent when the head holds every class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +116,12 @@ pub struct TeacherIdentity {
     /// ONNX: the output used, when the config names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+    /// Where the head is a file of its own: its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Digest>,
+    /// Where the head is a file of its own: positions it was given at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<usize>,
     /// `logits`, `probabilities` or `log_probabilities`.
     pub output_kind: String,
     /// Float type of the output.

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{Config, DatasetConfig, Fault, PreprocessConfig, device};
 use crate::target::{MAX_RANK, TailNodes};
 
-/// Default of [`TeacherConfig::batch`].
+/// Default of [`TeacherConfig::batch`] for images.
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
+/// Default of [`TeacherConfig::batch`] for rows of tokens, each of which has logits for every token.
+pub const DEFAULT_TOKEN_BATCH: usize = 4;
 /// Default of [`TeacherConfig::chunk`].
 pub const DEFAULT_TEACHER_CHUNK: usize = 256;
 /// Default of [`TailConfig::fit_samples`].
@@ -138,10 +140,10 @@ pub struct TeacherConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2))]
     pub classes: Option<usize>,
-    /// Samples, or rows of tokens, per forward pass.
-    #[serde(default = "default_batch")]
+    /// Samples per forward pass; unless given 128, or 4 where samples are rows of tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    pub batch: usize,
+    pub batch: Option<usize>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "default_device")]
     pub device: String,
@@ -151,8 +153,16 @@ pub struct TeacherConfig {
     pub threads: Option<usize>,
 }
 
-fn default_batch() -> usize {
-    DEFAULT_TEACHER_BATCH
+impl TeacherConfig {
+    /// Images in a forward pass.
+    pub fn image_batch(&self) -> usize {
+        self.batch.unwrap_or(DEFAULT_TEACHER_BATCH)
+    }
+
+    /// Rows of tokens in a forward pass.
+    pub fn token_batch(&self) -> usize {
+        self.batch.unwrap_or(DEFAULT_TOKEN_BATCH)
+    }
 }
 
 fn default_chunk() -> usize {
@@ -207,7 +217,7 @@ pub struct TailConfig {
     /// which is the same for all. Worth their bytes where the tail holds much and classes are many.
     #[schemars(range(min = 0, max = MAX_RANK))]
     pub rank: usize,
-    /// Samples from which the tail model is fitted.
+    /// Positions from which the tail model is fitted: samples, or tokens of many.
     #[schemars(range(min = 1))]
     pub fit_samples: u64,
 }

@@ -12,10 +12,11 @@ use super::{InspectReport, Progress, pipeline};
 use crate::cache::{Beginnings, CacheError, CacheWriter, EncoderTable, Found, Manifest, read_tail_model};
 use crate::config::CacheConfig;
 use crate::encoding::{Codebook, Steps};
-use crate::ids::SampleId;
-use crate::permutation::Permutation;
 use crate::tail_model::{FitError, Fitted, TailEncoder, TailFit};
 use crate::target::{TargetBatch, Temperature};
+
+/// Stream of the seed from which the sample is drawn.
+const STREAM: u64 = 0;
 
 /// Why a cache could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,8 @@ pub struct BuildReport {
     pub seconds: f64,
     /// `samples_done` per second of the main pass.
     pub samples_per_second: f64,
+    /// The same in positions.
+    pub positions_per_second: f64,
     /// What the cache is now.
     pub cache: InspectReport,
 }
@@ -79,14 +82,8 @@ pub fn build(
     let mut source = Source::open(config)?;
     let mut writer = match CacheWriter::open(dir, source.plan(config)?, config.storage.level)? {
         Found::Complete(manifest) => {
-            return Ok(report(
-                BuildOutcome::AlreadyComplete,
-                &manifest,
-                0,
-                manifest.samples,
-                begun,
-                Duration::ZERO,
-            ));
+            let run = Run { begun, main: Duration::ZERO, before: Committed::of(&manifest) };
+            return Ok(run.report(BuildOutcome::AlreadyComplete, &manifest));
         }
         Found::Writer(writer) => *writer,
     };
@@ -96,8 +93,8 @@ pub fn build(
         match fitted {
             Ok(true) => {}
             Ok(false) => {
-                let report =
-                    report(BuildOutcome::Interrupted, writer.manifest(), 0, 0, begun, Duration::ZERO);
+                let run = Run { begun, main: Duration::ZERO, before: Committed::default() };
+                let report = run.report(BuildOutcome::Interrupted, writer.manifest());
                 writer.abandon()?;
                 return Ok(report);
             }
@@ -108,40 +105,57 @@ pub fn build(
         }
     }
     source.reading.encoder = encoder(&writer, dir)?;
-    let committed = |manifest: &Manifest| manifest.shards.iter().map(|shard| shard.rows).sum::<u64>();
-    let resumed = committed(writer.manifest());
+    let before = Committed::of(writer.manifest());
     let main = Instant::now();
-    progress.phase("teacher", writer.manifest().samples, resumed);
+    progress.phase("teacher", writer.manifest().samples, before.samples);
     let ended = pipeline::run(&mut source, &mut writer, stop, progress);
     progress.finish();
     let ended = ended?;
-    let elapsed = main.elapsed();
-    let done = committed(writer.manifest()) - resumed;
+    let run = Run { begun, main: main.elapsed(), before };
     if !ended && (writer.manifest().shards.len() as u64) < writer.manifest().expected_shards() {
-        let report = report(BuildOutcome::Interrupted, writer.manifest(), done, resumed, begun, elapsed);
+        let report = run.report(BuildOutcome::Interrupted, writer.manifest());
         writer.abandon()?;
         return Ok(report);
     }
     let manifest = writer.finish()?;
-    Ok(report(BuildOutcome::Built, &manifest, done, resumed, begun, elapsed))
+    Ok(run.report(BuildOutcome::Built, &manifest))
 }
 
-fn report(
-    outcome: BuildOutcome,
-    manifest: &Manifest,
-    done: u64,
-    resumed: u64,
+/// What is in the shards of a cache.
+#[derive(Clone, Copy, Default)]
+struct Committed {
+    samples: u64,
+    positions: u64,
+}
+
+impl Committed {
+    fn of(manifest: &Manifest) -> Self {
+        let samples = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+        Self { samples, positions: manifest.committed_positions() }
+    }
+}
+
+/// How long a run took, and what was there before it.
+struct Run {
     begun: Instant,
+    /// Of the main pass.
     main: Duration,
-) -> BuildReport {
-    let rate = if main.is_zero() { 0.0 } else { done as f64 / main.as_secs_f64() };
-    BuildReport {
-        outcome,
-        samples_done: done,
-        samples_resumed: resumed,
-        seconds: begun.elapsed().as_secs_f64(),
-        samples_per_second: rate,
-        cache: InspectReport::of_manifest(manifest),
+    before: Committed,
+}
+
+impl Run {
+    fn report(&self, outcome: BuildOutcome, manifest: &Manifest) -> BuildReport {
+        let (before, after) = (self.before, Committed::of(manifest));
+        let rate = |done: u64| if self.main.is_zero() { 0.0 } else { done as f64 / self.main.as_secs_f64() };
+        BuildReport {
+            outcome,
+            samples_done: after.samples - before.samples,
+            samples_resumed: before.samples,
+            seconds: self.begun.elapsed().as_secs_f64(),
+            samples_per_second: rate(after.samples - before.samples),
+            positions_per_second: rate(after.positions - before.positions),
+            cache: InspectReport::of_manifest(manifest),
+        }
     }
 }
 
@@ -198,30 +212,31 @@ fn fit(
     if !plan.has_tail() && steps.is_none() {
         return Ok(Pass::Done { fitted: None, codebook: None });
     }
-    let samples = plan.tail.fit_samples;
-    let order = Permutation::new(source.dataset.len(), plan.seed, 0);
-    let mut chosen: Vec<SampleId> = (0..samples).map(|at| source.dataset.id_at(order.at(at))).collect();
-    chosen.sort_unstable();
+    let positions = plan.tail.fit_samples;
+    let drawn = source.samples.draw(positions, plan.seed, STREAM)?;
     let new_fit =
         || TailFit::new(plan.classes, plan.head.k, &plan.tail.nodes, plan.tail.rank, &writer.scratch());
     let mut fit = plan.has_tail().then(new_fit).transpose()?;
     let mut sample = TargetBatch::default();
-    progress.phase("tail model", samples, 0);
-    for ids in chosen.chunks(source.batch) {
+    progress.phase("tail model", positions, 0);
+    for wanted in drawn.chunks(source.batch) {
         if stop.load(Ordering::Relaxed) {
             progress.finish();
             return Ok(Pass::Interrupted);
         }
-        let (logits, targets) = source.ask(ids)?;
-        if let Some(fit) = &mut fit {
-            fit.add(&logits, &targets)?;
-        }
-        sample.extend(&targets);
-        progress.advance(ids.len() as u64);
+        source.ask(wanted, |logits, targets| {
+            if let Some(fit) = &mut fit {
+                fit.add(logits, targets)?;
+            }
+            sample.extend(targets);
+            progress.advance(targets.rows as u64);
+            Ok::<(), BuildError>(())
+        })?;
     }
     progress.finish();
     if plan.tail.rank > 0 {
-        progress.say(&format!("tail model: fitting {} directions to {samples} samples", plan.tail.rank));
+        let (rank, positions) = (plan.tail.rank, sample.rows);
+        progress.say(&format!("tail model: fitting {rank} directions to {positions} positions"));
     }
     let fitted = fit.map(TailFit::finish).transpose()?;
     if let Some(fitted) = &fitted {

@@ -7,11 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Progress;
+use super::samples::Wanted;
 use super::source::{Source, SourceError};
 use crate::cache::{CacheError, CacheReader, Manifest};
 use crate::config::{CacheConfig, HeadConfig, OutputKind};
-use crate::ids::SampleId;
-use crate::permutation::Permutation;
 use crate::target::{NotCovered, PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
 /// Stream of the seed from which samples are drawn; the tail model's sample is stream 0.
@@ -76,7 +75,8 @@ pub struct FidelityReport {
     pub rows: Vec<FidelityRow>,
 }
 
-/// Runs the teacher of `config` again on a seeded sample of the cache in `dir`.
+/// Runs the teacher of `config` again on about `positions` of the cache in `dir`, drawn with the config's
+/// seed.
 ///
 /// Teacher, dataset and preprocessing of `config` must be the cache's; head, tail and storage
 /// are taken from the cache.
@@ -86,7 +86,7 @@ pub struct FidelityReport {
 pub fn fidelity(
     config: &CacheConfig,
     dir: &Path,
-    samples: u64,
+    positions: u64,
     temperatures: &[Temperature],
     progress: &dyn Progress,
 ) -> Result<FidelityReport, FidelityError> {
@@ -122,10 +122,7 @@ pub fn fidelity(
             return Err(FidelityError::Mismatch { what, cached: cached.into(), found: found.into() });
         }
     }
-    let samples = samples.min(reader.rows());
-    let order = Permutation::new(reader.rows(), config.seed, STREAM);
-    let mut rows: Vec<u64> = (0..samples).map(|at| order.at(at)).collect();
-    rows.sort_unstable();
+    let drawn = source.samples.draw(positions, config.seed, STREAM)?;
     // Without a shape, that handling is the prior's once more.
     let has_shape = manifest.tail.rank > 0;
     let handlings: Vec<TailHandling> =
@@ -136,23 +133,42 @@ pub fn fidelity(
             handlings.iter().map(|tail| Sums::new(&reader, *tail, *temperature)).collect::<Vec<_>>()
         })
         .collect();
-    progress.phase("fidelity", samples, 0);
-    let mut targets = TargetBatch::default();
-    for rows in rows.chunks(source.batch) {
-        let ids = rows.iter().map(|row| reader.sample_id(*row)).collect::<Result<Vec<SampleId>, _>>()?;
-        let (logits, _) = source.ask(&ids)?;
-        reader.gather(rows, &mut targets)?;
-        sums.par_iter_mut().for_each(|sums| sums.add(manifest, &logits, &targets));
-        progress.advance(rows.len() as u64);
+    progress.phase("fidelity", drawn.iter().map(|wanted| wanted.positions.len() as u64).sum(), 0);
+    let mut measured = 0;
+    for wanted in drawn.chunks(source.batch) {
+        let (cached, mut at) = (gather(&reader, wanted)?, 0);
+        source.ask(wanted, |logits, asked| {
+            let targets = cached.of(&(at..at + asked.rows).collect::<Vec<_>>());
+            at += asked.rows;
+            sums.par_iter_mut().for_each(|sums| sums.add(manifest, logits, &targets));
+            measured += targets.rows as u64;
+            progress.advance(targets.rows as u64);
+            Ok::<(), FidelityError>(())
+        })?;
     }
     progress.finish();
     Ok(FidelityReport {
-        positions: samples,
+        positions: measured,
         classes: manifest.classes,
         k: manifest.head.k,
         bytes_per_position: manifest.bytes() as f64 / manifest.positions.max(1) as f64,
         rows: sums.into_iter().map(Sums::finish).collect(),
     })
+}
+
+/// The cached targets of the positions that are wanted, in order.
+fn gather(reader: &CacheReader, wanted: &[Wanted]) -> Result<TargetBatch, FidelityError> {
+    let (mut all, mut row_targets) = (TargetBatch::default(), TargetBatch::default());
+    for Wanted { id, positions } in wanted {
+        let row = reader.row_of(*id)?.ok_or_else(|| FidelityError::Mismatch {
+            what: "dataset",
+            cached: "no such sample".into(),
+            found: format!("sample {id}"),
+        })?;
+        reader.gather(&[row], &mut row_targets)?;
+        all.extend(&row_targets.of(positions));
+    }
+    Ok(all)
 }
 
 /// What is summed for one row of the report.

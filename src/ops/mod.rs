@@ -9,6 +9,7 @@ mod pipeline;
 mod plan;
 mod progress;
 mod report;
+mod samples;
 mod show;
 mod source;
 mod verify;

@@ -5,33 +5,33 @@
 //! speed or interruptions. Channels hold a few batches; a stage that fails or stops closes its
 //! channels, and the others run dry.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Progress;
 use super::build::BuildError;
+use super::samples::{Model, Prepared, Samples};
 use super::source::{Reading, Source, SourceError};
-use crate::cache::{CacheWriter, ShardRows};
-use crate::dataset::Dataset;
+use crate::cache::{CacheWriter, ShardRows, TokenRow};
 use crate::ids::SampleId;
-use crate::preprocess::Preprocess;
-use crate::teacher::{RawOutput, Teacher};
+use crate::teacher::RawOutput;
 
 /// Batches that wait between two stages.
 const DEPTH: usize = 3;
 
-struct Prepared {
-    ids: Vec<SampleId>,
-    inputs: Vec<f32>,
-    /// Whether a shard ends with this batch.
+/// A batch, and whether a shard ends with it.
+struct Batch {
+    prepared: Prepared,
     last_of_shard: bool,
 }
 
-struct Predicted {
-    ids: Vec<SampleId>,
-    output: RawOutput,
-    last_of_shard: bool,
+/// What the teacher's stage hands on.
+enum Answer {
+    /// Some positions of a batch, and the sample of each.
+    Positions(RawOutput, Vec<SampleId>),
+    /// The batch is done.
+    End { ids: Vec<SampleId>, tokens: Vec<TokenRow>, last_of_shard: bool },
 }
 
 /// Fills the shards that are missing. Returns whether it came to the end.
@@ -41,22 +41,22 @@ pub(super) fn run(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<bool, BuildError> {
-    let samples = source.dataset.len();
+    let samples = source.samples.len();
     let shard_samples = writer.manifest().storage.shard_samples;
     let first = u64::from(writer.next_shard().0) * shard_samples;
     let batches = batches(first..samples, shard_samples, source.batch as u64);
-    let Source { dataset, preprocess, teacher, reading, .. } = source;
-    let (dataset, preprocess, reading) = (dataset.as_ref(), &*preprocess, &*reading);
+    let Source { samples, model, reading, .. } = source;
+    let (samples, reading) = (&*samples, &*reading);
 
     let (to_teacher, prepared) = sync_channel(DEPTH);
     let (to_selection, predicted) = sync_channel(DEPTH);
     let (to_writer, shards) = sync_channel(1);
     let (read, taught, selected, written) = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || read(dataset, preprocess, batches, stop, to_teacher));
-        let selection = scope.spawn(move || select(reading, dataset, predicted, to_writer, progress));
+        let reader = scope.spawn(move || read(samples, batches, stop, to_teacher));
+        let selection = scope.spawn(move || select(reading, samples, predicted, to_writer, progress));
         let writing = scope.spawn(move || write(writer, shards));
         // The teacher stays on this thread: some runtimes are bound to the one that loaded them.
-        let taught = teach(teacher.as_mut(), prepared, to_selection);
+        let taught = teach(model, prepared, to_selection);
         (join(reader), taught, join(selection), join(writing))
     });
     // The last stage's error is the cause when several failed: it closed the channels before it.
@@ -89,33 +89,37 @@ fn batches(range: Range<u64>, shard: u64, batch: u64) -> impl Iterator<Item = (R
 }
 
 fn read(
-    dataset: &dyn Dataset,
-    preprocess: &Preprocess,
+    samples: &Samples,
     batches: impl Iterator<Item = (Range<u64>, bool)>,
     stop: &AtomicBool,
-    to: SyncSender<Prepared>,
+    to: SyncSender<Batch>,
 ) -> Result<(), BuildError> {
     for (range, last_of_shard) in batches {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let ids: Vec<SampleId> = range.map(|index| dataset.id_at(index)).collect();
-        let inputs = preprocess.batch(dataset, &ids).map_err(SourceError::from)?;
-        if to.send(Prepared { ids, inputs, last_of_shard }).is_err() {
+        let prepared = samples.prepare(range.map(|index| samples.id_at(index)).collect())?;
+        if to.send(Batch { prepared, last_of_shard }).is_err() {
             break;
         }
     }
     Ok(())
 }
 
-fn teach(
-    teacher: &mut dyn Teacher,
-    from: Receiver<Prepared>,
-    to: SyncSender<Predicted>,
-) -> Result<(), BuildError> {
-    for Prepared { ids, inputs, last_of_shard } in from {
-        let output = teacher.forward(&inputs, ids.len()).map_err(SourceError::from)?;
-        if to.send(Predicted { ids, output, last_of_shard }).is_err() {
+fn teach(model: &mut Model, from: Receiver<Batch>, to: SyncSender<Answer>) -> Result<(), BuildError> {
+    for Batch { prepared, last_of_shard } in from {
+        let mut of_positions = prepared.sample_of_positions();
+        let mut open = true;
+        model
+            .forward(&prepared, &mut |output| {
+                let rest = of_positions.split_off(output.rows.min(of_positions.len()));
+                let samples = std::mem::replace(&mut of_positions, rest);
+                open = to.send(Answer::Positions(output, samples)).is_ok();
+                if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+            .map_err(SourceError::from)?;
+        let Prepared { ids, tokens, .. } = prepared;
+        if !open || to.send(Answer::End { ids, tokens, last_of_shard }).is_err() {
             break;
         }
     }
@@ -124,20 +128,24 @@ fn teach(
 
 fn select(
     reading: &Reading,
-    dataset: &dyn Dataset,
-    from: Receiver<Predicted>,
+    samples: &Samples,
+    from: Receiver<Answer>,
     to: SyncSender<ShardRows>,
     progress: &dyn Progress,
 ) -> Result<(), BuildError> {
     let mut shard = ShardRows::default();
-    for Predicted { ids, output, last_of_shard } in from {
-        let (_, targets) = reading.read(output, &ids)?;
-        for id in &ids {
-            if let Some(label) = dataset.label(*id).map_err(SourceError::from)? {
-                shard.labels.push(label);
+    for answer in from {
+        let (ids, tokens, last_of_shard) = match answer {
+            Answer::Positions(output, samples) => {
+                shard.targets.extend(&reading.read(output, &samples)?.1);
+                continue;
             }
+            Answer::End { ids, tokens, last_of_shard } => (ids, tokens, last_of_shard),
+        };
+        for id in &ids {
+            shard.labels.extend(samples.label(*id)?);
         }
-        shard.targets.extend(&targets);
+        shard.tokens.extend(tokens);
         progress.advance(ids.len() as u64);
         shard.sample_ids.extend(ids);
         if last_of_shard && to.send(std::mem::take(&mut shard)).is_err() {

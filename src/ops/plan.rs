@@ -1,5 +1,6 @@
 //! `kd-cache plan`: what a build will take, before anything heavy runs or anything is written.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -163,7 +164,9 @@ pub fn plan(
     let (rate, logits) = measure(&mut source, settings.batches, progress)?;
     let fit_samples = if manifest.has_tail() { manifest.tail.fit_samples } else { 0 };
     let hours = |samples: u64| samples as f64 / rate.samples_per_second / 3600.0;
-    let (tail_model_hours, main_pass_hours) = (hours(fit_samples), hours(manifest.samples));
+    // Of a row of tokens only some positions are drawn, but all are predicted.
+    let drawn = source.samples.draw(fit_samples, manifest.seed, 0)?.len() as u64;
+    let (tail_model_hours, main_pass_hours) = (hours(drawn), hours(manifest.samples));
     Ok(PlanReport {
         samples: manifest.samples,
         positions: manifest.positions,
@@ -223,6 +226,8 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
     // Such as the source has not refused.
     let targets = selector.select(logits).unwrap_or_default();
     let rows = targets.rows;
+    // Tokens are not the targets' bytes.
+    manifest.dataset.tokens = None;
     let shard = ShardRows {
         sample_ids: (0..rows as u64).map(SampleId).collect(),
         labels: if manifest.dataset.labels.is_some() { vec![0; rows] } else { Vec::new() },
@@ -239,26 +244,40 @@ fn measure(
     batches: usize,
     progress: &dyn Progress,
 ) -> Result<(TeacherRate, Vec<f32>), SourceError> {
-    let samples = source.dataset.len();
+    let samples = source.samples.len();
     let batch = (source.batch as u64).min(samples);
     let mut alone = Vec::with_capacity(batches);
     let mut whole = Vec::with_capacity(batches);
     let mut logits = Vec::new();
+    let mut positions = 0;
     progress.phase("plan", batch * (batches as u64 + 1), 0);
     for at in 0..=batches as u64 {
         // A small dataset is gone through more than once; every batch is a full one.
         let first = at * batch;
         let ids: Vec<SampleId> =
-            (first..first + batch).map(|index| source.dataset.id_at(index % samples)).collect();
+            (first..first + batch).map(|index| source.samples.id_at(index % samples)).collect();
         let begun = Instant::now();
-        let inputs = source.preprocess.batch(source.dataset.as_ref(), &ids)?;
+        let prepared = source.samples.prepare(ids)?;
+        let of_positions = prepared.sample_of_positions();
+        let (reading, mut done, mut selecting, mut failed) = (&source.reading, 0, Duration::ZERO, None);
         let asked = Instant::now();
-        let output = source.teacher.forward(&inputs, ids.len())?;
-        let answered = asked.elapsed();
-        logits = source.reading.read(output, &ids)?.0;
+        source.model.forward(&prepared, &mut |output| {
+            let selected = Instant::now();
+            let here = done..done + output.rows;
+            done = here.end;
+            match reading.read(output, &of_positions[here]) {
+                Ok((read, _)) => logits = read,
+                Err(error) => failed = Some(error),
+            }
+            selecting += selected.elapsed();
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        failed.map_or(Ok(()), Err)?;
+        let answered = asked.elapsed().saturating_sub(selecting);
         if at > 0 {
             alone.push(answered);
             whole.push(begun.elapsed());
+            positions += of_positions.len();
         }
         progress.advance(batch);
     }
@@ -270,8 +289,7 @@ fn measure(
         batch: batch as usize,
         teacher_samples_per_second: per_second(alone),
         samples_per_second,
-        // A sample of today's datasets has one position.
-        positions_per_second: samples_per_second,
+        positions_per_second: samples_per_second * positions as f64 / (batch * batches as u64).max(1) as f64,
     };
     Ok((rate, logits))
 }

@@ -1,18 +1,22 @@
 //! Dataset, preprocessing and teacher together: raw logits for any list of samples.
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::samples::{Model, Samples, Wanted};
 use crate::cache::{
     DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout, TeacherIdentity,
-    format,
+    TokensIdentity, format,
 };
-use crate::config::{CacheConfig, ValueEncoding};
-use crate::dataset::{self, Dataset, DatasetError};
+use crate::config::{CacheConfig, TeacherConfig, ValueEncoding};
+use crate::dataset::{self, DatasetError};
 use crate::digest::Digest;
 use crate::ids::SampleId;
-use crate::preprocess::{Preprocess, PreprocessError};
+use crate::preprocess::PreprocessError;
 use crate::select::{NonFinite, Selector};
 use crate::tail_model::TailEncoder;
 use crate::target::TargetBatch;
-use crate::teacher::{self, OutputReading, OutputType, RawOutput, Teacher, TeacherError};
+use crate::teacher::{OutputReading, OutputType, RawOutput, TeacherError};
 
 /// Why samples could not be turned into logits.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,18 @@ pub enum SourceError {
         expected: usize,
         /// In the model.
         found: usize,
+    },
+    /// Tokens that the teacher has no logit for.
+    #[error(
+        "{path}: expected a logit for each of the dataset's {vocabulary} tokens, found {classes}; use the teacher's own tokenizer"
+    )]
+    Vocabulary {
+        /// The model file.
+        path: String,
+        /// Logits of the teacher.
+        classes: usize,
+        /// Ids of the tokenizer, or one more than the largest there is.
+        vocabulary: u32,
     },
     /// More is to be kept than there is.
     #[error("head.k: expected at most the teacher's {classes} classes, found {k}")]
@@ -67,10 +83,10 @@ pub enum SourceError {
 
 /// The first corridor up to the logits.
 pub(super) struct Source {
-    pub(super) dataset: Box<dyn Dataset>,
-    pub(super) preprocess: Preprocess,
-    pub(super) teacher: Box<dyn Teacher>,
+    pub(super) samples: Samples,
+    pub(super) model: Model,
     pub(super) reading: Reading,
+    /// Samples in a forward pass.
     pub(super) batch: usize,
     pub(super) dtype: OutputType,
 }
@@ -87,60 +103,107 @@ pub(super) struct Reading {
 impl Source {
     /// Opens everything and asks the teacher about the first batch.
     pub(super) fn open(config: &CacheConfig) -> Result<Self, SourceError> {
-        let dataset = dataset::open_images(&config.dataset, "dataset")?;
-        let preprocess = Preprocess::new(&config.preprocess, dataset.sample_shape())?;
-        let mut teacher = teacher::open(&config.teacher, preprocess.output_shape())?;
-        let first = (config.teacher.batch as u64).min(dataset.len());
-        let ids: Vec<SampleId> = (0..first).map(|index| dataset.id_at(index)).collect();
-        let inputs = preprocess.batch(dataset.as_ref(), &ids)?;
-        let probe = teacher.forward(&inputs, ids.len())?;
-        let classes = probe.classes;
-        if let Some(expected) = config.teacher.classes.filter(|expected| *expected != classes) {
-            let path = config.teacher.path.display().to_string();
-            return Err(SourceError::Classes { path, expected, found: classes });
-        }
-        dataset::check_labels(dataset.as_ref(), classes)?;
-        let k = config.head.largest(classes);
-        let selector = Selector::new(classes, k, &config.tail.nodes)
-            .and_then(|selector| selector.with_mass(config.head.mass))
-            .ok_or(SourceError::Head { k, classes })?;
-        let output = OutputReading::decide(config.teacher.output_kind, &probe);
-        let reading = Reading { classes, output, selector, encoder: None };
-        // A teacher that answers nonsense is found out before anything is written.
-        reading.read(probe.clone(), &ids)?;
-        Ok(Self { dataset, preprocess, teacher, reading, batch: config.teacher.batch, dtype: probe.dtype })
+        let samples = Samples::open(config)?;
+        let batch = match &samples {
+            Samples::Images { .. } => config.teacher.image_batch(),
+            Samples::Tokens(_) => config.teacher.token_batch(),
+        };
+        let mut model = Model::open(config, &samples)?;
+        let first = (batch as u64).min(samples.len());
+        let prepared = samples.prepare((0..first).map(|index| samples.id_at(index)).collect())?;
+        let of_positions = prepared.sample_of_positions();
+        let mut at = 0;
+        let mut probed: Option<Result<(Reading, OutputType), SourceError>> = None;
+        model.forward(&prepared, &mut |output| {
+            let (dtype, rows) = (output.dtype, output.rows);
+            let reading = match probed.take() {
+                None => Reading::decide(config, &samples, &output).map(|reading| (reading, dtype)),
+                Some(reading) => reading,
+            };
+            // A teacher that answers nonsense is found out before anything is written.
+            let read = reading.and_then(|(reading, dtype)| {
+                reading.read(output, &of_positions[at..at + rows])?;
+                Ok((reading, dtype))
+            });
+            at += rows;
+            let broken = read.is_err();
+            probed = Some(read);
+            if broken { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        let silent = || TeacherError::Output {
+            path: config.teacher.path.clone(),
+            expected: "an output for each position".into(),
+            found: "none".into(),
+        };
+        let (reading, dtype) = probed.ok_or_else(silent)??;
+        Ok(Self { samples, model, reading, batch, dtype })
     }
 
-    /// Raw logits `[ids, classes]` and what is selected from them.
-    pub(super) fn ask(&mut self, ids: &[SampleId]) -> Result<(Vec<f32>, TargetBatch), SourceError> {
-        let inputs = self.preprocess.batch(self.dataset.as_ref(), ids)?;
-        let output = self.teacher.forward(&inputs, ids.len())?;
-        self.reading.read(output, ids)
+    /// Asks about some positions of some samples. `each` is given them in order and in pieces: raw logits
+    /// `[positions, classes]` and what is selected from them.
+    pub(super) fn ask<E: From<SourceError>>(
+        &mut self,
+        wanted: &[Wanted],
+        mut each: impl FnMut(&[f32], &TargetBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let prepared = self.samples.prepare(wanted.iter().map(|wanted| wanted.id).collect())?;
+        let of_positions = prepared.sample_of_positions();
+        // Whether each position of the batch is wanted.
+        let mut asked = Vec::with_capacity(of_positions.len());
+        for wanted in wanted {
+            let start = asked.len();
+            asked.resize(start + self.samples.positions_of(wanted.id)?, false);
+            wanted.positions.iter().for_each(|at| asked[start + at] = true);
+        }
+        let (reading, mut at, mut failed) = (&self.reading, 0, None);
+        let answered = self.model.forward(&prepared, &mut |mut output| {
+            let here = at..at + output.rows;
+            at = here.end;
+            let classes = output.classes;
+            let kept: Vec<usize> = (0..output.rows).filter(|row| asked[here.start + row]).collect();
+            let samples: Vec<SampleId> = kept.iter().map(|row| of_positions[here.start + row]).collect();
+            for (to, row) in kept.iter().enumerate() {
+                output.values.copy_within(row * classes..(row + 1) * classes, to * classes);
+            }
+            output.values.truncate(kept.len() * classes);
+            output.rows = kept.len();
+            if kept.is_empty() {
+                return ControlFlow::Continue(());
+            }
+            let read = reading.read(output, &samples).map_err(E::from);
+            match read.and_then(|(logits, targets)| each(&logits, &targets)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        answered.map_err(SourceError::from)?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// The manifest of a cache made from this source, before anything is in it.
     pub(super) fn plan(&self, config: &CacheConfig) -> Result<Manifest, SourceError> {
-        let teacher = &config.teacher;
-        let read = |source| TeacherError::Read { path: teacher.path.clone(), source };
-        let samples = self.dataset.len();
         // Where the head holds every class there is no tail to give a shape.
         let k = config.head.largest(self.reading.classes);
         let rank = if k < self.reading.classes { config.tail.rank } else { 0 };
         let quantised = config.storage.values == ValueEncoding::Quantized;
+        let positions = self.samples.positions();
         let mut manifest = Manifest {
             format: format::FORMAT.into(),
             format_version: format::FORMAT_VERSION,
             created_by: concat!("kd-cache ", env!("CARGO_PKG_VERSION")).into(),
             complete: false,
-            samples,
+            samples: self.samples.len(),
             views: 1,
-            positions: samples,
+            positions,
             classes: self.reading.classes,
             head: HeadLayout { k, mass: config.head.mass },
             tail: TailLayout {
                 nodes: config.tail.nodes.clone(),
                 rank,
-                fit_samples: config.tail.fit_samples.min(samples),
+                fit_samples: config.tail.fit_samples.min(positions),
                 model: None,
                 encoder: None,
             },
@@ -154,42 +217,95 @@ impl Source {
                 shard_samples: config.storage.shard_samples,
             },
             seed: config.seed,
-            teacher: TeacherIdentity {
-                kind: teacher.kind,
-                file: teacher
-                    .path
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned())
-                    .unwrap_or_default(),
-                digest: Digest::of_file(&teacher.path).map_err(read)?,
-                input: teacher.input.clone(),
-                output: teacher.output.clone(),
-                output_kind: self.reading.output.as_str().into(),
-                dtype: self.dtype.as_str().into(),
-                runtime: self.teacher.runtime().into(),
-                device: teacher.device.clone(),
-                batch: teacher.batch,
+            teacher: self.teacher_identity(&config.teacher)?,
+            dataset: self.dataset_identity(config),
+            preprocess: match &self.samples {
+                Samples::Images { preprocess, .. } => Some(PreprocessIdentity {
+                    config: preprocess.config().clone(),
+                    digest: preprocess.digest().clone(),
+                }),
+                Samples::Tokens(_) => None,
             },
-            dataset: DatasetIdentity {
-                kind: config.dataset.kind().into(),
-                fingerprint: self.dataset.fingerprint().clone(),
-                labels: self.dataset.labels_digest().cloned(),
-                sample_shape: self.dataset.sample_shape().to_vec(),
-                tokens: None,
-            },
-            preprocess: Some(PreprocessIdentity {
-                config: self.preprocess.config().clone(),
-                digest: self.preprocess.digest().clone(),
-            }),
             shards: Vec::new(),
         };
         manifest.format_version = manifest.version();
         Ok(manifest)
     }
+
+    fn teacher_identity(&self, teacher: &TeacherConfig) -> Result<TeacherIdentity, SourceError> {
+        let digest = |path: &Path| {
+            Digest::of_file(path).map_err(|source| TeacherError::Read { path: path.to_owned(), source })
+        };
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(TeacherIdentity {
+            kind: teacher.kind,
+            file: name(&teacher.path).unwrap_or_default(),
+            digest: digest(&teacher.path)?,
+            input: teacher.input.clone(),
+            output: teacher.output.clone(),
+            head: teacher.head.as_deref().map(digest).transpose()?,
+            // A head of its own may give other last bits in chunks of another size.
+            chunk: teacher.head.as_ref().map(|_| teacher.chunk),
+            output_kind: self.reading.output.as_str().into(),
+            dtype: self.dtype.as_str().into(),
+            runtime: self.model.runtime().into(),
+            device: teacher.device.clone(),
+            batch: self.batch,
+        })
+    }
+
+    fn dataset_identity(&self, config: &CacheConfig) -> DatasetIdentity {
+        let kind = config.dataset.kind().into();
+        match &self.samples {
+            Samples::Images { dataset, .. } => DatasetIdentity {
+                kind,
+                fingerprint: dataset.fingerprint().clone(),
+                labels: dataset.labels_digest().cloned(),
+                sample_shape: dataset.sample_shape().to_vec(),
+                tokens: None,
+            },
+            Samples::Tokens(dataset) => DatasetIdentity {
+                kind,
+                fingerprint: dataset.fingerprint().clone(),
+                labels: None,
+                sample_shape: vec![dataset.length()],
+                tokens: Some(TokensIdentity {
+                    vocabulary: dataset.vocabulary().map_or(self.reading.classes, |size| size as usize),
+                    tokenizer: dataset.tokenizer().map(|tokenizer| tokenizer.digest.clone()),
+                    tokenizer_file: dataset.tokenizer().map(|tokenizer| tokenizer.file.clone()),
+                }),
+            },
+        }
+    }
 }
 
 impl Reading {
-    /// A forward pass's result as logits, and what is selected from them.
+    /// What the teacher's numbers are by its first ones, once they fit config and data.
+    fn decide(config: &CacheConfig, samples: &Samples, first: &RawOutput) -> Result<Self, SourceError> {
+        let classes = first.classes;
+        let path = || config.teacher.path.display().to_string();
+        if let Some(expected) = config.teacher.classes.filter(|expected| *expected != classes) {
+            return Err(SourceError::Classes { path: path(), expected, found: classes });
+        }
+        match samples {
+            Samples::Images { dataset, .. } => dataset::check_labels(dataset.as_ref(), classes)?,
+            Samples::Tokens(dataset) => {
+                let largest = dataset.largest_token();
+                let vocabulary = dataset.vocabulary().unwrap_or(largest + 1);
+                if vocabulary as usize > classes {
+                    return Err(SourceError::Vocabulary { path: path(), classes, vocabulary });
+                }
+            }
+        }
+        let k = config.head.largest(classes);
+        let selector = Selector::new(classes, k, &config.tail.nodes)
+            .and_then(|selector| selector.with_mass(config.head.mass))
+            .ok_or(SourceError::Head { k, classes })?;
+        let output = OutputReading::decide(config.teacher.output_kind, first);
+        Ok(Self { classes, output, selector, encoder: None })
+    }
+
+    /// An output as logits, and what is selected from them; `ids` is the sample of each position.
     pub(super) fn read(
         &self,
         output: RawOutput,

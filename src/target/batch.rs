@@ -91,6 +91,27 @@ impl TargetBatch {
         self.codes.extend_from_slice(&other.codes);
     }
 
+    /// The positions at `rows`, in that order.
+    ///
+    /// # Panics
+    /// When one is not below [`Self::rows`].
+    pub fn of(&self, rows: &[usize]) -> Self {
+        let mut out = Self::default();
+        out.resize(rows.len(), self.k, self.nodes, self.rank);
+        if !self.counts.is_empty() {
+            out.counts = rows.iter().map(|row| self.counts[*row]).collect();
+        }
+        for (to, from) in rows.iter().enumerate() {
+            let copy = |width: usize| (to * width..(to + 1) * width, from * width..(from + 1) * width);
+            let (head, curve, code) = (copy(self.k), copy(self.nodes), copy(self.rank));
+            out.ids[head.0.clone()].copy_from_slice(&self.ids[head.1.clone()]);
+            out.values[head.0].copy_from_slice(&self.values[head.1]);
+            out.curve[curve.0].copy_from_slice(&self.curve[curve.1]);
+            out.codes[code.0].copy_from_slice(&self.codes[code.1]);
+        }
+        out
+    }
+
     /// Ids, values and curve of one position, what fills a shorter head left out.
     ///
     /// # Panics

@@ -257,7 +257,7 @@ fn a_model_of_a_fixed_size_is_given_no_more_than_it_takes() {
          tokens, or export the model with an open length"
     );
     let mut many = config("causal_fixed.onnx", "");
-    many.batch = 3;
+    many.batch = Some(3);
     let error = open_tokens(&many, 12).map(|_| ()).unwrap_err().to_string();
     assert!(error.ends_with("expected 3 rows (teacher.batch); set teacher.batch = 2"), "{error}");
     // Fewer and shorter rows are padded up to it.
@@ -359,7 +359,7 @@ fn a_real_model_says_the_same_in_every_form() {
         ("torchscript-split", "pt", true),
     ] {
         let mut config = config(&format!("model.{suffix}"), "");
-        config.batch = 4;
+        config.batch = Some(4);
         config.path = folder.join(form).join(format!("model.{suffix}"));
         config.head = split.then(|| folder.join(form).join(format!("head.{suffix}")));
         let mut teacher = open_tokens(&config, length).unwrap();

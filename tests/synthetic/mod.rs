@@ -174,6 +174,8 @@ impl Synthetic {
                 digest: Digest::of_bytes(b"no model: a formula"),
                 input: None,
                 output: None,
+                head: None,
+                chunk: None,
                 output_kind: "logits".into(),
                 dtype: "f32".into(),
                 runtime: "none".into(),

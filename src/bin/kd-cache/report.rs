@@ -97,14 +97,21 @@ fn duration(hours: f64) -> String {
 
 /// What a build did.
 pub fn build(report: &BuildReport, out: &Path) -> String {
-    let BuildReport { outcome, samples_done, samples_resumed, seconds, samples_per_second, cache } = report;
+    let BuildReport { outcome, samples_done, samples_resumed, seconds, cache, .. } = report;
     let out = out.display();
+    let one_each = cache.positions == cache.samples || cache.positions == 0;
+    let positions =
+        if one_each { String::new() } else { format!(", {} positions", HumanCount(cache.positions)) };
     let size = format!(
-        "{} samples, {}, {:.1} bytes per position",
-        HumanCount(cache.positions),
+        "{} samples{positions}, {}, {:.1} bytes per position",
+        HumanCount(samples_done + samples_resumed),
         HumanBytes(cache.bytes),
         cache.bytes_per_position
     );
+    let rate = match one_each {
+        true => format!("{:.0} samples/s", report.samples_per_second),
+        false => format!("{:.0} positions/s", report.positions_per_second),
+    };
     match outcome {
         BuildOutcome::AlreadyComplete => format!("{out} is complete already: {size}\n"),
         BuildOutcome::Built | BuildOutcome::Interrupted => {
@@ -113,7 +120,7 @@ pub fn build(report: &BuildReport, out: &Path) -> String {
                 resumed => format!(", {} resumed", HumanCount(*resumed)),
             };
             format!(
-                "{out}: {size}\n{} samples predicted{resumed} in {seconds:.1} s, {samples_per_second:.0} samples/s\n",
+                "{out}: {size}\n{} samples predicted{resumed} in {seconds:.1} s, {rate}\n",
                 HumanCount(*samples_done)
             )
         }

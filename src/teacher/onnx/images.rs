@@ -36,11 +36,11 @@ impl OnnxTeacher {
         shape.extend_from_slice(input_shape);
         let fixed_batch = check_input(&path, input, &shape)?;
         let (input, output) = (input.name().to_owned(), output.name().to_owned());
-        if let Some(fixed) = fixed_batch.filter(|fixed| config.batch > *fixed) {
+        if let Some(fixed) = fixed_batch.filter(|fixed| config.image_batch() > *fixed) {
             return Err(TeacherError::Input {
                 path,
                 name: input,
-                expected: format!("in batches of {} (teacher.batch)", config.batch),
+                expected: format!("in batches of {} (teacher.batch)", config.image_batch()),
                 found: format!("fixed to batches of {fixed}; set teacher.batch = {fixed}"),
             });
         }

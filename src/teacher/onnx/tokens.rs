@@ -53,7 +53,7 @@ impl OnnxTokenTeacher {
         let (ids, mask, positions) = pick_inputs(path, config, inputs)?;
         let mut fixed = (None, None);
         for input in [Some(ids), mask, positions].into_iter().flatten() {
-            let (rows, tokens) = check_input(path, input, config.batch, length)?;
+            let (rows, tokens) = check_input(path, input, config.token_batch(), length)?;
             fixed = (fixed.0.or(rows), fixed.1.or(tokens));
         }
         let usual: &[&str] =

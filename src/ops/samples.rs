@@ -1,0 +1,237 @@
+//! What a teacher is asked about, and the teacher: images or rows of tokens.
+
+use std::ops::ControlFlow;
+
+use super::source::SourceError;
+use crate::cache::TokenRow;
+use crate::config::CacheConfig;
+use crate::dataset::{self, AnyDataset, Dataset, TokenDataset};
+use crate::ids::SampleId;
+use crate::permutation::Permutation;
+use crate::preprocess::Preprocess;
+use crate::teacher::{self, RawOutput, Teacher, TeacherError, TokenBatch, TokenTeacher};
+
+/// A row of tokens from which a sample of positions is drawn gives at least this share of them: neighbours
+/// are alike, and so a sample over many rows says more, but each row costs a forward pass.
+const SHARE_OF_A_ROW: usize = 8;
+/// Parts the order in which a row's positions are drawn from that of other rows.
+const ROW_STREAM: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The samples of a dataset, as its teacher takes them.
+pub(super) enum Samples {
+    Images { dataset: Box<dyn Dataset>, preprocess: Preprocess },
+    Tokens(Box<dyn TokenDataset>),
+}
+
+/// A batch that is ready for the teacher.
+pub(super) struct Prepared {
+    pub(super) ids: Vec<SampleId>,
+    input: Input,
+    /// What rows of tokens are made of; empty for images.
+    pub(super) tokens: Vec<TokenRow>,
+}
+
+enum Input {
+    Images(Vec<f32>),
+    Tokens(TokenBatch),
+}
+
+/// Some positions of a sample, rising.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) id: SampleId,
+    pub(super) positions: Vec<usize>,
+}
+
+impl Samples {
+    /// Opens the dataset of `config`.
+    pub(super) fn open(config: &CacheConfig) -> Result<Self, SourceError> {
+        Ok(match dataset::open(&config.dataset)? {
+            AnyDataset::Images(dataset) => {
+                let preprocess = Preprocess::new(&config.preprocess, dataset.sample_shape())?;
+                Self::Images { dataset, preprocess }
+            }
+            AnyDataset::Tokens(dataset) => Self::Tokens(dataset),
+        })
+    }
+
+    /// Number of samples.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Images { dataset, .. } => dataset.len(),
+            Self::Tokens(dataset) => dataset.len(),
+        }
+    }
+
+    /// Positions of all samples together.
+    pub(super) fn positions(&self) -> u64 {
+        match self {
+            Self::Images { dataset, .. } => dataset.len(),
+            Self::Tokens(dataset) => dataset.tokens(),
+        }
+    }
+
+    /// Positions of one sample.
+    pub(super) fn positions_of(&self, id: SampleId) -> Result<usize, SourceError> {
+        match self {
+            Self::Images { .. } => Ok(1),
+            Self::Tokens(dataset) => Ok(dataset.sequence_len(id)?),
+        }
+    }
+
+    /// The id of a sample by its place in the dataset.
+    pub(super) fn id_at(&self, index: u64) -> SampleId {
+        match self {
+            Self::Images { dataset, .. } => dataset.id_at(index),
+            Self::Tokens(dataset) => dataset.id_at(index),
+        }
+    }
+
+    /// A sample's label; `None` where there are none.
+    pub(super) fn label(&self, id: SampleId) -> Result<Option<u32>, SourceError> {
+        match self {
+            Self::Images { dataset, .. } => Ok(dataset.label(id)?),
+            Self::Tokens(_) => Ok(None),
+        }
+    }
+
+    /// Samples as the teacher's input.
+    pub(super) fn prepare(&self, ids: Vec<SampleId>) -> Result<Prepared, SourceError> {
+        match self {
+            Self::Images { dataset, preprocess } => {
+                let inputs = preprocess.batch(dataset.as_ref(), &ids)?;
+                Ok(Prepared { ids, input: Input::Images(inputs), tokens: Vec::new() })
+            }
+            Self::Tokens(dataset) => {
+                let mut rows = Vec::with_capacity(ids.len());
+                for id in &ids {
+                    let sequence = dataset.sequence(*id)?;
+                    let documents = sequence.document_starts().into_iter().map(|at| at as u32).collect();
+                    rows.push(TokenRow { tokens: sequence.tokens, documents });
+                }
+                // Padded to the longest row of the batch only.
+                let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+                let mut batch = TokenBatch::new(longest);
+                for row in &rows {
+                    let tokens: Vec<i64> = row.tokens.iter().map(|token| i64::from(*token)).collect();
+                    batch.push(&tokens, &places(row))?;
+                }
+                Ok(Prepared { ids, input: Input::Tokens(batch), tokens: rows })
+            }
+        }
+    }
+
+    /// About `wanted` positions, drawn with `seed` from its stream `stream`, by rising sample; all of them
+    /// where there are no more.
+    pub(super) fn draw(&self, wanted: u64, seed: u64, stream: u64) -> Result<Vec<Wanted>, SourceError> {
+        let length = match self {
+            Self::Images { .. } => 1,
+            Self::Tokens(dataset) => dataset.length(),
+        };
+        let per_row = length.div_ceil(SHARE_OF_A_ROW).max(1) as u64;
+        let rows = wanted.div_ceil(per_row).min(self.len());
+        let order = Permutation::new(self.len(), seed, stream);
+        let mut indices: Vec<u64> = (0..rows).map(|at| order.at(at)).collect();
+        indices.sort_unstable();
+        let mut left = wanted;
+        let mut drawn = Vec::with_capacity(indices.len());
+        for (at, index) in indices.into_iter().enumerate() {
+            let id = self.id_at(index);
+            let count = self.positions_of(id)? as u64;
+            let take = left.div_ceil(rows - at as u64).min(count);
+            left -= take;
+            let order = Permutation::new(count, seed, stream ^ ROW_STREAM.wrapping_mul(index + 1));
+            let mut positions: Vec<usize> = (0..take).map(|at| order.at(at) as usize).collect();
+            positions.sort_unstable();
+            drawn.push(Wanted { id, positions });
+        }
+        Ok(drawn)
+    }
+}
+
+impl Prepared {
+    /// The sample of each position, in the order in which the teacher answers.
+    pub(super) fn sample_of_positions(&self) -> Vec<SampleId> {
+        match &self.input {
+            Input::Images(_) => self.ids.clone(),
+            Input::Tokens(_) => {
+                let rows = self.ids.iter().zip(&self.tokens);
+                rows.flat_map(|(id, row)| std::iter::repeat_n(*id, row.tokens.len())).collect()
+            }
+        }
+    }
+}
+
+/// Each token's place in its document.
+fn places(row: &TokenRow) -> Vec<i64> {
+    let mut starts = row.documents.iter().copied().peekable();
+    let mut start = 0;
+    let place = |at: u32| {
+        if let Some(begun) = starts.next_if(|begun| *begun <= at) {
+            start = begun;
+        }
+        i64::from(at - start)
+    };
+    (0..row.tokens.len() as u32).map(place).collect()
+}
+
+/// The teacher of samples of either kind.
+pub(super) enum Model {
+    Images(Box<dyn Teacher>),
+    Tokens(Box<dyn TokenTeacher>),
+}
+
+impl Model {
+    /// Loads the teacher of `config` for `samples`.
+    pub(super) fn open(config: &CacheConfig, samples: &Samples) -> Result<Self, TeacherError> {
+        Ok(match samples {
+            Samples::Images { preprocess, .. } => {
+                Self::Images(teacher::open(&config.teacher, preprocess.output_shape())?)
+            }
+            Samples::Tokens(dataset) => {
+                Self::Tokens(teacher::open_tokens(&config.teacher, dataset.length())?)
+            }
+        })
+    }
+
+    /// The runtime and its version.
+    pub(super) fn runtime(&self) -> &str {
+        match self {
+            Self::Images(teacher) => teacher.runtime(),
+            Self::Tokens(teacher) => teacher.runtime(),
+        }
+    }
+
+    /// One forward pass; `sink` is given the outputs of all positions, in order and in pieces, until it
+    /// breaks.
+    pub(super) fn forward(
+        &mut self,
+        batch: &Prepared,
+        sink: &mut dyn FnMut(RawOutput) -> ControlFlow<()>,
+    ) -> Result<(), TeacherError> {
+        match (self, &batch.input) {
+            (Self::Images(teacher), Input::Images(inputs)) => {
+                // Whether it breaks or not: there is one piece.
+                let _ended = sink(teacher.forward(inputs, batch.ids.len())?);
+                Ok(())
+            }
+            (Self::Tokens(teacher), Input::Tokens(tokens)) => teacher.forward(tokens, sink),
+            // Both were opened for the same samples.
+            _ => {
+                Err(TeacherError::Tokens { row: 0, problem: "expected a batch of the teacher's kind".into() })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_restart_with_each_document() {
+        let row = TokenRow { tokens: vec![9; 6], documents: vec![0, 2, 5] };
+        assert_eq!(places(&row), [0, 1, 0, 1, 2, 0]);
+        assert_eq!(places(&TokenRow { tokens: vec![9; 3], documents: vec![0] }), [0, 1, 2]);
+    }
+}
