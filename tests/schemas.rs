@@ -296,6 +296,35 @@ fn configs_fit() {
             ("/preprocess/scale", json!(0)),
         ],
     );
+    let tokens = r#"
+        teacher = { kind = "onnx", path = "teacher.onnx" }
+        head = { k = 12 }
+        [dataset]
+        kind = "tokens"
+        paths = ["a.bin", "b/*.npy"]
+        dtype = "u16"
+        separator = 0
+        vocabulary = 50257
+        tokenizer = "tokenizer.json"
+        rows = { length = 1024, packing = "concatenate", keep_rest = false, end_of_document = "</s>" }
+        split = { part = "train", validation = 0.01, seed = 3 }
+    "#;
+    let config = load_str::<CacheConfig>(tokens, "test", &[]).unwrap();
+    hold(
+        "cache-config",
+        &serde_json::to_value(&config).unwrap(),
+        &[
+            ("/dataset/paths", json!([])),
+            ("/dataset/path", json!("a.bin")),
+            ("/dataset/dtype", json!("f16")),
+            ("/dataset/separator", json!(-1)),
+            ("/dataset/rows/length", json!(0)),
+            ("/dataset/rows/overlap", json!(1)),
+            ("/dataset/rows/end_of_document", json!(true)),
+            ("/dataset/split/part", json!("test")),
+            ("/dataset/split/validation", json!(1.0)),
+        ],
+    );
     let train = r#"
         dataset = { kind = "idx", images = "images", labels = "labels" }
         student = { kind = "mlp", hidden = [32] }

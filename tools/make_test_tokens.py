@@ -98,6 +98,9 @@ def main():
         writer.write_table(table, max_chunksize=3)
     with pyarrow.ipc.new_file(str(folder / "ids_file.arrow"), table.schema) as writer:
         writer.write_table(table, max_chunksize=5)
+    options = pyarrow.ipc.IpcWriteOptions(compression="lz4")
+    with pyarrow.ipc.new_file(str(folder / "ids_lz4.arrow"), table.schema, options=options) as writer:
+        writer.write_table(table)
     print(f"{len(DOCUMENTS)} documents, {sum(map(len, ids))} tokens of {tokenizer.get_vocab_size()}, end {end}")
 
 

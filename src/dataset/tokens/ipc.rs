@@ -118,6 +118,9 @@ fn check_messages(stream: &[u8], widths: &[usize]) -> Result<(), String> {
 }
 
 fn check_batch(batch: Header, body: usize, widths: &[usize]) -> Result<(), String> {
+    if batch.compression().is_some() {
+        return Err("compressed buffers, which are not read here; write the file without compression".into());
+    }
     for (i, buffer) in batch.buffers().into_iter().flatten().enumerate() {
         let (offset, len) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
         let end = offset.ok().zip(len.ok()).and_then(|(offset, len)| offset.checked_add(len));

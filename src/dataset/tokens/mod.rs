@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What is tokenised or decoded is held in memory, two bytes a token where the vocabulary has at most
-//! 65,536 ids and four otherwise: a corpus of a billion tokens takes 2 or 4 GB, and a document 24 bytes
+//! 65,536 ids and four otherwise: a corpus of a billion tokens takes 2 or 4 GB, and a document 32 bytes
 //! more. `.bin` and `.npy` stay where they are: they are mapped, read through once when they are opened, and
 //! each row is gathered from the map. So tokenise a large corpus once, into a `.bin`.
 

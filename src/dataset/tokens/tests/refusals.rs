@@ -148,6 +148,8 @@ fn tables() {
     refused(&config("tokens", ""), &["a.parquet, row 0", "found -100"]);
     write_parquet(&path, &table(vec![("input_ids", lists(vec![Some(vec![]), Some(vec![])]))]));
     refused(&config("tokens", ""), &["not empty"]);
+    let lz4 = format!("kind = 'tokens'\npaths = ['@/tokens/ids_lz4.arrow']\n{TOKENIZER}");
+    refused(&lz4, &["ids_lz4.arrow as Arrow", "without compression"]);
     std::fs::write(&path, "PAR1 or not").unwrap();
     refused(&config("tokens", ""), &["cannot read", "as Parquet"]);
 }
