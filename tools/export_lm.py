@@ -21,8 +21,9 @@ The inputs, int64 [batch, sequence], both sizes open, in this order:
 There is no key-value cache in it, and no device: a TorchScript module runs wherever it is loaded.
 
 The export is then run by ONNX Runtime or libtorch and compared with the original: random tokens, real ones (--text),
-padded rows and packed rows, the original always being given one document alone. The largest difference of logits and
-the share of positions with the same first token are printed; the exit code is 1 where they are worse than
+padded rows and packed rows. The original is always given one document alone, in single precision: in a half type
+its own answers are no nearer to the truth than the export's. The largest difference of logits and the
+share of positions with the same first token are printed; the exit code is 1 where they are worse than
 --tolerance and --agreement. Where a model's layers see a window only, give a --length beyond it. Nothing is fetched
 from a hub. Needs
 
@@ -39,10 +40,10 @@ from pathlib import Path
 from language_model import load
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-# Largest difference of logits allowed: rounding of the type, grown through the layers.
-TOLERANCES = {"f32": 2e-3, "f16": 0.25, "bf16": 2.0}
-# Least share of positions whose largest logit is the same token's.
-AGREEMENTS = {"f32": 0.999, "f16": 0.98, "bf16": 0.9}
+# Largest difference from the original's logits in single precision: rounding of the type, grown through the layers.
+TOLERANCES = {"f32": 2e-3, "f16": 1.0, "bf16": 16.0}
+# Least share of positions whose largest logit is the same token's; random tokens have many near the largest.
+AGREEMENTS = {"f32": 0.999, "f16": 0.95, "bf16": 0.8}
 # Above this, weights lie beside the model: a protobuf file holds less than 2 GiB.
 INLINE_BYTES = 1_900_000_000
 
@@ -155,7 +156,9 @@ def examples(model):
 
 
 def bytes_of(module):
-    return sum(t.numel() * t.element_size() for t in {id(t): t for t in [*module.parameters(), *module.buffers()]}.values())
+    # A tied weight is there once.
+    tensors = {id(one): one for one in [*module.parameters(), *module.buffers()]}
+    return sum(one.numel() * one.element_size() for one in tensors.values())
 
 
 def write_onnx(module, inputs, names, output, dims, path):
@@ -216,7 +219,7 @@ def write_torchscript(module, inputs, path):
 class Exported:
     """The files as they were written, run by the runtime that kd-cache runs them with."""
 
-    def __init__(self, out, form, split_head):
+    def __init__(self, out, form, split_head, dtype):
         import torch
 
         suffix = ".onnx" if form == "onnx" else ".pt"
@@ -224,9 +227,16 @@ class Exported:
         if form == "onnx":
             import onnxruntime
 
+            # Only a GPU has kernels for bf16; what it does to single precision is no reference.
+            device = "CUDA" if dtype == "bf16" else "CPU"
+            if (provider := f"{device}ExecutionProvider") not in onnxruntime.get_available_providers():
+                raise Refused(
+                    f"{out} is written but not checked: ONNX Runtime runs {dtype} on a GPU only, and this one has "
+                    f"no {provider}; check it where there is one, or export f32 or f16"
+                )
             self.parts = []
             for part in parts:
-                session = onnxruntime.InferenceSession(str(out / (part + suffix)), providers=["CPUExecutionProvider"])
+                session = onnxruntime.InferenceSession(str(out / (part + suffix)), providers=[provider])
                 names = [one.name for one in session.get_inputs()]
                 self.parts.append(
                     lambda *tensors, session=session, names=names: torch.from_numpy(
@@ -310,7 +320,7 @@ def main() -> int:
 def export(args, tolerance, agreement) -> int:
     import torch
 
-    tokenizer, model = load(args.model, DTYPES[args.dtype])
+    tokenizer, model = load(args.model)
     check_supported(model)
     args.out.mkdir(parents=True, exist_ok=True)
     fast = getattr(tokenizer, "backend_tokenizer", None)
@@ -319,13 +329,17 @@ def export(args, tolerance, agreement) -> int:
     else:
         fast.save(str(args.out / "tokenizer.json"))
 
-    # The original's answers first: exporting takes it apart.
+    # The original's answers first: exporting takes the model apart.
     text = args.text.read_text(encoding="utf-8", errors="replace")
     asked = list(trials(tokenizer, model.config.vocab_size, text, args.length))
     answers = [
         [[model(input_ids=torch.tensor([document]), use_cache=False).logits[0] for document in row] for row in rows]
         for _, rows in asked
     ]
+
+    if args.dtype != "f32":
+        del model
+        _, model = load(args.model, DTYPES[args.dtype])
 
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     for body, head in wrappers(model, args.split_head):
@@ -341,7 +355,7 @@ def export(args, tolerance, agreement) -> int:
         else:
             write_torchscript(module, inputs, args.out / f"{name}.pt")
 
-    exported = Exported(args.out, args.format, args.split_head)
+    exported = Exported(args.out, args.format, args.split_head, args.dtype)
     failed = False
     for (name, rows), expected in zip(asked, answers):
         found = exported(*pack(rows)).float()

@@ -321,14 +321,16 @@ def language_models():
     for word, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16), ("f64", torch.float64)):
         write(f"causal_{word}", As(causal, dtype), rows, names, ["logits"])
     write("causal_int32", CausalIds(weights), (ids.int(),), ["tokens"], ["logits", "hidden"])
-    for name, more in (("causal_past", ["past_key_values.0.key", "past_key_values.0.value"]), ("causal_types", ["token_type_ids"])):
+    cache = ["past_key_values.0.key", "past_key_values.0.value"]
+    for name, more in (("causal_past", cache), ("causal_types", ["token_type_ids"])):
         model = onnx.load(teachers / "causal.onnx")
         for one in more:
             sizes = ["batch", 1, "past", HIDDEN] if "past" in one else ["batch", "length"]
             kind = TensorProto.FLOAT if "past" in one else TensorProto.INT64
             model.graph.input.append(helper.make_tensor_value_info(one, kind, sizes))
         onnx.save(model, teachers / f"{name}.onnx")
-    for name, model in (("causal", causal), ("causal_body", body), ("causal_head", head), ("causal_ids", CausalIds(weights))):
+    scripted = {"causal": causal, "causal_body": body, "causal_head": head, "causal_ids": CausalIds(weights)}
+    for name, model in scripted.items():
         torch.jit.script(model).save(str(teachers / f"{name}.pt"))
 
 
