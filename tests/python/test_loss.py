@@ -122,7 +122,7 @@ class Loss(unittest.TestCase):
 
     def test_what_does_not_fit_is_refused(self):
         batch = self.cache.torch_batch(self.rows)
-        self.assertEqual([tensor.dtype for tensor in batch], [self.torch.int64] + 3 * [self.torch.float32])
+        self.assertEqual([tensor.dtype for tensor in batch], [self.torch.int64, *3 * [self.torch.float32], self.torch.int64])
         self.assertIsInstance(batch, TorchBatch)
         student = self.student(self.torch.float32)
         for ask, words in (
