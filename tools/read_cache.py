@@ -187,18 +187,24 @@ class Codebook:
                 weights[a] *= (beta - x[b]) / (x[a] - x[b])
             self.foretell.append(weights)
 
-    def unpack(self, data, lengths, positions, what):
+    def unpack(self, data, lengths, positions, name_of):
         """Rows of `positions` positions each, from their `lengths` bytes of `data`, which follow one another:
-        counts [n], ids [n, k], steps of the values [n, k] and of the curve [n, nodes], codes [n, rank].
+        counts [n], ids [n, k], steps of the values [n, k] and of the curve [n, nodes], codes [n, rank]. `name_of`
+        has the words for the i-th row.
 
         The first positions of all blocks of 64 are read together, number by number, then the second ones, and so on.
         """
+        def hold(sound, rows, problem):
+            if not sound.all():
+                at = int(np.argmin(sound))
+                raise CacheError(f"{name_of(int(rows[at]))}: {problem(at)}")
+
         cache, n = self.cache, int(positions.sum())
         anchors = np.maximum(positions - 1, 0) // ANCHOR_POSITIONS
         byte_ends = np.cumsum(lengths)
         starts = byte_ends - lengths
-        short = lengths < 4 * anchors
-        require(not short.any(), f"{what}: expected {4 * anchors[short][:1]} bytes of anchors in a row, found {lengths[short][:1]}")
+        fits = lengths >= 4 * anchors
+        hold(fits, np.arange(len(lengths)), lambda at: f"expected {4 * anchors[at]} bytes of anchors, found {lengths[at]} bytes")
         words = np.concatenate([data, np.zeros(8, np.uint8)])
         words = np.ndarray(len(data) + 1, "<i8", words, strides=(1,)).astype(np.int64)
         # Blocks: a row's first begins where its anchors end, the others where those say.
@@ -215,7 +221,8 @@ class Codebook:
         follows = np.append(row[1:] == row[:-1], False)
         # The longest blocks first: those that still have positions are then a slice.
         order = np.argsort(-size, kind="stable")
-        at, end, size, first, following, follows = (a[order] for a in (at, end, size, first, following, follows))
+        blocks = (at, end, size, first, following, follows, row, block)
+        at, end, size, first, following, follows, row, block = (numbers[order] for numbers in blocks)
 
         nodes, rank = len(self.foretell), cache.rank
         counts = np.full(n, cache.k)
@@ -226,7 +233,7 @@ class Codebook:
             out, here = first[:live] + position, at[:live]
             if cache.variable:
                 head, here = self.codes["counts"][0].read(words, here)
-                require((head < cache.k).all(), f"{what}: expected heads of at most {cache.k} classes, found {head.max() + 1}")
+                hold(head < cache.k, row, lambda at: f"expected a head of at most {cache.k} classes, found one of {head[at] + 1}")
                 counts[out] = head + 1
             longest = int(counts[out].max(initial=0))
             with_rank = [self.having(counts[out], j) for j in range(longest)]
@@ -252,14 +259,16 @@ class Codebook:
                 read, here = self.codes["tail_codes"][i].read(words, here)
                 codes[out, i] = np.clip(unzigzag(read), -128, 127)
             at[:live] = here
-            require((here <= end[:live]).all(), f"{what}: a row's bits end before its {ANCHOR_POSITIONS}-blocks' position {position}")
-        require((at == following)[follows].all(), f"{what}: an anchor is not where a block of positions ends")
-        last = ~follows
-        padding = (end - at)[last]
-        require((padding < 8).all(), f"{what}: {padding.max(initial=0)} bits follow the last position of a row")
-        left = words.take(at[last] >> 3, mode="clip") >> (at[last] & 7) & ((1 << padding) - 1)
-        require(not left.any(), f"{what}: the bits that fill a row's last byte are not zero")
-        require((places < cache.classes).all(), f"{what}: expected places below {cache.classes}, found {places.max(initial=0)}")
+            hold(here <= end[:live], row, lambda at: f"its bits end in position {ANCHOR_POSITIONS * block[at] + position}")
+        ends = ~follows | (at == following)
+        hold(ends, row, lambda at: f"expected position {ANCHOR_POSITIONS * (block[at] + 1)} where the one before it ends, found another place in its anchors")
+        padding = np.where(follows, 0, end - at)
+        hold(padding < 8, row, lambda at: f"expected less than 8 bits after its last position, found {padding[at]}")
+        left = (words.take(at >> 3, mode="clip") >> (at & 7)) & ((1 << padding) - 1)
+        hold(left == 0, row, lambda at: "expected zeros after its last position")
+        highest = places.max(axis=1, initial=0)
+        of_position = np.repeat(np.arange(len(positions)), positions)
+        hold(highest < cache.classes, of_position, lambda at: f"expected places of classes below {cache.classes}, found {highest[at]}")
         # What falls beyond the last step stays there.
         steps = np.minimum(np.cumsum(steps, axis=1), 65535)
         return counts, self.order[places], steps, curve, codes
@@ -467,7 +476,7 @@ class Cache:
             array = values.to_numpy(zero_copy_only=True)
             if listed:
                 if pa.types.is_binary(field.type):
-                    offsets = np.frombuffer(offsets, "<i4", rows + 1, 4 * column.offset)
+                    offsets = np.frombuffer(offsets, np.int32, rows + 1, 4 * column.offset)
                     # The buffer may be padded.
                     array = array[: offsets[-1]]
                 else:
@@ -715,7 +724,7 @@ class Cache:
         """The same rows, not too many bytes at once where they are unpacked."""
         if self.layout != "packed":
             return [(here, at)]
-        part = np.cumsum(self.shard(index)["targets"].lengths(at)) // CHUNK
+        part = np.cumsum(self.shard(index)["targets"].lengths(at)) // (CHUNK // 8)
         cuts = np.flatnonzero(np.diff(part)) + 1
         return zip(np.split(here, cuts), np.split(at, cuts))
 
@@ -728,7 +737,8 @@ class Cache:
         shard, file = self.shard(index), self.manifest["shards"][index]["file"]
         starts = shard["row_positions"]
         data, lengths = shard["targets"].of(at), shard["targets"].lengths(at)
-        counts, ids, steps, curve, codes = self.codebook.unpack(data, lengths, starts[at + 1] - starts[at], file)
+        positions = starts[at + 1] - starts[at]
+        counts, ids, steps, curve, codes = self.codebook.unpack(data, lengths, positions, lambda i: f"{file}: row {at[i]}")
         return (counts, ids, *self.dequantized(steps, curve), codes)
 
     def unlist(self, index, at):

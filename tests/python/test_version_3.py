@@ -403,26 +403,33 @@ class RandomBits(Folder):
             return b"".join(place.to_bytes(4, "little") for place in places) + row[8:]
 
         for bits, words in (
-            (row[:-1], "00000.arrow: a row's bits end"),
-            (row[:300], "00000.arrow: a row's bits end"),
-            (b"", "bytes of anchors"),
-            (row + b"\0", "bits follow the last position"),
-            (anchored(anchor - len(one), 2 * anchor), "an anchor is not where"),
-            (anchored(2**32 - 1, 2 * anchor), "a row's bits end"),
+            (row[:-1], "00000.arrow: row 0: its bits end in position 129"),
+            (row[:300], "00000.arrow: row 0: its bits end in position"),
+            (b"", "row 0: expected 8 bytes of anchors, found 0"),
+            (row + b"\0", "row 0: expected less than 8 bits after its last position"),
+            (anchored(anchor - len(one), 2 * anchor), "row 0: expected position 64 where the one before it ends"),
+            (anchored(2**32 - 1, 2 * anchor), "row 0: its bits end in position 64"),
         ):
             with self.subTest(words, size=len(bits)):
                 self.make(layout, [bits], [130])
                 self.refused(words)
-        if len(one) * 130 % 8:
-            self.make(layout, [row[:-1] + bytes([row[-1] | 0x80])], [130])
-            self.refused("are not zero")
-        # One class less, and the last place is none; one class less in a head, and the largest is none.
+        self.assertNotEqual(len(one) * 3 % 8, 0)
+        three = slow_bits.row_of([one] * 3)
+        self.make(layout, [three[:-1] + bytes([three[-1] | 0x80])], [3])
+        self.refused("row 0: expected zeros after its last position")
+        # One class less in the longest head, and this one is too long.
+        whole, layout.k = layout.lengths, 11
+        layout.lengths = {**whole, "ids": whole["ids"][:11], "falls": whole["falls"][:11]}
+        self.make(layout, [three], [3])
+        self.refused("row 0: expected a head of at most 11 classes, found one of 12")
+        layout.lengths, layout.k = whole, 12
+        # One class less, and the last place is none.
         full = (layout.order[-1:] + layout.order[:11], *target[1:])
         bits = slow_bits.row_of([layout.write_position(full)])
         layout.classes, lost = layout.classes - 1, layout.order.pop()
         layout.order = [class_id - (class_id > lost) for class_id in layout.order]
         self.make(layout, [bits], [1])
-        self.refused("expected places below")
+        self.refused(f"row 0: expected places of classes below {layout.classes}, found {layout.classes}")
 
 
 class Codes(unittest.TestCase):
@@ -512,7 +519,7 @@ class Refusing(Folder):
             (lambda o: o * [1, -1, 1, 1, 1, 1], "no sound Arrow IPC file"),
             (lambda o: o + [0, 0, 100, 0, 0, 0], "no sound Arrow IPC file"),
             (lambda o: o + [1, 0, 0, 0, 0, 0], "targets: offsets do not span"),
-            (lambda o: o - [0, 0, 0, 0, 0, 1], "bits end"),
+            (lambda o: o - [0, 0, 0, 0, 0, 1], "row 4: its bits end in position 6"),
         ):
             changed = bytearray(whole)
             changed[at : at + ends.nbytes] = change(ends).astype("<i4").tobytes()
