@@ -194,17 +194,18 @@ class Codebook:
 
         The first positions of all blocks of 64 are read together, number by number, then the second ones, and so on.
         """
-        def hold(sound, rows, problem):
+
+        def hold(sound, rows, expected, found):
             if not sound.all():
                 at = int(np.argmin(sound))
-                raise CacheError(f"{name_of(int(rows[at]))}: {problem(at)}")
+                raise CacheError(f"{name_of(int(rows[at]))}: expected {expected}, found {found[at]}")
 
         cache, n = self.cache, int(positions.sum())
         anchors = np.maximum(positions - 1, 0) // ANCHOR_POSITIONS
         byte_ends = np.cumsum(lengths)
         starts = byte_ends - lengths
         fits = lengths >= 4 * anchors
-        hold(fits, np.arange(len(lengths)), lambda at: f"expected {4 * anchors[at]} bytes of anchors, found {lengths[at]} bytes")
+        hold(fits, np.arange(len(lengths)), "4 bytes for each anchor, one in 64 positions", lengths)
         words = np.concatenate([data, np.zeros(8, np.uint8)])
         words = np.ndarray(len(data) + 1, "<i8", words, strides=(1,)).astype(np.int64)
         # Blocks: a row's first begins where its anchors end, the others where those say.
@@ -230,15 +231,16 @@ class Codebook:
         curve, codes = np.zeros((n, nodes), np.int64), np.zeros((n, rank), np.int64)
         for position in range(int(size.max(initial=0))):
             live = int(np.searchsorted(-size, -position, side="left"))
-            out, here = first[:live] + position, at[:live]
+            out, begin = first[:live] + position, at[:live].copy()
+            here = begin
             if cache.variable:
                 head, here = self.codes["counts"][0].read(words, here)
-                hold(head < cache.k, row, lambda at: f"expected a head of at most {cache.k} classes, found one of {head[at] + 1}")
+                hold(head < cache.k, row, f"a head of at most {cache.k} classes", head + 1)
                 counts[out] = head + 1
             longest = int(counts[out].max(initial=0))
             with_rank = [self.having(counts[out], j) for j in range(longest)]
-            for table, name, begin in ((places, "ids", 0), (steps, "falls", 1)):
-                for j in range(begin, longest):
+            for table, name, least in ((places, "ids", 0), (steps, "falls", 1)):
+                for j in range(least, longest):
                     which = with_rank[j]
                     read, next_here = self.codes[name][context(j)].read(words, here[which])
                     if isinstance(which, slice):
@@ -259,16 +261,17 @@ class Codebook:
                 read, here = self.codes["tail_codes"][i].read(words, here)
                 codes[out, i] = np.clip(unzigzag(read), -128, 127)
             at[:live] = here
-            hold(here <= end[:live], row, lambda at: f"its bits end in position {ANCHOR_POSITIONS * block[at] + position}")
-        ends = ~follows | (at == following)
-        hold(ends, row, lambda at: f"expected position {ANCHOR_POSITIONS * (block[at] + 1)} where the one before it ends, found another place in its anchors")
+            wanted = f"more bits, for position {position} of a block of {ANCHOR_POSITIONS}"
+            hold(here <= end[:live], row, wanted, np.maximum(end[:live] - begin, 0))
+        off = np.where(follows, following - at, 0)
+        hold(off == 0, row, "anchors where the position before them ends, 0 bits off", off)
         padding = np.where(follows, 0, end - at)
-        hold(padding < 8, row, lambda at: f"expected less than 8 bits after its last position, found {padding[at]}")
+        hold(padding < 8, row, "less than 8 bits after its last position", padding)
         left = (words.take(at >> 3, mode="clip") >> (at & 7)) & ((1 << padding) - 1)
-        hold(left == 0, row, lambda at: "expected zeros after its last position")
+        hold(left == 0, row, "zeros after its last position", left)
         highest = places.max(axis=1, initial=0)
         of_position = np.repeat(np.arange(len(positions)), positions)
-        hold(highest < cache.classes, of_position, lambda at: f"expected places of classes below {cache.classes}, found {highest[at]}")
+        hold(highest < cache.classes, of_position, f"places of classes below {cache.classes}", highest)
         # What falls beyond the last step stays there.
         steps = np.minimum(np.cumsum(steps, axis=1), 65535)
         return counts, self.order[places], steps, curve, codes
@@ -281,7 +284,7 @@ class Codebook:
 
 
 class Cache:
-    """An open cache: a target is a row, and rows are numbered through all shards from 0.
+    """An open cache: a sample is a row, and rows are numbered through all shards from 0.
 
     manifest, classes (V), k (of the largest head), nodes, rows, positions (targets in all rows together); sample_ids
     and labels of all rows are read when first asked for.
@@ -319,11 +322,6 @@ class Cache:
     @property
     def has_tail(self):
         return self.k < self.classes
-
-    @property
-    def steps_of(self):
-        """Steps of logits and curves, in nats; 0 where they are floats."""
-        return (self.step, self.curve_step) if self.quantized else (0.0, 0.0)
 
     # ---- section 6 ----------------------------------------------------------------------------
 
@@ -375,7 +373,8 @@ class Cache:
         tokens = m["dataset"].get("tokens") if later else None
         self.variable, self.vocabulary = mass is not None, None
         if self.variable:
-            require(0 < mass <= 1 and self.has_tail, f"head.mass: expected above 0, at most 1, and k < classes, found {mass}")
+            sound = 0 < mass <= 1 and self.has_tail
+            require(sound, f"head.mass: expected above 0, at most 1, and k < classes, found {mass}")
         if tokens is not None:
             self.vocabulary = tokens["vocabulary"]
             require(1 <= self.vocabulary < 2**32, f"dataset.tokens.vocabulary: {self.vocabulary}")
@@ -465,22 +464,22 @@ class Cache:
         require(found == rows, f"{file}: expected {rows} rows, found {found}")
         arrays = {}
         for field, column in zip(schema, columns):
-            listed = pa.types.is_list(field.type) or pa.types.is_binary(field.type)
             length = field.type.list_size if pa.types.is_fixed_size_list(field.type) else None
-            if pa.types.is_binary(field.type):
+            offsets = None
+            if pa.types.is_list(field.type):
+                offsets, values = column.offsets.to_numpy(zero_copy_only=True), column.values
+            elif pa.types.is_binary(field.type):
                 _, offsets, data = column.buffers()
-                values = pa.array([], pa.uint8()) if data is None else pa.Array.from_buffers(pa.uint8(), data.size, [None, data])
+                offsets = np.frombuffer(offsets, np.int32, rows + 1, 4 * column.offset)
+                # A buffer may be padded; that of no bytes may be absent.
+                values = pa.array([], pa.uint8())
+                if data is not None:
+                    values = pa.Array.from_buffers(pa.uint8(), int(offsets[-1]), [None, data])
             else:
-                values = column if length is None and not listed else column.values if listed else column.flatten()
+                values = column if length is None else column.flatten()
             require(column.null_count == 0 and values.null_count == 0, f"{file}: {field.name}: nulls")
             array = values.to_numpy(zero_copy_only=True)
-            if listed:
-                if pa.types.is_binary(field.type):
-                    offsets = np.frombuffer(offsets, np.int32, rows + 1, 4 * column.offset)
-                    # The buffer may be padded.
-                    array = array[: offsets[-1]]
-                else:
-                    offsets = column.offsets.to_numpy(zero_copy_only=True)
+            if offsets is not None:
                 arrays[field.name] = Lists(offsets, array)
                 continue
             require(len(array) == rows * (length or 1), f"{file}: {field.name}: {len(array)} values")
@@ -548,7 +547,8 @@ class Cache:
         else:
             fixed = self.layout == "fixed"
             columns += [("head_counts", self.list_of(pa.uint16()))] if self.variable else []
-            columns += [(name, self.list_of(kind, self.k if fixed else -1)) for name, kind in (("head_ids", ids), ("head_values", values))]
+            head = self.k if fixed else -1
+            columns += [("head_ids", self.list_of(ids, head)), ("head_values", self.list_of(values, head))]
             columns += [("tail_curve", self.list_of(curve, len(self.nodes) if fixed else -1))] if self.has_tail else []
             columns += [("tail_code", self.list_of(pa.int8(), self.rank if fixed else -1))] if self.rank else []
         return self.schema(columns)
@@ -730,7 +730,8 @@ class Cache:
 
     def dequantized(self, steps, curve):
         """Section 3.2: computed in double precision, and rounded to single."""
-        return (-(self.step * steps.astype(np.float64))).astype(np.float32), (self.curve_step * curve.astype(np.float64)).astype(np.float32)
+        values, curve = -self.step * steps.astype(np.float64), self.curve_step * curve.astype(np.float64)
+        return values.astype(np.float32), curve.astype(np.float32)
 
     def unpack(self, index, at):
         """Counts, ids, values, curve and codes of rows `at` of a shard of bits."""
@@ -890,7 +891,7 @@ class Cache:
         if not self.has_tail:
             return
         precision = {"f16": 2.0**-11, "f32": 2.0**-22}.get(self.manifest["storage"]["values"], 0.0)
-        step, curve_step = self.steps_of
+        step, curve_step = (self.step, self.curve_step) if self.quantized else (0.0, 0.0)
         zero = np.log(self.classes - raw.counts)
         lowest = values[np.arange(len(values)), raw.counts - 1]
         before = zero
@@ -953,7 +954,8 @@ def kl_loss(student_logits, batch, cache, temperature, tail="shape", dense=None)
             kl = divergence(head - log_z, scaled.log_softmax(-1).gather(-1, batch.ids), in_head)
             return temperature**2 * kl.mean()
         log_outside = (cache.classes - batch.counts).to(torch.float64).log().to(dtype)
-        log_tail = tail_at[0] * log_outside + batch.curve.to(dtype) @ torch.as_tensor(tail_at[1], dtype=dtype, device=device)
+        weights = torch.as_tensor(tail_at[1], dtype=dtype, device=device)
+        log_tail = tail_at[0] * log_outside + batch.curve.to(dtype) @ weights
         log_z = torch.logaddexp(log_z, log_tail.unsqueeze(-1))
         log_head, log_tail = head - log_z, log_tail - log_z.squeeze(-1)
         head = Head(batch.ids, log_head, in_head)

@@ -403,12 +403,12 @@ class RandomBits(Folder):
             return b"".join(place.to_bytes(4, "little") for place in places) + row[8:]
 
         for bits, words in (
-            (row[:-1], "00000.arrow: row 0: its bits end in position 129"),
-            (row[:300], "00000.arrow: row 0: its bits end in position"),
-            (b"", "row 0: expected 8 bytes of anchors, found 0"),
+            (row[:-1], "00000.arrow: row 0: expected more bits, for position 1 of a block"),
+            (row[:300], "00000.arrow: row 0: expected more bits, for position"),
+            (b"", "row 0: expected 4 bytes for each anchor, one in 64 positions, found 0"),
             (row + b"\0", "row 0: expected less than 8 bits after its last position"),
-            (anchored(anchor - len(one), 2 * anchor), "row 0: expected position 64 where the one before it ends"),
-            (anchored(2**32 - 1, 2 * anchor), "row 0: its bits end in position 64"),
+            (anchored(anchor - len(one), 2 * anchor), f"row 0: expected anchors where .* off, found -{len(one)}"),
+            (anchored(2**32 - 1, 2 * anchor), "row 0: expected more bits, for position 0 of a block of 64, found 0"),
         ):
             with self.subTest(words, size=len(bits)):
                 self.make(layout, [bits], [130])
@@ -416,12 +416,12 @@ class RandomBits(Folder):
         self.assertNotEqual(len(one) * 3 % 8, 0)
         three = slow_bits.row_of([one] * 3)
         self.make(layout, [three[:-1] + bytes([three[-1] | 0x80])], [3])
-        self.refused("row 0: expected zeros after its last position")
+        self.refused("row 0: expected zeros after its last position, found")
         # One class less in the longest head, and this one is too long.
         whole, layout.k = layout.lengths, 11
         layout.lengths = {**whole, "ids": whole["ids"][:11], "falls": whole["falls"][:11]}
         self.make(layout, [three], [3])
-        self.refused("row 0: expected a head of at most 11 classes, found one of 12")
+        self.refused("row 0: expected a head of at most 11 classes, found 12")
         layout.lengths, layout.k = whole, 12
         # One class less, and the last place is none.
         full = (layout.order[-1:] + layout.order[:11], *target[1:])
@@ -519,7 +519,7 @@ class Refusing(Folder):
             (lambda o: o * [1, -1, 1, 1, 1, 1], "no sound Arrow IPC file"),
             (lambda o: o + [0, 0, 100, 0, 0, 0], "no sound Arrow IPC file"),
             (lambda o: o + [1, 0, 0, 0, 0, 0], "targets: offsets do not span"),
-            (lambda o: o - [0, 0, 0, 0, 0, 1], "row 4: its bits end in position 6"),
+            (lambda o: o - [0, 0, 0, 0, 0, 1], "row 4: expected more bits, for position 6"),
         ):
             changed = bytearray(whole)
             changed[at : at + ends.nbytes] = change(ends).astype("<i4").tobytes()
