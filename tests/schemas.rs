@@ -235,7 +235,7 @@ fn reports_fit() {
             device: "cpu".into(),
             rate,
             time,
-            sizes: vec![PlanSize { k: 4, configured: true, bytes_per_position: 36, bytes: 9000 }],
+            sizes: vec![PlanSize { k: 4, configured: true, bytes_per_position: 36.0, bytes: 9000 }],
             free_bytes: full.then_some(1 << 40),
         };
         hold("plan", &value(&planned), &[("/time/hours", Value::Null), ("/sizes", json!([{ "k": 4 }]))]);

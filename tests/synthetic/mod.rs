@@ -113,7 +113,7 @@ impl Synthetic {
         }
         let one = Selector::new(self.classes, 1, &self.tail_nodes()).unwrap().select(logits).unwrap();
         targets.vary();
-        for row in (0..targets.rows).filter(|row| (first + row) % 2 == 0) {
+        for row in (0..targets.rows).filter(|row| (first + row).is_multiple_of(2)) {
             targets.set_count(row, 1);
             let nodes = targets.nodes;
             targets.curve[row * nodes..][..nodes].copy_from_slice(one.row(row).2);
