@@ -1,10 +1,11 @@
 //! Every version of the format stays what it is: today's writer gives the bytes of the fixtures, and
 //! today's reader their targets.
 //!
-//! `tests/fixtures/v1/cache` and `v2/cache` were written once and are kept for ever; `expected.json`
-//! beside the first was computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of
-//! caches. The fixtures' `created_by` is fixed by the test, so all files compare byte by byte whatever the
-//! crate's version. For a new format version: a new folder, written with `KD_CACHE_WRITE_FIXTURE=1`.
+//! The caches in `tests/fixtures/v1` to `v3` were written once and are kept for ever. `expected.json` of
+//! version 1 was computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of caches; those
+//! of version 3 are what the `f64` reference makes of the logits, rounded to steps, without a shard between.
+//! The fixtures' `created_by` is fixed by the test, so all files compare byte by byte whatever the crate's
+//! version. For a new format version: a new folder, written with `KD_CACHE_WRITE_FIXTURE=1`.
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
@@ -12,11 +13,13 @@ mod synthetic;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use kd_cache::cache::CacheReader;
-use kd_cache::ops::{Silent, verify};
-use kd_cache::target::{PositionTarget, TailHandling, TargetBatch, Temperature};
-use serde_json::Value;
+use kd_cache::cache::{CacheReader, TokenRow};
+use kd_cache::config::StorageForm;
+use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
+use kd_cache::target::{PositionTarget, TailHandling, TailModel, TargetBatch, Temperature};
+use serde_json::{Value, json};
 use synthetic::Synthetic;
 
 /// Half precision keeps 11 bits of logits and curves, and between the nodes (T = 3.5) the
@@ -33,9 +36,15 @@ fn folder(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
 }
 
-/// A cache of every version, and where it is kept.
-fn versions() -> [(Synthetic, PathBuf); 2] {
-    [(Synthetic::fixture(), folder("v1/cache")), (Synthetic::with_shape(), folder("v2/cache"))]
+/// A cache of every version and layout, and where it is kept.
+fn versions() -> [(Synthetic, PathBuf); 5] {
+    [
+        (Synthetic::fixture(), folder("v1/cache")),
+        (Synthetic::with_shape(), folder("v2/cache")),
+        (Synthetic::packed(), folder("v3/packed/cache")),
+        (Synthetic::lists(), folder("v3/lists/cache")),
+        (Synthetic::anchors(), folder("v3/anchors/cache")),
+    ]
 }
 
 /// Every file below `dir`, by its path in it.
@@ -78,7 +87,13 @@ fn the_writer_gives_the_same_bytes() {
 
 #[test]
 fn an_interrupted_build_ends_in_the_same_bytes() {
-    for (done, (cache, golden)) in (0..=3).flat_map(|done| versions().map(|version| (done, version))) {
+    let cases = versions().into_iter().flat_map(|(cache, golden)| {
+        let shards = cache.plan().expected_shards() as usize;
+        (0..=shards).map(move |done| (done, shards, cache.clone(), golden.clone()))
+    });
+    for (done, shards, cache, golden) in cases {
+        let extension = if cache.form == StorageForm::Parquet { "parquet" } else { "arrow" };
+        let shard = |index: usize| format!("shards/{index:05}.{extension}");
         let dir = tempfile::tempdir().unwrap();
         let mut writer = cache.begin(dir.path());
         for shard in &cache.shards()[..done] {
@@ -89,29 +104,142 @@ fn an_interrupted_build_ends_in_the_same_bytes() {
         let journal = dir.path().join("build/shards.jsonl");
         let text = std::fs::read_to_string(&journal).unwrap_or_default();
         std::fs::write(&journal, text + "{\"file\":\"shards/0").unwrap();
-        std::fs::write(dir.path().join(format!("shards/{done:05}.arrow")), b"torn").unwrap();
-        std::fs::write(dir.path().join("shards/00002.arrow.tmp"), b"half").unwrap();
+        std::fs::write(dir.path().join(shard(done)), b"torn").unwrap();
+        let half = dir.path().join(shard(shards - 1) + ".tmp");
+        std::fs::write(&half, b"half").unwrap();
         let mut writer = cache.begin(dir.path());
         assert_eq!(writer.manifest().shards.len(), done, "committed shards are kept");
         for shard in &cache.shards()[done..] {
             writer.commit_shard(shard).unwrap();
         }
         writer.finish().unwrap();
-        if done == 3 {
+        if done == shards {
             // Nothing wrote over what this test planted beside the last shard.
-            std::fs::remove_file(dir.path().join("shards/00003.arrow")).unwrap();
+            std::fs::remove_file(dir.path().join(shard(done))).unwrap();
         }
-        drop(std::fs::remove_file(dir.path().join("shards/00002.arrow.tmp")));
+        drop(std::fs::remove_file(&half));
         assert_is_the_fixture(dir.path(), &golden);
     }
 }
 
 #[test]
 fn the_fixtures_are_sound() {
-    for (_, golden) in versions() {
+    for (cache, golden) in versions() {
         let report = verify(&golden, &Silent).unwrap();
         assert!(report.sound && report.complete, "{:?}", report.damages);
-        assert_eq!(report.rows, 12);
+        assert_eq!(report.rows, cache.samples);
+    }
+}
+
+#[test]
+fn packed_targets_become_the_lists_of_the_fixture() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("lists");
+    let settings =
+        ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, curve_step: 0.1, level: 3 };
+    convert(&folder("v3/packed/cache"), &to, &settings, &AtomicBool::new(false), &Silent).unwrap();
+    assert_is_the_fixture(&to, &folder("v3/lists/cache"));
+}
+
+/// Rows, and positions in them, whose targets stand in `expected.json`.
+const PACKED: [(u64, usize); 7] = [(0, 0), (0, 3), (4, 6), (5, 0), (5, 1), (11, 3), (11, 6)];
+const ANCHORS: [(u64, usize); 6] = [(0, 0), (0, 63), (0, 64), (0, 127), (0, 128), (0, 129)];
+
+/// A cache's targets as they must come out of it: rounded to steps, and no shard between.
+fn rounded(cache: &Synthetic) -> TargetBatch {
+    let mut targets = cache.targets();
+    let steps = cache.plan().steps().unwrap().unwrap();
+    let quantised = steps.quantise(&targets);
+    targets.values = quantised.values.iter().map(|s| steps.value_of(*s)).collect();
+    targets.curve = quantised.curve.iter().map(|t| steps.curve_of(*t)).collect();
+    targets.pad();
+    targets
+}
+
+/// What `targets` are at several temperatures, by the reference.
+fn expected(cache: &Synthetic, targets: &TargetBatch, model: &TailModel, places: &[(u64, usize)]) -> Value {
+    let nodes = cache.tail_nodes();
+    let target_of = |(row, position): &(u64, usize)| {
+        let index = *row as usize * cache.per_sample() as usize + position;
+        let (ids, values, curve) = targets.row(index);
+        let target = PositionTarget { classes: cache.classes, ids, values, nodes: &nodes, curve };
+        let at = [1.0, 3.5, 8.0].map(|temperature| {
+            let t = Temperature::new(temperature).unwrap();
+            let decoded = target.decode(t);
+            let at = model.at(t);
+            let log_weights = at.log_weights(TailHandling::Shape, targets.code(index));
+            let dense = target.dense(t, TailHandling::Shape, log_weights.as_deref());
+            json!({
+                "temperature": temperature,
+                "probabilities": decoded.probabilities,
+                "tail_mass": decoded.tail_mass,
+                "dense": dense,
+            })
+        });
+        json!({
+            "row": row,
+            "position": position,
+            "head_ids": ids,
+            "head_values": values.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>(),
+            "tail_curve": curve.iter().map(|g| f64::from(*g)).collect::<Vec<f64>>(),
+            "tail_code": targets.code(index),
+            "at": at,
+        })
+    };
+    let tokens: Vec<TokenRow> = (0..cache.samples).map(|sample| cache.tokens(sample)).collect();
+    json!({
+        "samples": (0..cache.samples).collect::<Vec<u64>>(),
+        "labels": cache.labelled.then(|| (0..cache.samples).map(|n| cache.label(n)).collect::<Vec<u32>>()),
+        "tokens": tokens.iter().map(|row| &row.tokens).collect::<Vec<_>>(),
+        "documents": tokens.iter().map(|row| &row.documents).collect::<Vec<_>>(),
+        "targets": places.iter().map(target_of).collect::<Vec<Value>>(),
+    })
+}
+
+/// Two documents that are the same but for the last bits of numbers.
+fn assert_near(found: &Value, wanted: &Value) {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => {
+            assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+            wanted.iter().for_each(|(key, wanted)| assert_near(&found[key], wanted));
+        }
+        (Value::Array(found), Value::Array(wanted)) => {
+            assert_eq!(found.len(), wanted.len());
+            found.iter().zip(wanted).for_each(|(found, wanted)| assert_near(found, wanted));
+        }
+        (Value::Number(found), Value::Number(wanted)) => {
+            let (found, wanted) = (found.as_f64().unwrap(), wanted.as_f64().unwrap());
+            assert!((found - wanted).abs() <= 1e-12 * wanted.abs().max(1.0), "{found} is not {wanted}");
+        }
+        (found, wanted) => assert_eq!(found, wanted),
+    }
+}
+
+#[test]
+fn version_3_decodes_to_the_targets_rounded_to_steps() {
+    for (cache, name, json, places) in [
+        (Synthetic::packed(), "v3/packed/cache", "v3/packed/expected.json", PACKED.as_slice()),
+        (Synthetic::lists(), "v3/lists/cache", "v3/packed/expected.json", &PACKED),
+        (Synthetic::anchors(), "v3/anchors/cache", "v3/anchors/expected.json", &ANCHORS),
+    ] {
+        let wanted = rounded(&cache);
+        let json = folder(json);
+        if std::env::var_os("KD_CACHE_WRITE_FIXTURE").is_some() && !json.exists() {
+            let mut text = expected(&cache, &wanted, &cache.fitted().unwrap().model, places).to_string();
+            text = text.replace("},{\"row\"", "},\n{\"row\"") + "\n";
+            std::fs::write(&json, text).unwrap();
+        }
+        let reader = CacheReader::open(&folder(name)).unwrap();
+        assert_eq!(reader.manifest().format_version, 3);
+        let mut targets = TargetBatch::default();
+        reader.gather(&(0..cache.samples).collect::<Vec<u64>>(), &mut targets).unwrap();
+        assert_eq!(targets, wanted, "{name}");
+        let model = reader.tail_model().unwrap();
+        let document: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        assert_near(&expected(&cache, &targets, model, places), &document);
+        for sample in 0..cache.samples {
+            assert_eq!(reader.tokens(sample).unwrap(), Some(cache.tokens(sample)));
+        }
     }
 }
 

@@ -3,25 +3,36 @@
 
     tools/read_cache.py CACHE                              every target at T = 1, as JSON
     tools/read_cache.py CACHE --sample 7 --temperature 4   one target at T = 4
-    tools/read_cache.py CACHE --verify                     first compares every digest
-    tools/read_cache.py CACHE --check EXPECTED             compares the targets with a file made by
-                                                           tools/fixture_v1.py instead
+    tools/read_cache.py CACHE --verify                     first compares every digest, and every row with the rules
+    tools/read_cache.py CACHE --check EXPECTED             compares the targets with an expected.json of
+                                                           tests/fixtures instead
 
-Written from schemas/format-v1.md and format-v2.md alone; the sections named below are the first's. This one file is the whole
-reader: copy it into your project. It needs NumPy and pyarrow, and PyTorch for the two last lines only:
+Written from schemas/format-v1.md, format-v2.md and format-v3.md alone; sections are the first's unless they are
+called 3.1, 3.2, …, which are the third's. This one file is the whole reader: copy it into your project. It needs
+NumPy and pyarrow, and PyTorch for the two last lines only:
 
     cache = Cache("my-cache")                      maps the shards when they are first touched
     rows = cache.rows_of(sample_ids)               targets are found by sample, never by order
-    batch = cache.batch(rows, temperature=4)       "ids", "log_probs", "tail_log_mass"
+    batch = cache.batch(rows, temperature=4)       "ids", "log_probs", "tail_log_mass", …
     p = cache.dense(rows, temperature=4)           every class's probability
 
+    tokens = cache.tokens(rows)                    of a dataset of tokens: what each row was predicted on
     batch = cache.torch_batch(rows, device)        as stored: serves every temperature
     loss = kl_loss(student(inputs), batch, cache, temperature=4)
+
+A row is a sample. It has one target, or in a dataset of tokens one for each of its tokens, and whatever is returned
+has the targets of all `rows` one after the other: those of rows[i] are offsets[i] to offsets[i + 1] of
+cache.offsets(rows). Where heads differ in size, each has the first `counts` of its k places; the others hold its
+first class again, with a logit and a log-probability of -inf.
+
+Parquet shards are decoded whole when they are first touched, and kept. To train from random rows of a large cache,
+`kd-cache convert` it to Arrow, whose shards are mapped.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -49,19 +60,234 @@ def log_sum_exp(values):
     return largest + np.log(np.exp(values - largest).sum(axis=-1, keepdims=True))
 
 
+def ranges(starts, lengths):
+    """The numbers from each of `starts` on, as many as `lengths` says, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+class Targets(NamedTuple):
+    """What is stored of n targets: no temperature is applied."""
+
+    ids: np.ndarray  # [n, k], as stored
+    values: np.ndarray  # [n, k], as stored or float32: logits relative to the largest; -inf beyond `counts`
+    curve: np.ndarray  # [n, nodes]; [n, 0] when the head holds every class
+    codes: np.ndarray  # [n, rank], int8; [n, 0] in a cache of rank 0
+    counts: np.ndarray  # [n], int64: classes in each head, from 1 to k
+
+
 class TorchBatch(NamedTuple):
     """What is stored of a batch of targets, as tensors: no temperature is applied."""
 
     ids: "torch.Tensor"  # [n, k], int64
-    values: "torch.Tensor"  # [n, k], float32: logits relative to the largest
+    values: "torch.Tensor"  # [n, k], float32: logits relative to the largest; -inf beyond `counts`
     curve: "torch.Tensor"  # [n, nodes], float32; [n, 0] when the head holds every class
     codes: "torch.Tensor"  # [n, rank], float32; [n, 0] in a cache of rank 0
+    counts: "torch.Tensor"  # [n], int64: classes in each head
+
+
+class Lists(NamedTuple):
+    """A column of lists: that of row i is items[offsets[i]:offsets[i + 1]]."""
+
+    offsets: np.ndarray  # [rows + 1]
+    items: np.ndarray
+
+    def of(self, rows):
+        """The lists of `rows`, one after the other."""
+        starts = self.offsets[rows].astype(np.int64)
+        return self.items[ranges(starts, self.lengths(rows))]
+
+    def lengths(self, rows):
+        return self.offsets[rows + 1].astype(np.int64) - self.offsets[rows]
+
+
+# ---- sections 3.4 and 3.5: numbers as bits ------------------------------------------------------
+
+LONGEST_WORD = 12
+ANCHOR_POSITIONS = 64
+
+
+class Code:
+    """A code of whole numbers. The next twelve bits, whatever of them the word is, find an entry."""
+
+    def __init__(self, lengths, precision, what):
+        lengths = np.asarray(lengths).astype(np.int64)
+        if len(lengths) == 1:
+            require(lengths[0] == 0, f"{what}: expected length 0 of its one word, found {lengths[0]}")
+        else:
+            sound = (1 <= lengths).all() and (lengths <= LONGEST_WORD).all()
+            require(sound, f"{what}: expected code lengths from 1 to {LONGEST_WORD}, found {lengths.tolist()}")
+            filled = int((1 << (LONGEST_WORD - lengths)).sum())
+            room = 1 << LONGEST_WORD
+            require(filled == room, f"{what}: expected a complete code, found lengths that fill {filled} of {room} words")
+        exponent, step = np.divmod(np.arange(len(lengths)), 1 << precision)
+        base = ((step + (1 << precision)) << exponent) - (1 << precision)
+        entries = base << 16 | exponent << 8 | lengths
+        # Words count up by length and then bucket, and so do the entries, were the words read from the highest bit.
+        by_word = np.argsort(lengths, kind="stable")
+        highest_first = np.repeat(entries[by_word], 1 << (LONGEST_WORD - lengths[by_word]))
+        bits = np.arange(1 << LONGEST_WORD)
+        reverse = sum(((bits >> bit) & 1) << (LONGEST_WORD - 1 - bit) for bit in range(LONGEST_WORD))
+        self.table = highest_first[reverse]
+
+    def read(self, words, at):
+        """The numbers that begin at the bits `at`, and where the next ones do. `words` are 64 bits from every byte."""
+        bits = words.take(at >> 3, mode="clip") >> (at & 7)
+        entry = self.table[bits & ((1 << LONGEST_WORD) - 1)]
+        length, extra = entry & 0xFF, (entry >> 8) & 0xFF
+        numbers = (entry >> 16) + ((bits >> length) & ((1 << extra) - 1))
+        return numbers, at + (length + extra)
+
+
+def buckets(largest, precision):
+    exponent = (largest + (1 << precision)).bit_length() - 1 - precision
+    return (exponent << precision) + ((largest + (1 << precision)) >> exponent) - (1 << precision) + 1
+
+
+def context(rank):
+    """Which code a rank has."""
+    return rank if rank < 16 else 11 + rank.bit_length()
+
+
+def unzigzag(numbers):
+    return (numbers >> 1) ^ -(numbers & 1)
+
+
+class Codebook:
+    """What packed positions are written with, and how they are read."""
+
+    @staticmethod
+    def tables(cache):
+        """How many codes each table has, the largest number, and the precision."""
+        ranks, nodes = context(cache.k - 1) + 1, len(cache.nodes) if cache.has_tail else 0
+        return {
+            "ids": (ranks, cache.classes - 1, 1),
+            "falls": (ranks, 65535, 2),
+            "curve": (nodes, 131071, 2),
+            "tail_codes": (cache.rank, 255, 3),
+            "counts": (int(cache.variable), cache.k - 1, 2),
+        }
+
+    def __init__(self, cache, columns, file):
+        self.cache, self.order = cache, columns["order"][0]
+        seen = np.zeros(cache.classes, bool)
+        seen[self.order[self.order < cache.classes]] = True
+        require(seen.all(), f"{file}: order: expected each of {cache.classes} classes once")
+        self.codes = {}
+        for name, (count, largest, precision) in self.tables(cache).items():
+            lengths = columns[name][0].reshape(count, -1) if count else ()
+            self.codes[name] = [Code(row, precision, f"{file}: {name}, code {at}") for at, row in enumerate(lengths)]
+        # Section 3.4: what the nodes above one, and β = 0, foretell of it.
+        self.foretell = []
+        nodes = [float(beta) for beta in cache.nodes] if cache.has_tail else []
+        for at, beta in enumerate(nodes):
+            x = [0.0, *nodes[at + 1 :]]
+            weights = [1.0] * len(x)
+            for a, b in ((a, b) for a in range(len(x)) for b in range(len(x)) if a != b):
+                weights[a] *= (beta - x[b]) / (x[a] - x[b])
+            self.foretell.append(weights)
+
+    def unpack(self, data, lengths, positions, name_of):
+        """Rows of `positions` positions each, from their `lengths` bytes of `data`, which follow one another:
+        counts [n], ids [n, k], steps of the values [n, k] and of the curve [n, nodes], codes [n, rank]. `name_of`
+        has the words for the i-th row.
+
+        The first positions of all blocks of 64 are read together, number by number, then the second ones, and so on.
+        """
+
+        def hold(sound, rows, expected, found):
+            if not sound.all():
+                at = int(np.argmin(sound))
+                raise CacheError(f"{name_of(int(rows[at]))}: expected {expected}, found {found[at]}")
+
+        cache, n = self.cache, int(positions.sum())
+        anchors = np.maximum(positions - 1, 0) // ANCHOR_POSITIONS
+        byte_ends = np.cumsum(lengths)
+        starts = byte_ends - lengths
+        fits = lengths >= 4 * anchors
+        hold(fits, np.arange(len(lengths)), "4 bytes for each anchor, one in 64 positions", lengths)
+        words = np.concatenate([data, np.zeros(8, np.uint8)])
+        words = np.ndarray(len(data) + 1, "<i8", words, strides=(1,)).astype(np.int64)
+        # Blocks: a row's first begins where its anchors end, the others where those say.
+        in_row = np.where(positions > 0, anchors + 1, 0)
+        row = np.repeat(np.arange(len(positions)), in_row)
+        block = ranges(np.zeros(len(positions), np.int64), in_row)
+        anchor = words.take(starts[row] + 4 * (block - 1), mode="clip") & 0xFFFFFFFF
+        at = 8 * (starts + 4 * anchors)[row] + np.where(block > 0, anchor, 0)
+        end = 8 * byte_ends[row]
+        size = np.minimum(positions[row] - ANCHOR_POSITIONS * block, ANCHOR_POSITIONS)
+        first = (np.cumsum(positions) - positions)[row] + ANCHOR_POSITIONS * block
+        # Where the block must end, if another follows.
+        following = np.append(at[1:], 0)
+        follows = np.append(row[1:] == row[:-1], False)
+        # The longest blocks first: those that still have positions are then a slice.
+        order = np.argsort(-size, kind="stable")
+        blocks = (at, end, size, first, following, follows, row, block)
+        at, end, size, first, following, follows, row, block = (numbers[order] for numbers in blocks)
+
+        nodes, rank = len(self.foretell), cache.rank
+        counts = np.full(n, cache.k)
+        places, steps = np.zeros((n, cache.k), np.int64), np.zeros((n, cache.k), np.int64)
+        curve, codes = np.zeros((n, nodes), np.int64), np.zeros((n, rank), np.int64)
+        for position in range(int(size.max(initial=0))):
+            live = int(np.searchsorted(-size, -position, side="left"))
+            out, begin = first[:live] + position, at[:live].copy()
+            here = begin
+            if cache.variable:
+                head, here = self.codes["counts"][0].read(words, here)
+                hold(head < cache.k, row, f"a head of at most {cache.k} classes", head + 1)
+                counts[out] = head + 1
+            longest = int(counts[out].max(initial=0))
+            with_rank = [self.having(counts[out], j) for j in range(longest)]
+            for table, name, least in ((places, "ids", 0), (steps, "falls", 1)):
+                for j in range(least, longest):
+                    which = with_rank[j]
+                    read, next_here = self.codes[name][context(j)].read(words, here[which])
+                    if isinstance(which, slice):
+                        here = next_here
+                    else:
+                        here[which] = next_here
+                    table[out[which], j] = read
+            at_zero = np.floor(np.log(cache.classes - counts[out]) / cache.curve_step + 0.5) if nodes else None
+            for node in reversed(range(nodes)):
+                left, here = self.codes["curve"][node].read(words, here)
+                weights = self.foretell[node]
+                foretold = weights[0] * at_zero
+                for weight, above in zip(weights[1:], range(node + 1, nodes)):
+                    foretold = foretold + weight * curve[out, above]
+                foretold = np.clip(np.floor(foretold + 0.5), -32768, 32767).astype(np.int64)
+                curve[out, node] = np.clip(foretold + unzigzag(left), -32768, 32767)
+            for i in range(rank):
+                read, here = self.codes["tail_codes"][i].read(words, here)
+                codes[out, i] = np.clip(unzigzag(read), -128, 127)
+            at[:live] = here
+            wanted = f"more bits, for position {position} of a block of {ANCHOR_POSITIONS}"
+            hold(here <= end[:live], row, wanted, np.maximum(end[:live] - begin, 0))
+        off = np.where(follows, following - at, 0)
+        hold(off == 0, row, "anchors where the position before them ends, 0 bits off", off)
+        padding = np.where(follows, 0, end - at)
+        hold(padding < 8, row, "less than 8 bits after its last position", padding)
+        left = (words.take(at >> 3, mode="clip") >> (at & 7)) & ((1 << padding) - 1)
+        hold(left == 0, row, "zeros after its last position", left)
+        highest = places.max(axis=1, initial=0)
+        of_position = np.repeat(np.arange(len(positions)), positions)
+        hold(highest < cache.classes, of_position, f"places of classes below {cache.classes}", highest)
+        # What falls beyond the last step stays there.
+        steps = np.minimum(np.cumsum(steps, axis=1), 65535)
+        return counts, self.order[places], steps, curve, codes
+
+    @staticmethod
+    def having(counts, rank):
+        """Which heads have a rank; all of them as a slice, which copies nothing."""
+        has = counts > rank
+        return slice(None) if has.all() else np.flatnonzero(has)
 
 
 class Cache:
-    """An open cache: a target is a row, and rows are numbered through all shards from 0.
+    """An open cache: a sample is a row, and rows are numbered through all shards from 0.
 
-    manifest, classes (V), k, nodes, rows; sample_ids and labels of all rows are read when first asked for.
+    manifest, classes (V), k (of the largest head), nodes, rows, positions (targets in all rows together); sample_ids
+    and labels of all rows are read when first asked for.
     """
 
     def __init__(self, folder, verify=False):
@@ -71,9 +297,9 @@ class Cache:
         try:
             self.read_manifest(json.loads(path.read_text(encoding="utf-8")), path)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{path}: not a manifest of version 1 or 2: {type(error).__name__}: {error}") from error
+            raise CacheError(f"{path}: not a manifest of versions 1 to 3: {type(error).__name__}: {error}") from error
         if verify:
-            for entry in [*self.manifest["shards"], *([self.manifest["tail"]["model"]] if self.has_tail else [])]:
+            for entry in self.entries():
                 self.verify(entry)
         self.starts = np.cumsum([0, *(shard["rows"] for shard in self.manifest["shards"])])
         self.rows = int(self.starts[-1])
@@ -81,7 +307,13 @@ class Cache:
         self.prior = self.shape = self.basis = None
         if self.has_tail:
             self.read_tail_model()
+        self.codebook = None
+        if self.quantized:
+            self.read_codebook()
         self.read_ids = self.read_labels = self.tail_tensors = None
+        if verify:
+            for index in range(len(self.shards)):
+                self.verify_rules(index)
 
     def __reduce__(self):
         # A worker process maps the files itself, and is not sent their contents.
@@ -95,8 +327,9 @@ class Cache:
 
     def read_manifest(self, m, path):
         found = (m.get("format"), m.get("format_version"))
-        known = found in (("kd-cache", 1), ("kd-cache", 2))
-        require(known, f"{path}: expected format kd-cache, version 1 or 2, found {found}")
+        known = found in (("kd-cache", 1), ("kd-cache", 2), ("kd-cache", 3))
+        require(known, f"{path}: expected format kd-cache, versions 1 to 3, found {found}")
+        version = found[1]
         self.manifest = m
         self.classes, self.k = m["classes"], m["head"]["k"]
         self.nodes = np.array(m["tail"]["nodes"], dtype=np.float64)
@@ -109,23 +342,62 @@ class Cache:
         require(sound, f"tail.nodes: {self.nodes}")
         ids = "u8" if self.classes <= 256 else "u16" if self.classes <= 65536 else "u32"
         require(m["storage"]["ids"] == ids, f"storage.ids: expected {ids}, found {m['storage']['ids']}")
-        require(m["storage"]["form"] == "arrow", f"storage.form: {m['storage']['form']}")
-        require(m["storage"]["values"] in ("f16", "f32"), f"storage.values: {m['storage']['values']}")
+        self.form, values = m["storage"]["form"], m["storage"]["values"]
+        later = version == 3
+        require(self.form in (("arrow", "parquet") if later else ("arrow",)), f"storage.form: {self.form}")
+        require(values in (("f16", "f32", "quantized") if later else ("f16", "f32")), f"storage.values: {values}")
         require(m["storage"]["shard_samples"] >= 1, "storage.shard_samples: expected at least 1")
         self.rank = m["tail"]["rank"]
-        most = 128 if self.has_tail and m["format_version"] == 2 else 0
-        sound = (self.rank > 0) == (m["format_version"] == 2) and 0 <= self.rank <= most
-        require(sound, f"tail.rank: expected {'1 to' if most else 'at most'} {most}, found {self.rank}")
-        require(m["views"] == 1 and m["positions"] == m["samples"], "expected one view of each sample")
+        least, most = {1: (0, 0), 2: (1, 128), 3: (0, 128)}[version]
+        most = most if self.has_tail else 0
+        sound = least <= self.rank <= most
+        require(sound, f"tail.rank: expected {f'{least} to' if least else 'at most'} {most}, found {self.rank}")
+        self.read_version_3(m, later)
+        require(m["views"] == 1 and (self.vocabulary or m["positions"] == m["samples"]), "expected one view of each sample")
         require(not self.has_tail or m["tail"].get("model"), "tail.model is missing, and k < classes")
         after = 0
         for shard in m["shards"]:
             require(shard["rows"] >= 1 and shard["first_sample"] >= after, f"{shard['file']}: rows out of order")
             after = shard["first_sample"] + shard["rows"]
         rows = sum(shard["rows"] for shard in m["shards"])
-        require(rows == m["positions"] < 2**63, f"shards: expected {m['positions']} rows, found {rows}")
-        for entry in [*m["shards"], *([m["tail"]["model"]] if self.has_tail else [])]:
+        require(rows == m["samples"] < 2**63, f"shards: expected {m['samples']} rows, found {rows}")
+        self.positions = sum(shard["positions"] if self.vocabulary else shard["rows"] for shard in m["shards"])
+        expected = m["positions"]
+        require(self.positions == expected < 2**63, f"shards: expected {expected} positions, found {self.positions}")
+        for entry in self.entries():
             self.path(entry["file"])
+
+    def read_version_3(self, m, later):
+        """Section 3.1, and which of the layouts of section 3.3 shards have."""
+        mass = m["head"].get("mass") if later else None
+        tokens = m["dataset"].get("tokens") if later else None
+        self.variable, self.vocabulary = mass is not None, None
+        if self.variable:
+            sound = 0 < mass <= 1 and self.has_tail
+            require(sound, f"head.mass: expected above 0, at most 1, and k < classes, found {mass}")
+        if tokens is not None:
+            self.vocabulary = tokens["vocabulary"]
+            require(1 <= self.vocabulary < 2**32, f"dataset.tokens.vocabulary: {self.vocabulary}")
+        self.quantized = m["storage"]["values"] == "quantized"
+        if self.quantized:
+            self.step, self.curve_step = m["storage"]["step"], m["storage"]["curve_step"]
+            for name in ("step", "curve_step"):
+                found = m["storage"][name]
+                require(0.002 <= found <= 2, f"storage.{name}: expected 0.002 to 2, found {found}")
+            require(m["storage"].get("codebook"), "storage.codebook is missing, and values are quantized")
+        if self.quantized and self.form == "arrow":
+            self.layout = "packed"
+        else:
+            fixed = self.form == "arrow" and not self.variable and self.vocabulary is None
+            self.layout = "fixed" if fixed else "lists"
+        lowest = not later or self.layout != "fixed"
+        require(lowest, "format_version: expected 1 or 2 for shards with columns of version 1 or 2, found 3")
+
+    def entries(self):
+        """Files beside the manifest."""
+        m = self.manifest
+        model = [m["tail"]["model"]] if self.has_tail else []
+        return [*m["shards"], *model, *([m["storage"]["codebook"]] if self.quantized else [])]
 
     def path(self, file):
         parts = PurePosixPath(file).parts
@@ -146,7 +418,7 @@ class Cache:
     # ---- sections 3 and 4 ---------------------------------------------------------------------
 
     def map_columns(self, file, schema, rows):
-        """The columns of one file as arrays over the mapped bytes: nothing is copied."""
+        """The columns of an Arrow file as arrays, or `Lists` of them, over the mapped bytes: nothing is copied."""
         path = self.path(file)
         # Mapping an empty file is an error of its own, in other words.
         require(path.stat().st_size > 0, f"{file}: expected an Arrow IPC file, found 0 bytes")
@@ -160,51 +432,152 @@ class Cache:
             batch.validate(full=True)
         except (OSError, pa.ArrowException) as error:
             raise CacheError(f"{file}: no sound Arrow IPC file: {error}") from error
-        require(batch.num_rows == rows, f"{file}: expected {rows} rows, found {batch.num_rows}")
-        columns = {}
-        for field, column in zip(schema, batch.columns):
-            length = field.type.list_size if pa.types.is_fixed_size_list(field.type) else None
-            values = column if length is None else column.flatten()
-            require(column.null_count == 0 and values.null_count == 0, f"{file}: {field.name}: nulls")
-            require(len(values) == rows * (length or 1), f"{file}: {field.name}: {len(values)} values")
-            data = values.buffers()[-1]
-            # What was compressed has been unpacked somewhere else.
-            mapped = whole.address <= data.address and data.address + data.size <= whole.address + whole.size
-            require(mapped, f"{file}: {field.name}: compressed, or not inside the file")
-            array = values.to_numpy(zero_copy_only=True)
-            columns[field.name] = array if length is None else array.reshape(rows, length)
+        columns = self.arrays(file, schema, rows, batch.num_rows, batch.columns)
+        for name, column in zip(schema.names, batch.columns):
+            for data in filter(None, column.buffers()):
+                # What was compressed has been unpacked somewhere else. Empty buffers lie anywhere.
+                mapped = whole.address <= data.address and data.address + data.size <= whole.address + whole.size
+                require(mapped or not data.size, f"{file}: {name}: compressed, or not inside the file")
+            if isinstance(columns[name], Lists):
+                offsets, items = columns[name]
+                require(offsets[0] == 0 and offsets[-1] == len(items), f"{file}: {name}: offsets do not span its items")
         return columns
 
+    def decode_columns(self, file, schema, rows):
+        """The columns of a Parquet file, decoded."""
+        import pyarrow.parquet
+
+        try:
+            table = pa.parquet.ParquetFile(self.path(file)).read()
+            found = table.schema.remove_metadata()
+            require(found.equals(schema), f"{file}: expected columns {schema}, found {found}")
+            columns = [column.combine_chunks() for column in table.columns]
+            columns = [c if isinstance(c, pa.Array) else pa.concat_arrays(c.chunks) for c in columns]
+            for column in columns:
+                column.validate(full=True)
+        except (OSError, pa.ArrowException) as error:
+            raise CacheError(f"{file}: no sound Parquet file: {error}") from error
+        return self.arrays(file, schema, rows, table.num_rows, columns)
+
+    @staticmethod
+    def arrays(file, schema, rows, found, columns):
+        require(found == rows, f"{file}: expected {rows} rows, found {found}")
+        arrays = {}
+        for field, column in zip(schema, columns):
+            length = field.type.list_size if pa.types.is_fixed_size_list(field.type) else None
+            offsets = None
+            if pa.types.is_list(field.type):
+                offsets, values = column.offsets.to_numpy(zero_copy_only=True), column.values
+            elif pa.types.is_binary(field.type):
+                _, offsets, data = column.buffers()
+                offsets = np.frombuffer(offsets, np.int32, rows + 1, 4 * column.offset)
+                # A buffer may be padded; that of no bytes may be absent.
+                values = pa.array([], pa.uint8())
+                if data is not None:
+                    values = pa.Array.from_buffers(pa.uint8(), int(offsets[-1]), [None, data])
+            else:
+                values = column if length is None else column.flatten()
+            require(column.null_count == 0 and values.null_count == 0, f"{file}: {field.name}: nulls")
+            array = values.to_numpy(zero_copy_only=True)
+            if offsets is not None:
+                arrays[field.name] = Lists(offsets, array)
+                continue
+            require(len(array) == rows * (length or 1), f"{file}: {field.name}: {len(array)} values")
+            arrays[field.name] = array if length is None else array.reshape(rows, length)
+        return arrays
+
     def shard(self, index):
+        """The columns of a shard by name; where rows are lists or bits, also where their positions begin."""
         if self.shards[index] is None:
             entry = self.manifest["shards"][index]
-            self.shards[index] = self.map_columns(entry["file"], self.shard_schema(), entry["rows"])
+            read = self.decode_columns if self.form == "parquet" else self.map_columns
+            columns = read(entry["file"], self.shard_schema(), entry["rows"])
+            self.check_lists(columns, entry)
+            self.shards[index] = columns
         return self.shards[index]
 
+    def check_lists(self, columns, entry):
+        """Section 3.8: lists as long as the positions of their row ask for."""
+        if self.layout == "fixed":
+            return
+        rows = np.arange(entry["rows"])
+        positions = np.ones_like(rows)
+        if self.vocabulary is not None:
+            positions = columns["tokens"].lengths(rows)
+            found = int(positions.sum())
+            require(found == entry["positions"], f"{entry['file']}: expected {entry['positions']} positions, found {found}")
+        columns["row_positions"] = np.concatenate([[0], np.cumsum(positions)])
+        if self.layout != "lists":
+            return
+        heads = self.k * positions
+        if self.variable:
+            self.hold_lengths(entry, columns, "head_counts", positions)
+            counts = columns["head_counts"].of(rows).astype(np.int64)
+            sound = ((1 <= counts) & (counts <= self.k)).all()
+            require(sound, f"{entry['file']}: head_counts: expected 1 to {self.k}, found {counts.min()} to {counts.max()}")
+            heads = np.diff(np.concatenate([[0], np.cumsum(counts)])[columns["row_positions"]])
+        self.hold_lengths(entry, columns, "head_ids", heads)
+        self.hold_lengths(entry, columns, "head_values", heads)
+        if self.has_tail:
+            self.hold_lengths(entry, columns, "tail_curve", len(self.nodes) * positions)
+        if self.rank:
+            self.hold_lengths(entry, columns, "tail_code", self.rank * positions)
+
+    @staticmethod
+    def hold_lengths(entry, columns, name, wanted):
+        wrong = np.flatnonzero(columns[name].lengths(np.arange(len(wanted))) != wanted)[:1]
+        if wrong.size:
+            found = columns[name].lengths(wrong)[0]
+            raise CacheError(f"{entry['file']}: row {wrong[0]}: {name}: expected {wanted[wrong[0]]} items, found {found}")
+
     def shard_schema(self):
-        m = self.manifest
-        ids = {"u8": pa.uint8(), "u16": pa.uint16(), "u32": pa.uint32()}[m["storage"]["ids"]]
-        values = {"f16": pa.float16(), "f32": pa.float32()}[m["storage"]["values"]]
+        m, kinds = self.manifest, {"u8": pa.uint8(), "u16": pa.uint16(), "u32": pa.uint32()}
+        ids = kinds[m["storage"]["ids"]]
+        floats = {"f16": pa.float16(), "f32": pa.float32()}
+        values = floats.get(m["storage"]["values"], pa.uint16())
+        curve = floats.get(m["storage"]["values"], pa.int16())
         columns = [("sample_id", pa.uint64()), ("view", pa.uint16())]
         columns += [("label", pa.uint32())] if self.labelled else []
-        columns += [("head_ids", self.list_of(ids, self.k)), ("head_values", self.list_of(values, self.k))]
-        columns += [("tail_curve", self.list_of(values, len(self.nodes)))] if self.has_tail else []
-        columns += [("tail_code", self.list_of(pa.int8(), self.rank))] if self.rank else []
+        if self.vocabulary is not None:
+            size = self.vocabulary
+            token = kinds["u8" if size <= 256 else "u16" if size <= 65536 else "u32"]
+            columns += [("tokens", self.list_of(token)), ("documents", self.list_of(pa.uint32()))]
+        if self.layout == "packed":
+            columns += [("targets", pa.binary())]
+        else:
+            fixed = self.layout == "fixed"
+            columns += [("head_counts", self.list_of(pa.uint16()))] if self.variable else []
+            head = self.k if fixed else -1
+            columns += [("head_ids", self.list_of(ids, head)), ("head_values", self.list_of(values, head))]
+            columns += [("tail_curve", self.list_of(curve, len(self.nodes) if fixed else -1))] if self.has_tail else []
+            columns += [("tail_code", self.list_of(pa.int8(), self.rank if fixed else -1))] if self.rank else []
+        return self.schema(columns)
+
+    @staticmethod
+    def schema(columns):
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
 
     @staticmethod
-    def list_of(item, length):
+    def list_of(item, length=-1):
+        """Lists of `length` items, or of any number."""
         return pa.list_(pa.field("item", item, nullable=False), length)
 
     def read_tail_model(self):
         at_nodes = self.list_of(pa.float32(), len(self.nodes))
         columns = [("prior", at_nodes)]
         columns += [("shape", at_nodes), ("basis", self.list_of(pa.float16(), self.rank))] if self.rank else []
-        schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
-        model = self.map_columns(self.manifest["tail"]["model"]["file"], schema, self.classes)
+        model = self.map_columns(self.manifest["tail"]["model"]["file"], self.schema(columns), self.classes)
         finite = all(np.isfinite(column).all() for column in model.values())
         require(finite, "the tail model has weights that are not finite")
         self.prior, self.shape, self.basis = model["prior"], model.get("shape"), model.get("basis")
+
+    def read_codebook(self):
+        """Section 3.6. Parquet is read without it, and it is checked nevertheless."""
+        file = self.manifest["storage"]["codebook"]["file"]
+        columns = [("order", self.list_of(pa.uint32(), self.classes))]
+        for name, (count, largest, precision) in Codebook.tables(self).items():
+            columns += [(name, self.list_of(pa.uint8(), count * buckets(largest, precision)))] if count else []
+        self.codebook = Codebook(self, self.map_columns(file, self.schema(columns), 1), file)
 
     # ---- rows ---------------------------------------------------------------------------------
 
@@ -246,37 +619,147 @@ class Cache:
         require(not missing.size, f"the cache has no sample {', '.join(map(str, missing[:5]))}")
         return at
 
-    def gather(self, rows, *names):
-        """Columns of `rows`, in that order, each a copy in the type it is stored in."""
+    def by_shard(self, rows):
+        """`rows` as an array, and for each shard that they are in: its columns, which of `rows`, and their places in it.
+
+        Rows of one shard are fetched together; a table of chunks would be searched for every row.
+        """
         rows = self.whole_numbers(rows, "rows").astype(np.int64)
         require((rows < self.rows).all(), f"rows go from 0 to {self.rows - 1}")
         shard = np.searchsorted(self.starts, rows, side="right") - 1
-        # Rows of one shard are fetched together; a table of chunks would be searched for every row.
         order = np.argsort(shard, kind="stable")
         touched, first = np.unique(shard[order], return_index=True)
-        like = self.shard(touched[0] if touched.size else 0)
+        parts = zip(touched, np.split(order, first[1:]))
+        return rows, [(int(index), here, rows[here] - self.starts[index]) for index, here in parts]
+
+    def gather(self, rows, *names):
+        """Columns of `rows`, in that order, each a copy in the type it is stored in; no columns of lists."""
+        rows, parts = self.by_shard(rows)
+        like = self.shard(parts[0][0] if parts else 0)
         out = [np.empty((len(rows), *like[name].shape[1:]), like[name].dtype) for name in names]
-        for index, here in zip(touched, np.split(order, first[1:])):
-            at = rows[here] - self.starts[index]
+        for index, here, at in parts:
             for column, name in zip(out, names):
                 column[here] = self.shard(index)[name][at]
         return out
 
-    def raw(self, rows):
-        """Targets of `rows` as stored: ids [n, k], values [n, k], curve [n, nodes], codes [n, rank]; without a
-        tail the curve is [n, 0], without a shape the codes are.
+    def offsets(self, rows):
+        """Where the targets of each of `rows` begin among those of all of them, and the last ones end: [n + 1]."""
+        rows, parts = self.by_shard(rows)
+        lengths = np.ones(len(rows), np.int64)
+        if self.vocabulary is not None:
+            for index, here, at in parts:
+                starts = self.shard(index)["row_positions"]
+                lengths[here] = starts[at + 1] - starts[at]
+        return np.concatenate([[0], np.cumsum(lengths)])
 
-        Ids are below the number of classes and all numbers finite, whatever a stranger's shard holds.
+    def tokens(self, rows):
+        """The tokens of each of `rows`, a target for each: a list of arrays."""
+        tokens = self.lists(rows, "tokens")
+        for row, found in zip(np.atleast_1d(rows), tokens):
+            sound = (found < self.vocabulary).all()
+            require(sound, f"row {row}: expected tokens below {self.vocabulary}, found {found.max(initial=0)}")
+        return tokens
+
+    def documents(self, rows):
+        """Where documents begin among the tokens of each of `rows`: a list of arrays, which rise from 0."""
+        documents = self.lists(rows, "documents")
+        for row, found, length in zip(np.atleast_1d(rows), documents, np.diff(self.offsets(rows))):
+            begun = found[:1].tolist() == ([0] if length else []) and (found < length).all()
+            sound = begun and (found[1:] > found[:-1]).all()
+            require(sound, f"row {row}: expected documents that rise from 0 to below {length}, found {found}")
+        return documents
+
+    def lists(self, rows, name):
+        require(self.vocabulary is not None, "the samples of this cache are not made of tokens")
+        rows, parts = self.by_shard(rows)
+        out = [None] * len(rows)
+        for index, here, at in parts:
+            column = self.shard(index)[name]
+            for to, row in zip(here, at):
+                out[to] = column.items[column.offsets[row] : column.offsets[row + 1]]
+        return out
+
+    def raw(self, rows):
+        """The `Targets` of `rows` as stored.
+
+        Ids are below the number of classes and all numbers of a head finite, whatever a stranger's shard holds.
         """
-        further = [*(["tail_curve"] if self.has_tail else []), *(["tail_code"] if self.rank else [])]
-        ids, values, *further = self.gather(rows, "head_ids", "head_values", *further)
-        curve = further[0] if self.has_tail else np.empty((len(ids), 0), values.dtype)
-        codes = further[-1] if self.rank else np.empty((len(ids), 0), np.int8)
-        usable = (ids < self.classes).all(-1) & np.isfinite(values).all(-1) & np.isfinite(curve).all(-1)
+        if self.layout == "fixed":
+            further = [*(["tail_curve"] if self.has_tail else []), *(["tail_code"] if self.rank else [])]
+            ids, values, *further = self.gather(rows, "head_ids", "head_values", *further)
+            curve = further[0] if self.has_tail else np.empty((len(ids), 0), values.dtype)
+            codes = further[-1] if self.rank else np.empty((len(ids), 0), np.int8)
+            targets = Targets(ids, values, curve, codes, np.full(len(ids), self.k))
+        else:
+            targets = self.raw_lists(rows)
+        in_head = np.arange(self.k) < targets.counts[:, None]
+        usable = (targets.ids < self.classes).all(-1) & np.isfinite(targets.curve).all(-1)
+        usable &= (np.isfinite(targets.values) | ~in_head).all(-1)
         if not usable.all():
-            row = np.atleast_1d(np.asarray(rows))[np.argmin(usable)]
+            at = int(np.argmin(usable))
+            row = np.atleast_1d(np.asarray(rows))[np.searchsorted(self.offsets(rows), at, side="right") - 1]
             raise CacheError(f"row {row}: expected class ids below {self.classes} and finite values")
-        return ids, values, curve, codes
+        return targets
+
+    def raw_lists(self, rows):
+        """`raw` of rows whose targets are lists or bits."""
+        offsets = self.offsets(rows)
+        rows, parts = self.by_shard(rows)
+        kind = np.float16 if self.manifest["storage"]["values"] == "f16" else np.float32
+        n, nodes = int(offsets[-1]), len(self.nodes) if self.has_tail else 0
+        ids = np.zeros((n, self.k), {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32}[self.manifest["storage"]["ids"]])
+        values, curve = np.zeros((n, self.k), kind), np.zeros((n, nodes), kind)
+        codes, counts = np.zeros((n, self.rank), np.int8), np.full(n, self.k)
+        for index, here, at in parts:
+            for some, of in self.portions(index, here, at):
+                to = ranges(offsets[some], offsets[some + 1] - offsets[some])
+                read = self.unpack if self.layout == "packed" else self.unlist
+                counts[to], ids[to], values[to], curve[to], codes[to] = read(index, of)
+        beyond = np.arange(self.k) >= counts[:, None]
+        np.copyto(ids, ids[:, :1], where=beyond)
+        values[beyond] = -np.inf
+        return Targets(ids, values, curve, codes, counts)
+
+    def portions(self, index, here, at):
+        """The same rows, not too many bytes at once where they are unpacked."""
+        if self.layout != "packed":
+            return [(here, at)]
+        part = np.cumsum(self.shard(index)["targets"].lengths(at)) // (CHUNK // 8)
+        cuts = np.flatnonzero(np.diff(part)) + 1
+        return zip(np.split(here, cuts), np.split(at, cuts))
+
+    def dequantized(self, steps, curve):
+        """Section 3.2: computed in double precision, and rounded to single."""
+        values, curve = -self.step * steps.astype(np.float64), self.curve_step * curve.astype(np.float64)
+        return values.astype(np.float32), curve.astype(np.float32)
+
+    def unpack(self, index, at):
+        """Counts, ids, values, curve and codes of rows `at` of a shard of bits."""
+        shard, file = self.shard(index), self.manifest["shards"][index]["file"]
+        starts = shard["row_positions"]
+        data, lengths = shard["targets"].of(at), shard["targets"].lengths(at)
+        positions = starts[at + 1] - starts[at]
+        counts, ids, steps, curve, codes = self.codebook.unpack(data, lengths, positions, lambda i: f"{file}: row {at[i]}")
+        return (counts, ids, *self.dequantized(steps, curve), codes)
+
+    def unlist(self, index, at):
+        """The same of a shard of lists."""
+        shard = self.shard(index)
+        starts = shard["row_positions"]
+        n = int((starts[at + 1] - starts[at]).sum())
+        counts = shard["head_counts"].of(at).astype(np.int64) if self.variable else np.full(n, self.k)
+        in_head = np.arange(self.k) < counts[:, None]
+        heads = []
+        for name in ("head_ids", "head_values"):
+            column = shard[name]
+            heads.append(np.zeros((n, self.k), column.items.dtype))
+            heads[-1][in_head] = column.of(at)
+        ids, values = heads
+        curve = shard["tail_curve"].of(at).reshape(n, -1) if self.has_tail else np.empty((n, 0), np.float32)
+        codes = shard["tail_code"].of(at).reshape(n, -1) if self.rank else np.empty((n, 0), np.int8)
+        if self.quantized:
+            values, curve = self.dequantized(values, curve)
+        return counts, ids, values, curve, codes
 
     # ---- section 5 ----------------------------------------------------------------------------
 
@@ -292,7 +775,8 @@ class Cache:
         return c / c.sum()
 
     def curve_weights(self, temperature, tail):
-        """(c, w) such that log Σ exp over the tail is c + curve · w; None where `tail` knows no tail."""
+        """(c, w) such that log Σ exp over the tail is c log(V - k) + curve · w, k being a position's own; None where
+        `tail` knows no tail."""
         require(tail in TAILS, f"tail: expected one of {', '.join(TAILS)}, found {tail!r}")
         require(np.isfinite(temperature) and temperature > 0, f"temperature {temperature} is not a positive, finite number")
         if not self.has_tail or tail == "renormalize":
@@ -304,30 +788,29 @@ class Cache:
         covered = beta <= self.nodes[-1] * (1 + 1e-12)
         require(covered, f"temperature {temperature} is below {1 / self.nodes[-1]}, the lowest the tail nodes cover")
         w = self.weights(beta) * factor
-        return w[0] * np.log(self.classes - self.k), w[1:]
+        return w[0], w[1:]
 
     def batch(self, rows, temperature, tail="shape"):
         """The targets of `rows` at a temperature, as arrays.
 
         "ids": [n, k], int64; "log_probs": [n, k], of those classes; "tail_log_mass": [n], of all others
-        together (-inf where they have no mass). "shape", "prior" and "uniform" are the same here: they differ
-        in how that mass is spread.
+        together (-inf where they have no mass); "counts": [n], classes in each head, beyond which log_probs are
+        -inf; "offsets": [rows + 1], as `offsets` has them. "shape", "prior" and "uniform" are the same here: they
+        differ in how the tail's mass is spread.
         """
         tail_at = self.curve_weights(temperature, tail)
-        return self.decode(self.raw(rows), temperature, tail_at)
+        return {**self.decode(self.raw(rows), temperature, tail_at), "offsets": self.offsets(rows)}
 
-    @staticmethod
-    def decode(raw, temperature, tail_at):
+    def decode(self, raw, temperature, tail_at):
         """`batch` of what `raw` gives, with `tail_at` of `curve_weights`."""
-        ids, values, curve, _ = raw
-        scaled = values.astype(np.float64) / temperature
+        scaled = raw.values.astype(np.float64) / temperature
         log_z = log_sum_exp(scaled)
-        mass = np.full(len(ids), -np.inf)
+        mass = np.full(len(scaled), -np.inf)
         if tail_at is not None:
-            mass = tail_at[0] + curve.astype(np.float64) @ tail_at[1]
+            mass = tail_at[0] * np.log(self.classes - raw.counts) + raw.curve.astype(np.float64) @ tail_at[1]
             log_z = np.logaddexp(log_z, mass[:, None])
             mass = mass - log_z[:, 0]
-        return {"ids": ids.astype(np.int64), "log_probs": scaled - log_z, "tail_log_mass": mass}
+        return {"ids": raw.ids.astype(np.int64), "log_probs": scaled - log_z, "tail_log_mass": mass, "counts": raw.counts}
 
     def tail_log_weights(self, temperature, tail="shape"):
         """Log-weights of every class, by which the tail's mass is spread: [V], their exponentials sum to 1.
@@ -356,11 +839,67 @@ class Cache:
         batch = self.decode(raw, temperature, tail_at)
         p = np.zeros((len(batch["ids"]), self.classes))
         if self.has_tail and tail != "renormalize":
-            log_w = self.position_log_weights(raw[3], temperature, tail)
+            log_w = self.position_log_weights(raw.codes, temperature, tail)
             np.put_along_axis(log_w, batch["ids"], -np.inf, axis=1)
             p = np.exp(log_w - log_sum_exp(log_w) + batch["tail_log_mass"][:, None])
-        np.put_along_axis(p, batch["ids"], np.exp(batch["log_probs"]), axis=1)
+        # Places beyond a head hold its first class again.
+        beyond = np.arange(self.k) >= raw.counts[:, None]
+        log_probs = np.where(beyond, batch["log_probs"][:, :1], batch["log_probs"])
+        np.put_along_axis(p, batch["ids"], np.exp(log_probs), axis=1)
         return p
+
+    # ---- what costs a pass over all bytes -------------------------------------------------------
+
+    def verify_rules(self, index):
+        """What sections 6, 2.4 and 3.8 leave to a verifier, of one shard."""
+        entry, shard = self.manifest["shards"][index], self.shard(index)
+        file, samples = entry["file"], shard["sample_id"]
+        rising = samples[0] == entry["first_sample"] and (samples[1:] > samples[:-1]).all()
+        require(rising, f"{file}: expected sample ids that rise from {entry['first_sample']}")
+        require(not shard["view"].any(), f"{file}: expected every view 0")
+        if self.labelled:
+            require((shard["label"] < self.classes).all(), f"{file}: a label is not below {self.classes}")
+        positions = entry.get("positions", entry["rows"]) if self.vocabulary else entry["rows"]
+        at_once = max(1, CHUNK // 8 * entry["rows"] // (max(positions, 1) * (self.k + len(self.nodes))))
+        for first in range(0, entry["rows"], at_once):
+            rows = np.arange(first, min(entry["rows"], first + at_once)) + self.starts[index]
+            if self.vocabulary is not None:
+                self.tokens(rows)
+                self.documents(rows)
+            self.verify_targets(self.raw(rows), lambda at: self.place(rows, at, index))
+
+    def place(self, rows, at, index):
+        offsets = self.offsets(rows)
+        row = int(np.searchsorted(offsets, at, side="right")) - 1
+        inside = f", position {at - offsets[row]}" if self.vocabulary is not None else ""
+        return f"{self.manifest['shards'][index]['file']}: row {rows[row] - self.starts[index]}{inside}"
+
+    def verify_targets(self, raw, place):
+        def hold(sound, problem):
+            if not sound.all():
+                raise CacheError(f"{place(int(np.argmin(sound)))}: {problem}")
+
+        values, curve = raw.values.astype(np.float64), raw.curve.astype(np.float64)
+        places = np.arange(self.k)
+        in_head = places < raw.counts[:, None]
+        # Places beyond a head get numbers that no class has.
+        ids = np.sort(np.where(in_head, raw.ids.astype(np.int64), self.classes + places), axis=1)
+        hold((ids[:, 1:] != ids[:, :-1]).all(1), "a class is in the head twice")
+        hold(values[:, 0] == 0, "expected the largest logit, 0, first")
+        hold((values[:, 1:] <= values[:, :-1]).all(1), "logits must fall")
+        hold((raw.codes != -128).all(1), "tail code: expected numbers from -127 to 127, found -128")
+        if not self.has_tail:
+            return
+        precision = {"f16": 2.0**-11, "f32": 2.0**-22}.get(self.manifest["storage"]["values"], 0.0)
+        step, curve_step = (self.step, self.curve_step) if self.quantized else (0.0, 0.0)
+        zero = np.log(self.classes - raw.counts)
+        lowest = values[np.arange(len(values)), raw.counts - 1]
+        before = zero
+        for beta, g in zip(self.nodes, curve.T):
+            slack = 1e-4 + curve_step + beta * step / 2 + precision * (abs(g) + abs(beta * lowest) + abs(before))
+            hold(g <= zero + beta * lowest + slack, f"tail curve at β = {beta}: more than the head permits")
+            hold(g <= before + slack, f"tail curve must fall, and rises at β = {beta}")
+            before = g
 
     # ---- PyTorch ------------------------------------------------------------------------------
 
@@ -368,9 +907,8 @@ class Cache:
         """What is stored of `rows` as a TorchBatch on `device`."""
         import torch
 
-        ids, values, curve, codes = self.raw(rows)
-        kinds = ((ids, np.int64), (values, np.float32), (curve, np.float32), (codes, np.float32))
-        return TorchBatch(*(torch.from_numpy(array.astype(kind)).to(device) for array, kind in kinds))
+        kinds = (np.int64, np.float32, np.float32, np.float32, np.int64)
+        return TorchBatch(*(torch.from_numpy(array.astype(kind)).to(device) for array, kind in zip(self.raw(rows), kinds)))
 
     def torch_tail(self, temperature, tail, device, dtype):
         """Log-weights [V] in double, on `device`, both they and the weights in `dtype`, and the basis over the
@@ -410,36 +948,54 @@ def kl_loss(student_logits, batch, cache, temperature, tail="shape", dense=None)
     with torch.autocast(device.type, enabled=False):
         scaled = student_logits.to(dtype) / temperature
         head = batch.values.to(dtype) / temperature
+        in_head = torch.arange(cache.k, device=device) < batch.counts.unsqueeze(-1)
         log_z = head.logsumexp(-1, keepdim=True)
         if tail_at is None:
-            kl = divergence(head - log_z, scaled.log_softmax(-1).gather(-1, batch.ids))
+            kl = divergence(head - log_z, scaled.log_softmax(-1).gather(-1, batch.ids), in_head)
             return temperature**2 * kl.mean()
-        log_tail = tail_at[0] + batch.curve.to(dtype) @ torch.as_tensor(tail_at[1], dtype=dtype, device=device)
+        log_outside = (cache.classes - batch.counts).to(torch.float64).log().to(dtype)
+        weights = torch.as_tensor(tail_at[1], dtype=dtype, device=device)
+        log_tail = tail_at[0] * log_outside + batch.curve.to(dtype) @ weights
         log_z = torch.logaddexp(log_z, log_tail.unsqueeze(-1))
         log_head, log_tail = head - log_z, log_tail - log_z.squeeze(-1)
+        head = Head(batch.ids, log_head, in_head)
         if tail == "bucket":
-            kl = kl_bucket(scaled, batch.ids, log_head, log_tail)
+            kl = kl_bucket(scaled, head, log_tail)
         else:
             *weights, basis = cache.torch_tail(temperature, tail, device, dtype)
             if basis is not None:
-                kl = kl_shape(scaled, batch, log_head, log_tail, weights[1], basis)
+                kl = kl_shape(scaled, head, batch.codes, log_tail, weights[1], basis)
+            elif dense:
+                kl = kl_dense(scaled, head, log_tail, weights[1])
             else:
-                kl = (kl_dense if dense else kl_product)(scaled, batch.ids, log_head, log_tail, *weights)
+                kl = kl_product(scaled, head, log_tail, weights[0], weights[2])
         return temperature**2 * kl.mean()
 
 
-def divergence(log_p, log_q):
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+class Head(NamedTuple):
+    """The classes of each head, their target log-probabilities, and which places a head has: [n, k] each."""
+
+    ids: "torch.Tensor"
+    log_p: "torch.Tensor"
+    there: "torch.Tensor"
 
 
-def kl_dense(scaled, ids, log_head, log_tail, _, log_w, __):
+def divergence(log_p, log_q, there=None):
+    """Over the last axis, of those outcomes that are there."""
+    terms = log_p.exp() * (log_p - log_q)
+    return (terms if there is None else terms.where(there, 0.0)).sum(-1)
+
+
+def kl_dense(scaled, head, log_tail, log_w):
     """The target written out over all classes."""
-    off_head = log_w.expand_as(scaled).scatter(-1, ids, float("-inf"))
-    log_p = (off_head.log_softmax(-1) + log_tail.unsqueeze(-1)).scatter(-1, ids, log_head)
+    off_head = log_w.expand_as(scaled).scatter(-1, head.ids, float("-inf"))
+    # Places beyond a head hold its first class, and so write the same number again.
+    log_head = head.log_p.where(head.there, head.log_p[:, :1])
+    log_p = (off_head.log_softmax(-1) + log_tail.unsqueeze(-1)).scatter(-1, head.ids, log_head)
     return divergence(log_p, scaled.log_softmax(-1))
 
 
-def kl_shape(scaled, batch, log_head, log_tail, log_w, basis):
+def kl_shape(scaled, head, codes, log_tail, log_w, basis):
     """The same with weights of each position's own, so many positions at a time."""
     import torch
 
@@ -447,35 +1003,35 @@ def kl_shape(scaled, batch, log_head, log_tail, log_w, basis):
     parts = []
     for start in range(0, len(scaled), step):
         at = slice(start, start + step)
-        moved = torch.addmm(log_w, batch.codes[at].to(log_w.dtype), basis)
-        parts.append(kl_dense(scaled[at], batch.ids[at], log_head[at], log_tail[at], None, moved, None))
+        moved = torch.addmm(log_w, codes[at].to(log_w.dtype), basis)
+        parts.append(kl_dense(scaled[at], Head(*(part[at] for part in head)), log_tail[at], moved))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def kl_product(scaled, ids, log_head, log_tail, exact_log_w, _, w):
+def kl_product(scaled, head, log_tail, exact_log_w, w):
     """The same without a dense target. With u_j = w_j / (1 - W), W = Σ_H w, off the head:
 
     Σ_j u_j log softmax(s)_j = (w · s - Σ_H w s) / (1 - W) - logsumexp(s), and likewise for the weights' own
     entropy. Sums over the head are taken in double precision, because 1 - W may be small.
     """
     log_sum = scaled.logsumexp(-1, keepdim=True)
-    on_head = scaled.gather(-1, ids)
-    head_log_w = exact_log_w[ids]
-    head_w = head_log_w.exp()
+    on_head = scaled.gather(-1, head.ids)
+    head_log_w = exact_log_w[head.ids]
+    head_w = head_log_w.exp() * head.there
     kept = (1.0 - head_w.sum(-1)).clamp_min(sys.float_info.min)
     negative_entropy = (exact_log_w.exp() * exact_log_w).sum()
     entropy = (negative_entropy - (head_w * head_log_w).sum(-1)) / kept - kept.log()
     mean = (scaled @ w).double() - (head_w * on_head.double()).sum(-1)
     log_q = mean / kept - log_sum.squeeze(-1).double()
     tail = log_tail.double().exp() * (log_tail.double() + entropy - log_q)
-    return divergence(log_head, on_head - log_sum) + tail.to(scaled.dtype)
+    return divergence(head.log_p, on_head - log_sum, head.there) + tail.to(scaled.dtype)
 
 
-def kl_bucket(scaled, ids, log_head, log_tail):
+def kl_bucket(scaled, head, log_tail):
     """The head's classes, and everything else as one outcome."""
     log_q = scaled.log_softmax(-1)
-    rest = log_q.scatter(-1, ids, float("-inf")).logsumexp(-1)
-    return divergence(log_head, log_q.gather(-1, ids)) + log_tail.exp() * (log_tail - rest)
+    rest = log_q.scatter(-1, head.ids, float("-inf")).logsumexp(-1)
+    return divergence(head.log_p, log_q.gather(-1, head.ids), head.there) + log_tail.exp() * (log_tail - rest)
 
 
 # ---- the command line ---------------------------------------------------------------------------
@@ -487,13 +1043,11 @@ MEAN_TOLERANCE = 1e-5
 
 
 def check(cache, expected):
-    """Compares a cache with what its logits give; returns the largest difference of each kind."""
+    """Compares a cache with what is expected of it; returns the largest difference of each kind."""
     rows = np.arange(cache.rows)
-    ids, values, *_ = cache.raw(rows)
     require(cache.sample_ids.tolist() == expected["samples"], "other samples")
-    require(cache.labels.tolist() == expected["labels"], "other labels")
-    require(ids.tolist() == expected["head_ids"], "other heads")
-    rounding = 2.0**-11 if cache.manifest["storage"]["values"] == "f16" else 2.0**-24
+    labels = None if cache.labels is None else cache.labels.tolist()
+    require(labels == expected["labels"], "other labels")
     largest = {}
 
     def compare(kind, found, wanted, tolerance):
@@ -501,6 +1055,12 @@ def check(cache, expected):
         largest[kind] = max(largest.get(kind, 0.0), float(difference.max()))
         require((difference <= tolerance).all(), f"{kind}: off by {difference.max():.2e}, more than {np.max(tolerance):.2e}")
 
+    if "targets" in expected:
+        check_targets(cache, expected, compare)
+        return largest
+    ids, values, *_ = cache.raw(rows)
+    require(ids.tolist() == expected["head_ids"], "other heads")
+    rounding = 2.0**-11 if cache.manifest["storage"]["values"] == "f16" else 2.0**-24
     compare("head values", values, expected["head_values"], rounding * np.abs(expected["head_values"]) + 1e-12)
     for at in expected["at"]:
         t = at["temperature"]
@@ -515,21 +1075,49 @@ def check(cache, expected):
     return largest
 
 
-def target(cache, row, temperature, dense):
-    """One row as plain data."""
-    batch = cache.batch([row], temperature)
+def check_targets(cache, expected, compare):
+    """Some targets of a cache of version 3, which are exact: they were rounded to its steps."""
+    rows = np.arange(cache.rows)
+    if cache.vocabulary is not None:
+        require([row.tolist() for row in cache.tokens(rows)] == expected["tokens"], "other tokens")
+        require([row.tolist() for row in cache.documents(rows)] == expected["documents"], "other documents")
+    offsets, raw = cache.offsets(rows), cache.raw(rows)
+    where = [int(offsets[target["row"]]) + target["position"] for target in expected["targets"]]
+    for at, target in zip(where, expected["targets"]):
+        place, count = f"row {target['row']}, position {target['position']}", int(raw.counts[at])
+        require(raw.ids[at, :count].tolist() == target["head_ids"], f"{place}: other classes in the head")
+        require(raw.codes[at].tolist() == target["tail_code"], f"{place}: another tail code")
+        compare("head values", raw.values[at, :count], target["head_values"], 0.0)
+        compare("tail curve", raw.curve[at], target["tail_curve"], 0.0)
+    for t in sorted({at["temperature"] for target in expected["targets"] for at in target["at"]}):
+        batch, dense = cache.batch(rows, t), cache.dense(rows, t)
+        for at, target in zip(where, expected["targets"]):
+            (wanted,) = (wanted for wanted in target["at"] if wanted["temperature"] == t)
+            count = int(raw.counts[at])
+            compare(f"head at T = {t}", np.exp(batch["log_probs"][at, :count]), wanted["probabilities"], 1e-12)
+            compare(f"tail mass at T = {t}", np.exp(batch["tail_log_mass"][at]), wanted["tail_mass"], 1e-12)
+            compare(f"every class at T = {t}", dense[at], wanted["dense"], 1e-12)
+
+
+def targets(cache, row, temperature, dense):
+    """One row's targets as plain data."""
+    batch, raw = cache.batch([row], temperature), cache.raw([row])
+    every = cache.dense([row], temperature) if dense else None
+    sample = {"sample": int(cache.sample_ids[row]), "temperature": temperature}
     label = {} if cache.labels is None else {"label": int(cache.labels[row])}
-    return {
-        "sample": int(cache.sample_ids[row]),
-        "temperature": temperature,
-        **label,
-        "ids": batch["ids"][0].tolist(),
-        "probabilities": np.exp(batch["log_probs"][0]).tolist(),
-        "logits": cache.raw([row])[1][0].tolist(),
-        "tail_mass": float(np.exp(batch["tail_log_mass"][0])),
-        "tail_classes": cache.classes - cache.k,
-        **({"dense": cache.dense([row], temperature)[0].tolist()} if dense else {}),
-    }
+    tokens = None if cache.vocabulary is None else cache.tokens([row])[0]
+    for at, count in enumerate(raw.counts.tolist()):
+        yield {
+            **sample,
+            **label,
+            **({} if tokens is None else {"position": at, "token": int(tokens[at])}),
+            "ids": batch["ids"][at, :count].tolist(),
+            "probabilities": np.exp(batch["log_probs"][at, :count]).tolist(),
+            "logits": raw.values[at, :count].tolist(),
+            "tail_mass": float(np.exp(batch["tail_log_mass"][at])),
+            "tail_classes": cache.classes - count,
+            **({"dense": every[at].tolist()} if dense else {}),
+        }
 
 
 def main():
@@ -538,8 +1126,8 @@ def main():
     parser.add_argument("--temperature", type=float, action="append", help="may be given several times; default 1")
     parser.add_argument("--sample", type=int, help="default: every sample")
     parser.add_argument("--dense", action="store_true", help="add every class's probability")
-    parser.add_argument("--verify", action="store_true", help="compare sizes and digests first")
-    parser.add_argument("--check", metavar="EXPECTED", help="compare with a file made by tools/fixture_v1.py")
+    parser.add_argument("--verify", action="store_true", help="check sizes, digests and every row's rules first")
+    parser.add_argument("--check", metavar="EXPECTED", help="compare with an expected.json of tests/fixtures")
     options = parser.parse_args()
     try:
         cache = Cache(options.cache, verify=options.verify or bool(options.check))
@@ -550,7 +1138,8 @@ def main():
             return 0
         rows = range(cache.rows) if options.sample is None else cache.rows_of(options.sample).tolist()
         temperatures = options.temperature or [1.0]
-        json.dump([target(cache, row, t, options.dense) for row in rows for t in temperatures], sys.stdout, indent=1)
+        found = [x for row in rows for t in temperatures for x in targets(cache, row, t, options.dense)]
+        json.dump(found, sys.stdout, indent=1)
         print()
         return 0
     except (CacheError, OSError, KeyError, ValueError) as error:

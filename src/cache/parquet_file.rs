@@ -37,7 +37,8 @@ pub(super) fn encode(batch: &RecordBatch, level: i32) -> Result<Vec<u8>, ArrowEr
         let small = batch.column_by_name(name).is_some_and(|column| !is_float(column.as_ref()));
         if small {
             let path = ColumnPath::new(vec![name.into(), "list".into(), ITEM.into()]);
-            properties = properties.set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT);
+            // A stream for each byte takes a quarter less, and DuckDB reads such streams of floats only.
+            properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
         }
     }
     let mut bytes = Vec::new();

@@ -97,18 +97,24 @@ impl Codebook {
             found: format!("a row of {} bytes, which is shorter", bytes.len()),
         };
         let bits = bytes.get(header..).ok_or_else(|| truncated(0))?;
-        let place = match anchor.checked_sub(1) {
-            None => 0,
+        let place_of = |anchor: usize| match anchor.checked_sub(1) {
+            None => Ok(0),
             Some(at) => {
                 let place = bytes[at * ANCHOR_BYTES..].first_chunk::<ANCHOR_BYTES>();
-                u64::from(u32::from_le_bytes(*place.ok_or_else(|| truncated(0))?))
+                Ok(u64::from(u32::from_le_bytes(*place.ok_or_else(|| truncated(0))?)))
             }
         };
-        let mut reader = BitReader::new(bits, place);
+        let mut reader = BitReader::new(bits, place_of(anchor)?);
         for position in anchor * ANCHOR_POSITIONS..wanted.start {
             self.skip(&mut reader, position)?;
         }
         for (to, position) in wanted.enumerate() {
+            // A row must not be one thing read from its beginning, and another read from an anchor.
+            let place = place_of(position / ANCHOR_POSITIONS)?;
+            if position.is_multiple_of(ANCHOR_POSITIONS) && place != reader.position() {
+                let found = format!("bit {}, where the position before it ends", reader.position());
+                return Err(Unreadable { position, expected: format!("bit {place} (its anchor)"), found });
+            }
             self.read(&mut reader, position, steps, out, at + to)?;
             if reader.position() > bits.len() as u64 * 8 {
                 return Err(truncated(position));
@@ -308,6 +314,24 @@ mod tests {
                 prop_assert!(out.values.iter().chain(&out.curve).all(|v| v.is_finite()));
             }
         }
+    }
+
+    #[test]
+    fn an_anchor_is_where_the_position_before_it_ends() {
+        let layout = layout(true, 2);
+        let steps = Steps::new(0.1, 0.0625).unwrap();
+        let quantised = batch(&layout, 130, 5);
+        let book = Codebook::fit(layout, steps.curve(), &quantised, None);
+        let mut out = empty_like(&restored(&steps, &quantised), 130);
+        let mut bytes = Vec::new();
+        book.pack(&quantised, 0..130, &mut bytes);
+        for (byte, anchored) in [(0, 64), (4, 128)] {
+            bytes[byte] ^= 1;
+            let error = book.unpack(&bytes, 130, 0..130, &steps, &mut out, 0).unwrap_err();
+            assert!(error.position == anchored && error.expected.ends_with("(its anchor)"), "{error}");
+            bytes[byte] ^= 1;
+        }
+        book.unpack(&bytes, 130, 0..130, &steps, &mut out, 0).unwrap();
     }
 
     #[test]

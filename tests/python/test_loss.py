@@ -1,6 +1,7 @@
 """kl_loss of tools/read_cache.py against our own loss (tests/numerics.rs), its definition and finite differences."""
 
 import importlib.util
+import itertools
 import unittest
 
 import fixture
@@ -122,7 +123,7 @@ class Loss(unittest.TestCase):
 
     def test_what_does_not_fit_is_refused(self):
         batch = self.cache.torch_batch(self.rows)
-        self.assertEqual([tensor.dtype for tensor in batch], [self.torch.int64] + 3 * [self.torch.float32])
+        self.assertEqual([tensor.dtype for tensor in batch], [self.torch.int64, *3 * [self.torch.float32], self.torch.int64])
         self.assertIsInstance(batch, TorchBatch)
         student = self.student(self.torch.float32)
         for ask, words in (
@@ -132,6 +133,54 @@ class Loss(unittest.TestCase):
         ):
             with self.subTest(words), self.assertRaisesRegex(CacheError, words):
                 ask()
+
+
+@unittest.skipUnless(TORCH, "this python3 has no torch: kl_loss is not run")
+class Positions(unittest.TestCase):
+    """Rows of many positions with heads that differ, against the decoded targets in double precision."""
+
+    def setUp(self):
+        import torch
+
+        self.torch = torch
+        self.caches = {name: Cache(path) for name, path in (("packed", fixture.PACKED), ("lists", fixture.LISTS), ("anchors", fixture.ANCHORS))}
+
+    def student(self, cache, n):
+        at = np.arange(n)[:, None] * 31 + np.arange(cache.classes)[None, :] * 17
+        return (at * at % 101) / 25.0 - 2.0
+
+    def test_losses_and_gradients_are_those_of_the_decoded_targets(self):
+        for (name, cache), t, tail in itertools.product(self.caches.items(), (1.0, 3.5, 200.0), TAILS):
+            rows = [0] if cache.rows == 1 else [11, 4, 4, 0]
+            batch = cache.torch_batch(rows)
+            z = self.student(cache, len(batch.ids))
+            places = [(row, position) for row in rows for position in range(len(z) // len(rows))]
+            exact = np.mean([fixture.divergence(cache, row, t, tail, s, position) for (row, position), s in zip(places, z.tolist())])
+            q, p = softmax(z / t), cache.dense(rows, t, tail)
+            if tail == "bucket":
+                found = cache.batch(rows, t, tail)
+                there = np.arange(cache.k) < found["counts"][:, None]
+                on_head = np.zeros_like(q, bool)
+                at, place = np.nonzero(there)
+                on_head[at, found["ids"][at, place]] = True
+                p = np.where(on_head, p, np.exp(found["tail_log_mass"])[:, None] * q / np.where(on_head, 0, q).sum(1, keepdims=True))
+            for dtype, dense in itertools.product((self.torch.float32, self.torch.float64), (True, False)):
+                with self.subTest(cache=name, t=t, tail=tail, dtype=dtype, dense=dense):
+                    student = self.torch.tensor(z, dtype=dtype, requires_grad=True)
+                    loss = kl_loss(student, batch, cache, t, tail, dense)
+                    loss.backward()
+                    # Single precision loses a divergence's digits to T².
+                    near = {"rtol": 1e-10} if dtype == self.torch.float64 else {"rtol": 1e-5, "atol": 1e-6 * t * t}
+                    np.testing.assert_allclose(loss.item(), exact, **near)
+                    exactly = 1e-12 if dtype == self.torch.float64 else 1e-6
+                    np.testing.assert_allclose(student.grad.numpy(), t * (q - p) / len(z), atol=exactly * max(t, 1))
+
+    def test_a_batch_says_how_long_its_heads_are(self):
+        cache = self.caches["packed"]
+        batch = cache.torch_batch([0, 1])
+        self.assertEqual(batch.counts.tolist(), [1, 4] * 7)
+        self.assertTrue((batch.values[0, 1:] == -self.torch.inf).all())
+        self.assertTrue(batch.values[1].isfinite().all())
 
 
 if __name__ == "__main__":

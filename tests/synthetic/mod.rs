@@ -58,6 +58,31 @@ impl Synthetic {
         Self { rank: 2, ..Self::fixture() }
     }
 
+    /// The cache of `tests/fixtures/v3/packed`: rows of tokens, heads that differ, a tail shape, in bits.
+    pub fn packed() -> Self {
+        Self { values: ValueEncoding::Quantized, sequence: 7, variable: true, ..Self::with_shape() }
+    }
+
+    /// The cache of `tests/fixtures/v3/lists`: the same targets in Parquet.
+    pub fn lists() -> Self {
+        Self { form: StorageForm::Parquet, ..Self::packed() }
+    }
+
+    /// The cache of `tests/fixtures/v3/anchors`: rows so long that places in them are kept, and heads so
+    /// long that their ranks share codes.
+    pub fn anchors() -> Self {
+        Self {
+            samples: 1,
+            classes: 40,
+            k: 18,
+            nodes: vec![0.5, 1.0],
+            labelled: false,
+            rank: 0,
+            sequence: 130,
+            ..Self::packed()
+        }
+    }
+
     /// `tools/fixture_v1.py` has the same formula: the operations are exact or rounded once, so
     /// both get the same bits.
     pub fn logits(&self) -> Vec<f32> {
@@ -88,7 +113,7 @@ impl Synthetic {
         }
         let one = Selector::new(self.classes, 1, &self.tail_nodes()).unwrap().select(logits).unwrap();
         targets.vary();
-        for row in (0..targets.rows).filter(|row| (first + row) % 2 == 0) {
+        for row in (0..targets.rows).filter(|row| (first + row).is_multiple_of(2)) {
             targets.set_count(row, 1);
             let nodes = targets.nodes;
             targets.curve[row * nodes..][..nodes].copy_from_slice(one.row(row).2);
