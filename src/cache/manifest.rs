@@ -308,6 +308,12 @@ impl Manifest {
         }
     }
 
+    /// Positions of the longest row.
+    pub fn longest_row(&self) -> usize {
+        let tokens = self.dataset.tokens.as_ref().and(self.dataset.sample_shape.first());
+        tokens.map_or(1, |length| (*length).max(1))
+    }
+
     /// Positions in the shards there are.
     pub fn committed_positions(&self) -> u64 {
         self.shards.iter().map(ShardEntry::positions).fold(0, u64::saturating_add)

@@ -307,6 +307,11 @@ impl Config for CacheConfig {
             let problem = format!("expected at most teacher.classes = {classes}, found {k}");
             faults.push(Fault::new("head.k", problem));
         }
+        if self.dataset.rows().is_some() && self.preprocess != PreprocessConfig::default() {
+            let problem =
+                "is for images, and dataset.kind is of tokens, which a teacher takes as they are; remove it";
+            faults.push(Fault::new("preprocess", problem));
+        }
         match (self.head.k, self.head.mass) {
             (None, None) => {
                 let problem =

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Progress;
 use super::source::{Source, SourceError};
 use crate::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
-use crate::cache::{CacheError, Manifest, ShardRows, measure_shard};
+use crate::cache::{CacheError, Manifest, ShardRows, TokenRow, measure_shard};
 use crate::config::CacheConfig;
 use crate::ids::SampleId;
 use crate::select::Selector;
@@ -226,10 +226,13 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
     // Such as the source has not refused.
     let targets = selector.select(logits).unwrap_or_default();
     let rows = targets.rows;
-    // Tokens are not the targets' bytes.
-    manifest.dataset.tokens = None;
+    // Of tokens, all positions in a row; a token takes the same whichever it is.
+    let tokens =
+        manifest.dataset.tokens.is_some().then(|| TokenRow { tokens: vec![0; rows], documents: vec![0] });
+    let samples = if tokens.is_some() { 1 } else { rows as u64 };
     let shard = ShardRows {
-        sample_ids: (0..rows as u64).map(SampleId).collect(),
+        sample_ids: (0..samples).map(SampleId).collect(),
+        tokens: tokens.into_iter().collect(),
         labels: if manifest.dataset.labels.is_some() { vec![0; rows] } else { Vec::new() },
         targets,
         ..ShardRows::default()

@@ -29,10 +29,14 @@ pub enum ShowError {
         last: u64,
     },
     /// No such position.
-    #[error("--position {position}: each sample of this cache has 1 position (0)")]
+    #[error("--position {position}: sample {sample} of this cache has {positions} (from 0)")]
     Position {
+        /// The sample.
+        sample: SampleId,
         /// Asked for.
         position: u32,
+        /// Positions of the sample.
+        positions: usize,
     },
     /// Not covered by the nodes.
     #[error(transparent)]
@@ -48,6 +52,9 @@ pub struct ShowReport {
     pub position: u32,
     /// The temperature.
     pub temperature: f64,
+    /// The token at the position, where samples are made of tokens: the last that the teacher saw.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<u32>,
     /// Its label, where the dataset has labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<u32>,
@@ -63,7 +70,7 @@ pub struct ShowReport {
     pub tail_classes: usize,
 }
 
-/// Decodes the target of one sample.
+/// Decodes the target of one position of a sample.
 ///
 /// # Errors
 /// [`ShowError`].
@@ -74,9 +81,6 @@ pub fn show(
     temperature: Temperature,
 ) -> Result<ShowReport, ShowError> {
     let reader = CacheReader::open_partial(dir)?;
-    if position > 0 {
-        return Err(ShowError::Position { position });
-    }
     reader.manifest().require_covered(temperature)?;
     let Some(row) = reader.row_of(sample)? else {
         let shards = &reader.manifest().shards;
@@ -86,7 +90,11 @@ pub fn show(
     };
     let mut targets = TargetBatch::default();
     reader.gather(&[row], &mut targets)?;
-    let (ids, values, curve) = targets.row(0);
+    let (at, positions) = (position as usize, targets.rows);
+    if at >= positions {
+        return Err(ShowError::Position { sample, position, positions });
+    }
+    let (ids, values, curve) = targets.row(at);
     let manifest = reader.manifest();
     let target =
         PositionTarget { classes: manifest.classes, ids, values, nodes: &manifest.tail.nodes, curve };
@@ -95,6 +103,7 @@ pub fn show(
         sample: sample.0,
         position,
         temperature: temperature.get(),
+        token: reader.tokens(row)?.map(|row| row.tokens[at]),
         label: reader.label(row)?,
         ids: ids.to_vec(),
         probabilities: decoded.probabilities,

@@ -35,7 +35,9 @@ pub fn plan(report: &PlanReport) -> String {
             "tail model",
             match report.fit_samples {
                 0 => "none (the head holds every class)".to_owned(),
-                samples => format!("{} for {} samples", duration(time.tail_model_hours), HumanCount(samples)),
+                positions => {
+                    format!("{} for {} positions", duration(time.tail_model_hours), HumanCount(positions))
+                }
             },
         ),
         (

@@ -1,4 +1,4 @@
-//! One JSON object a row.
+//! One JSON object a position.
 
 use std::io::Write;
 
@@ -18,6 +18,12 @@ pub struct ExportRow<'a> {
     pub sample: u64,
     /// The augmentation view.
     pub view: u16,
+    /// The position in the sample, where samples are made of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<usize>,
+    /// The token there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<u32>,
     /// Its label, where the dataset has labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<u32>,
@@ -56,6 +62,9 @@ pub enum ExportTarget<'a> {
 pub(super) fn columns(manifest: &Manifest, temperature: Option<Temperature>) -> Vec<&'static str> {
     let columns = manifest.columns();
     let mut names = vec!["sample", VIEW];
+    if columns.tokens.is_some() {
+        names.extend(["position", "token"]);
+    }
     names.extend(columns.labelled.then_some(LABEL));
     names.push("ids");
     if temperature.is_some() {
@@ -82,7 +91,16 @@ pub(super) fn write(
     selection.for_each(|block| {
         selection.reader().gather(block.rows, &mut targets)?;
         text.clear();
-        for (row, at) in block.at.iter().enumerate() {
+        let mut places = Vec::with_capacity(targets.rows);
+        for (at, row) in block.at.iter().zip(block.rows) {
+            match selection.reader().tokens(*row)? {
+                None => places.push((*at, None)),
+                Some(row) => {
+                    places.extend(row.tokens.into_iter().enumerate().map(|place| (*at, Some(place))))
+                }
+            }
+        }
+        for (row, (at, place)) in places.iter().enumerate() {
             let (ids, values, curve) = targets.row(row);
             let target = match temperature {
                 None => {
@@ -106,6 +124,8 @@ pub(super) fn write(
             let line = ExportRow {
                 sample: block.shard.sample_ids()[*at],
                 view: block.shard.views()[*at],
+                position: place.map(|(position, _)| position),
+                token: place.map(|(_, token)| token),
                 label: block.shard.labels().map(|labels| labels[*at]),
                 ids,
                 target,

@@ -10,11 +10,13 @@ use super::npy::{Number, header};
 use super::selection::{Block, Selection};
 use super::{CELLS, Failure, Progress};
 use crate::cache::Manifest;
-use crate::cache::format::{HEAD_IDS, HEAD_VALUES, TAIL_CODE, TAIL_CURVE};
+use crate::cache::format::{HEAD_COUNTS, HEAD_IDS, HEAD_VALUES, TAIL_CODE, TAIL_CURVE, TOKENS};
 use crate::target::{TailModel, TailPrior, TailShape, TargetBatch};
 
 const SAMPLE_IDS: &str = "sample_ids";
 const VIEWS: &str = "views";
+/// Where the positions of each row begin, and at last where they end: `[rows + 1]`.
+const OFFSETS: &str = "offsets";
 const LABELS: &str = "labels";
 const NODES: &str = "nodes";
 const TAIL_PRIOR: &str = "tail_prior";
@@ -26,6 +28,10 @@ pub(super) fn columns(manifest: &Manifest) -> Vec<&'static str> {
     let columns = manifest.columns();
     let mut names = vec![SAMPLE_IDS, VIEWS];
     names.extend(columns.labelled.then_some(LABELS));
+    if columns.tokens.is_some() {
+        names.extend([OFFSETS, TOKENS]);
+    }
+    names.extend(columns.variable.then_some(HEAD_COUNTS));
     names.extend([HEAD_IDS, HEAD_VALUES]);
     if columns.nodes > 0 {
         names.extend([TAIL_CURVE, NODES, TAIL_PRIOR]);
@@ -44,6 +50,7 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
     let (reader, columns) = (selection.reader(), selection.manifest().columns());
     let (ids, values) = (Number::of_ids(columns.ids), Number::of_values(columns.values));
     let (rows, k, nodes) = (selection.rows(), columns.k as u64, columns.nodes as u64);
+    let positions = selection.positions()?;
     let rank = columns.rank as u64;
     let shape = reader.tail_model().and_then(TailModel::shape);
     let names = self::columns(selection.manifest());
@@ -73,25 +80,51 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
                 out.extend(block.at.iter().flat_map(|at| labels[*at].to_le_bytes()));
                 Ok(())
             })?,
-            HEAD_IDS => archive.column(selection, name, ids, &[rows, k], |block, out| {
+            HEAD_IDS => archive.column(selection, name, ids, &[positions, k], |block, out| {
                 reader.gather(block.rows, &mut targets)?;
                 ids.push_ids(&targets.ids, out);
                 Ok(())
             })?,
-            HEAD_VALUES => archive.column(selection, name, values, &[rows, k], |block, out| {
+            HEAD_VALUES => archive.column(selection, name, values, &[positions, k], |block, out| {
                 reader.gather(block.rows, &mut targets)?;
                 values.push_values(&targets.values, out);
                 done(&block);
                 Ok(())
             })?,
-            TAIL_CURVE => archive.column(selection, name, values, &[rows, nodes], |block, out| {
+            TAIL_CURVE => archive.column(selection, name, values, &[positions, nodes], |block, out| {
                 reader.gather(block.rows, &mut targets)?;
                 values.push_values(&targets.curve, out);
                 Ok(())
             })?,
-            TAIL_CODE => archive.column(selection, name, Number::I8, &[rows, rank], |block, out| {
+            TAIL_CODE => archive.column(selection, name, Number::I8, &[positions, rank], |block, out| {
                 reader.gather(block.rows, &mut targets)?;
                 out.extend(targets.codes.iter().flat_map(|code| code.to_le_bytes()));
+                Ok(())
+            })?,
+            OFFSETS => {
+                let mut end = 0u64;
+                let mut first = true;
+                archive.column(selection, name, Number::U64, &[rows + 1], |block, out| {
+                    if std::mem::take(&mut first) {
+                        out.extend(end.to_le_bytes());
+                    }
+                    for row in block.rows {
+                        end += reader.positions_of(*row)? as u64;
+                        out.extend(end.to_le_bytes());
+                    }
+                    Ok(())
+                })?;
+            }
+            TOKENS => archive.column(selection, name, Number::U32, &[positions], |block, out| {
+                for row in block.rows {
+                    let tokens = reader.tokens(*row)?.unwrap_or_default().tokens;
+                    out.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+                }
+                Ok(())
+            })?,
+            HEAD_COUNTS => archive.column(selection, name, Number::U16, &[positions], |block, out| {
+                reader.gather(block.rows, &mut targets)?;
+                out.extend(targets.counts.iter().flat_map(|count| count.to_le_bytes()));
                 Ok(())
             })?,
             NODES => archive.nodes(selection.manifest())?,

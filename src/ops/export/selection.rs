@@ -48,6 +48,21 @@ impl<'a> Selection<'a> {
         self.rows
     }
 
+    /// Their positions.
+    pub(super) fn positions(&self) -> Result<u64, CacheError> {
+        let mut positions = 0;
+        let mut start = 0;
+        for (index, entry) in self.manifest().shards.iter().enumerate() {
+            for (at, id) in self.shard(index)?.sample_ids().iter().enumerate() {
+                if self.samples.as_ref().is_none_or(|samples| samples.contains(id)) {
+                    positions += self.reader.positions_of(start + at as u64)? as u64;
+                }
+            }
+            start += entry.rows;
+        }
+        Ok(positions)
+    }
+
     pub(super) fn reader(&self) -> &'a CacheReader {
         self.reader
     }
@@ -62,7 +77,9 @@ impl<'a> Selection<'a> {
         mut each: impl FnMut(Block<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let columns = self.manifest().columns();
-        let at_a_time = (CELLS / (columns.k + columns.nodes + columns.rank)).max(1);
+        let per_row =
+            (columns.k + columns.nodes + columns.rank).saturating_mul(self.manifest().longest_row());
+        let at_a_time = (CELLS / per_row.max(1)).max(1);
         let mut start = 0;
         for (index, entry) in self.manifest().shards.iter().enumerate() {
             let shard = self.shard(index)?;

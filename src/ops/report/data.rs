@@ -184,7 +184,7 @@ pub fn report(
     progress.finish();
     let told = told?;
     Ok(CacheReport {
-        positions,
+        positions: told.positions,
         kept_mass: told.kept_mass,
         shapes: told.shapes,
         labels: told.labels,

@@ -17,6 +17,8 @@ const KEPT_AT: [f64; 9] = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0];
 const SHAPES_AT: [f64; 2] = [1.0, 4.0];
 /// Ranks of the head that are told one by one; what follows is told together.
 const RANKS: usize = 16;
+/// Positions looked at of a row of many: neighbours are alike.
+const POSITIONS_OF_A_ROW: usize = 16;
 /// Intervals of the histogram of entropies.
 const INTERVALS: usize = 32;
 /// Head values gathered at a time: what is held of the cache does not grow with sample or head.
@@ -61,6 +63,8 @@ pub struct LabelRanks {
 
 /// What is told of a sample of positions.
 pub(super) struct Told {
+    /// How many they were.
+    pub(super) positions: u64,
     pub(super) kept_mass: Vec<KeptMass>,
     pub(super) shapes: Vec<TargetShape>,
     pub(super) labels: Option<LabelRanks>,
@@ -76,8 +80,12 @@ pub(super) fn tell(reader: &CacheReader, rows: &[u64], progress: &dyn Progress) 
     let mut shapes: Vec<Shape<'_>> = shapes_at.map(|temperature| Shape::new(reader, temperature)).collect();
     let mut labels: Option<LabelRanks> = None;
     let mut targets = TargetBatch::default();
-    for rows in rows.chunks((VALUES_AT_A_TIME / k).max(1)) {
+    let mut looked_at = 0;
+    let per_row = k.saturating_mul(reader.manifest().longest_row());
+    for rows in rows.chunks((VALUES_AT_A_TIME / per_row).max(1)) {
         reader.gather(rows, &mut targets)?;
+        let gathered = rows.len() as u64;
+        let rows = thin_out(reader, rows, &mut targets)?;
         let target = |at: usize| {
             let (ids, values, curve) = targets.row(at);
             let manifest = reader.manifest();
@@ -99,21 +107,40 @@ pub(super) fn tell(reader: &CacheReader, rows: &[u64], progress: &dyn Progress) 
             }
             looks.into_iter().for_each(|look| shape.add(look));
         }
+        looked_at += rows.len() as u64;
         for (at, row) in rows.iter().enumerate() {
             if let Some(label) = reader.label(*row)? {
                 labels.get_or_insert_with(|| LabelRanks::new(k)).add(label, targets.row(at).0);
             }
         }
-        progress.advance(rows.len() as u64);
+        progress.advance(gathered);
     }
     let kept_mass = kept_at.iter().zip(&kept).filter_map(|(temperature, kept)| {
         Some(KeptMass { temperature: temperature.get(), kept: Spread::of(kept)? })
     });
     Ok(Told {
+        positions: looked_at,
         kept_mass: kept_mass.collect(),
         shapes: shapes.iter().filter_map(|shape| shape.finish(reader.manifest().classes)).collect(),
         labels,
     })
+}
+
+/// Keeps of each row of many positions a few, evenly spread over it; gives the row of each that is left.
+fn thin_out(reader: &CacheReader, rows: &[u64], targets: &mut TargetBatch) -> Result<Vec<u64>, ReportError> {
+    if reader.manifest().dataset.tokens.is_none() {
+        return Ok(rows.to_vec());
+    }
+    let (mut start, mut kept, mut of_rows) = (0, Vec::new(), Vec::new());
+    for row in rows {
+        let count = reader.positions_of(*row)?;
+        let few = count.min(POSITIONS_OF_A_ROW);
+        kept.extend((0..few).map(|at| start + at * count / few));
+        of_rows.extend(std::iter::repeat_n(*row, few));
+        start += count;
+    }
+    *targets = targets.of(&kept);
+    Ok(of_rows)
 }
 
 /// The error of a row whose target is none.
