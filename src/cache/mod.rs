@@ -4,12 +4,14 @@
 //! my-cache/
 //! ├── manifest.json          the commit point: written last, atomically
 //! ├── tail_model.arrow       per node, a log-weight for every class (absent when k = classes)
-//! ├── shards/00000.arrow …   Arrow IPC files, one record batch each
+//! ├── codebook.arrow         codes of quantized positions
+//! ├── shards/00000.arrow …   Arrow IPC files, one record batch each, or .parquet
 //! └── build/                 while a build is unfinished: plan.json, encoder.arrow, shards.jsonl, lock
 //! ```
 //!
 //! Writer and reader never see each other: they agree through [`mod@format`], [`Manifest`] and the
-//! journal. The written specification is `schemas/format-v1.md` with `format-v2.md`, and
+//! journal. The written specification is `schemas/format-v1.md` with `format-v2.md` and
+//! `format-v3.md`, and
 //! `tests/golden.rs` holds both to it.
 
 pub mod format;

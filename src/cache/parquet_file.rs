@@ -10,12 +10,12 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::CacheError;
-use super::format::{HEAD_VALUES, ITEM, TAIL_CURVE};
+use super::format::{HEAD_VALUES, ITEM, TAIL_CODE};
 use super::ipc::describe;
 use crate::mapped::map_file;
 
@@ -33,12 +33,12 @@ pub(super) fn encode(batch: &RecordBatch, level: i32) -> Result<Vec<u8>, ArrowEr
         .set_data_page_size_limit(1 << 20)
         .set_max_row_group_row_count(Some(usize::MAX))
         .set_created_by("kd-cache".into());
-    for name in [HEAD_VALUES, TAIL_CURVE] {
-        let small = batch.column_by_name(name).is_some_and(|column| !is_float(column.as_ref()));
-        if small {
+    for name in [HEAD_VALUES, TAIL_CODE] {
+        if batch.column_by_name(name).is_some_and(|column| !is_float(column.as_ref())) {
+            // There are about 256 of them: as places in a dictionary they take a byte each, which zstd makes
+            // shorter still. Every tool reads it; a stream for each byte DuckDB reads of floats only.
             let path = ColumnPath::new(vec![name.into(), "list".into(), ITEM.into()]);
-            // A stream for each byte takes a quarter less, and DuckDB reads such streams of floats only.
-            properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+            properties = properties.set_column_dictionary_enabled(path, true);
         }
     }
     let mut bytes = Vec::new();
