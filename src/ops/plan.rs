@@ -235,7 +235,6 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
         tokens: tokens.into_iter().collect(),
         labels: if manifest.dataset.labels.is_some() { vec![0; rows] } else { Vec::new() },
         targets,
-        ..ShardRows::default()
     };
     let bytes = measure_shard(&manifest, &shard, level)?.saturating_sub(FILE_OVERHEAD_BYTES);
     Ok(bytes as f64 / rows.max(1) as f64)

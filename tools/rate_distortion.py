@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""What each byte buys: caches of several head sizes and ranks, their bytes in both forms, their errors.
+
+    tools/rate_distortion.py --config CACHE.toml --out FOLDER [--variants 12:0,12:8,12:32,50:8] [--positions 2048]
+                             [--temperatures 1,2,4] [--set KEY=VALUE]...
+
+For each variant (head.k:tail.rank) it builds OUT/kK-rR with quantized values, converts it to Parquet, measures its
+fidelity against the teacher, and at the end prints one Markdown table and writes it to OUT/table.md. What is there
+already is not built again. Bytes are those of the targets' columns per position: ids, logits, curve and code; the
+files that are kept once for the cache (tail model, codebook), sample ids and tokens are told apart. Errors are of the
+best tail handling the cache has, over positions that fidelity draws from it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# What each position costs, by the names of the columns in either form.
+TARGETS = {"targets", "head_counts", "head_ids", "head_values", "tail_curve", "tail_code"}
+ONCE = {"tail_model", "codebook"}
+
+
+def run(*arguments):
+    """A verb's report as JSON; its progress goes to standard error."""
+    command = [str(ROOT / "target/release/kd-cache"), *map(str, arguments), "--format", "json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"rate_distortion: error: {' '.join(command)} ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def sizes(cache):
+    """Bytes a position of the targets, and bytes that are kept once."""
+    columns = run("report", cache)["size"]["columns"]
+    per_position = sum(c["bytes_per_position"] for c in columns if c["column"] in TARGETS)
+    return per_position, sum(c["bytes"] for c in columns if c["column"] in ONCE)
+
+
+def measure(options, k, rank):
+    cache = options.out / f"k{k}-r{rank}"
+    parquet = options.out / f"k{k}-r{rank}-parquet"
+    config = ["--config", options.config, *(word for pair in options.set for word in ("--set", pair))]
+    variant = ["--set", f"head.k={k}", "--set", f"tail.rank={rank}", "--set", "storage.values=quantized"]
+    built = run("build", *config, *variant, "--out", cache)
+    run("convert", cache, parquet, "--form", "parquet")
+    fidelity = run("fidelity", cache, *config, "--samples", options.positions, "--temperatures", options.temperatures)
+    best = "shape" if any(row["tail"] == "shape" for row in fidelity["rows"]) else "prior"
+    errors = [row for row in fidelity["rows"] if row["tail"] == best]
+    (arrow, once), (open_columns, _) = sizes(cache), sizes(parquet)
+    cells = [f"{row['rms']:.4f} / {row['kl']:.3f} / {row['drift']:.3f}" for row in errors]
+    positions = built["cache"]["positions"]
+    return f"| {k} | {rank} | {arrow:.2f} | {open_columns:.2f} | {once / 1e6:.2f} | {positions:,} | " + " | ".join(cells) + " |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variants", default="12:0,12:8,12:32,50:8", help="head.k:tail.rank, several by commas")
+    parser.add_argument("--positions", type=int, default=2048, help="positions that fidelity measures")
+    parser.add_argument("--temperatures", default="1,2,4")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in kd-cache")
+    options = parser.parse_args()
+    variants = [tuple(map(int, variant.split(":"))) for variant in options.variants.split(",")]
+    options.out.mkdir(parents=True, exist_ok=True)
+    temperatures = options.temperatures.split(",")
+    head = ["k", "rank", "Arrow, B", "Parquet, B", "once, MB", "positions"]
+    head += [f"T = {t}: rms / KL / drift" for t in temperatures]
+    table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    table += [measure(options, k, rank) for k, rank in variants]
+    text = "\n".join(table) + "\n"
+    (options.out / "table.md").write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
