@@ -93,6 +93,17 @@ fn every_token_gets_a_target_and_is_kept_beside_it() {
     let shown = ["show", path(&cache), "--sample", "1", "--position", "8", "--format", "json"];
     let shown = kd_cache(&shown).code(0).json();
     assert_eq!(shown["ids"].as_array().unwrap().len(), 6);
+    let exported = ["export", path(&cache), "--to", "jsonl", "--out", "-", "--quiet"];
+    let exported = kd_cache(&exported).code(0).out;
+    let lines: Vec<serde_json::Value> = exported.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let token = |line: &serde_json::Value| line["token"].as_u64().unwrap() as u32;
+    assert_eq!(lines.iter().map(token).collect::<Vec<_>>(), stream);
+    assert_eq!((&lines[20]["sample"], &lines[20]["position"]), (&1.into(), &8.into()));
+    assert_eq!(lines[20]["ids"], shown["ids"]);
+    let reported = ["report", path(&cache), "--format", "json", "--quiet"];
+    let reported = kd_cache(&reported).code(0).json();
+    // All of them: no row has more than the sixteen that are looked at.
+    assert_eq!(reported["positions"], positions);
     let beyond = ["show", path(&cache), "--sample", "1", "--position", "12"];
     kd_cache(&beyond).refused(&["position", "12"]);
 }

@@ -500,7 +500,7 @@ mod plan {
         assert_eq!(whole["rate"]["batch"], 20);
         let last = &whole["sizes"][2];
         assert_eq!((&last["k"], &last["configured"]), (&json!(10), &json!(true)));
-        assert_eq!(last["bytes_per_position"], 8 + 2 + 4 + 10 * 3, "no curve");
+        assert_eq!(last["bytes_per_position"], f64::from(8 + 2 + 4 + 10 * 3), "no curve");
         // What would stop the build stops the plan.
         plan(&config, &["--set", "head.k=11"]).refused(&["head.k", "10 classes", "11"]);
         plan(&config, &["--set", "teacher.path=missing.onnx"]).refused(&["teacher.path", "missing.onnx"]);

@@ -67,6 +67,25 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Students of one cache are alike to the last bit, whatever form it has.
+#[test]
+fn either_form_of_a_cache_teaches_the_same() {
+    let arrow = Case::with_cache(&["storage.values=quantized", "storage.step=0.05", "tail.rank=2"]);
+    let parquet = Case::with_cache(&[
+        "storage.values=quantized",
+        "storage.step=0.05",
+        "tail.rank=2",
+        "storage.form=parquet",
+        "storage.level=3",
+    ]);
+    let losses = |case: &Case| {
+        case.train("run", &["train.epochs=1"]).code(0);
+        let epoch = &lines(&case.out("run").join("metrics.jsonl"))[0];
+        (epoch["train_loss"].clone(), epoch["validation"].clone())
+    };
+    assert_eq!(losses(&arrow), losses(&parquet));
+}
+
 #[test]
 fn a_student_learns_from_the_cache_alone() {
     let case = Case::new();
