@@ -63,7 +63,7 @@ impl<'a> BitReader<'a> {
         Self { bytes, position }
     }
 
-    /// The next bits, at least [`PEEKED_BITS`] of them, the first one lowest.
+    /// The next bits, at least 57 of them, the first one lowest.
     #[inline]
     pub fn peek(&self) -> u64 {
         let at = usize::try_from(self.position / 8).unwrap_or(usize::MAX);

@@ -82,7 +82,8 @@ impl Steps {
 
     /// The logit, relative to the largest, of so many steps.
     pub fn value_of(&self, steps: u16) -> f32 {
-        -(f64::from(steps) * self.head) as f32
+        // From 0, so that no step is 0 and not its negative.
+        (0.0 - f64::from(steps) * self.head) as f32
     }
 
     /// The point of a tail curve of so many steps.
