@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use common::{build, build_command, files, fixture, kd_cache, write};
 use kd_cache::cache::CacheReader;
+use kd_cache::config::ValueEncoding;
 use kd_cache::target::TargetBatch;
 
 /// Rows of up to 12 of 50 tokens; document 3 begins within the second row.
@@ -200,4 +201,25 @@ fn what_does_not_fit_together_is_refused() {
     refused(&["storage.step=0.0001"], &["storage.step", "0.002"]);
     refused(&["preprocess.std=[0.5]"], &["preprocess", "tokens"]);
     assert!(!out.exists());
+}
+
+/// What a language model's cache is unless said otherwise: eight directions, in as few bits as they need.
+#[test]
+fn defaults_are_those_of_language_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(config(dir.path(), "causal.onnx")).unwrap();
+    let plain = text.replace("rank = 2\n", "").replace("values = \"quantized\"\n", "");
+    let plain = write(dir.path(), "plain.toml", &plain);
+    let built = |name: &str, set: &[&str]| {
+        let out = dir.path().join(name);
+        build(&plain, &out, set).code(0);
+        CacheReader::open(&out).unwrap().manifest().clone()
+    };
+    let manifest = built("cache", &[]);
+    assert_eq!((manifest.tail.rank, manifest.storage.values), (8, ValueEncoding::Quantized));
+    // Fewer positions than that have as many directions as they can.
+    assert_eq!(built("few", &["tail.fit_samples=6"]).tail.rank, 5);
+    assert_eq!(built("none", &["tail.rank=0", "storage.values=f16"]).tail.rank, 0);
+    build(&plain, &dir.path().join("refused"), &["tail.fit_samples=6", "tail.rank=8"])
+        .refused(&["tail.fit_samples: expected more than tail.rank = 8, found 6"]);
 }

@@ -10,9 +10,8 @@ mod synthetic;
 use std::path::Path;
 
 use common::{Said, kd_cache, kd_cache_command, write};
-use kd_cache::cache::Beginnings;
-use kd_cache::cache::Manifest;
 use kd_cache::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
+use kd_cache::cache::{Beginnings, EncoderTable, Manifest};
 use kd_cache::config::ValueEncoding;
 use kd_cache::ops::{FidelityReport, FidelityRow};
 use kd_cache::target::{TailHandling, TailModel, TailPrior, TailShape};
@@ -225,7 +224,10 @@ fn a_row_and_the_overhead_explain_every_shard() {
                     let shape = (rank > 0).then(|| TailShape::new(prior.clone(), rank, basis).unwrap());
                     TailModel::new(prior, shape).unwrap()
                 });
-                writer.begin(Beginnings { model: model.as_ref(), ..Beginnings::default() }).unwrap();
+                let zeros = vec![0.0; classes];
+                let encoder = (rank > 0).then(|| EncoderTable { mean: zeros.clone(), weights: zeros });
+                let (model, encoder) = (model.as_ref(), encoder.as_ref());
+                writer.begin(Beginnings { model, encoder, codebook: None }).unwrap();
                 for mut shard in (Synthetic { rank: 0, ..synthetic.clone() }).shards() {
                     shard.targets.rank = rank;
                     shard.targets.codes = vec![0; rank * shard.targets.rows];
@@ -240,9 +242,11 @@ fn a_row_and_the_overhead_explain_every_shard() {
                         "{beside} beside rows of {columns:?}"
                     );
                 }
-                if let Some(model) = &manifest.tail.model {
+                let files: Vec<u64> = manifest.files_beside().map(|file| file.bytes).collect();
+                if !files.is_empty() {
                     let at_most = tail_model_bytes(classes, columns.nodes, columns.rank);
-                    assert!((at_most - FILE_OVERHEAD_BYTES..=at_most).contains(&model.bytes), "{model:?}");
+                    let at_least = at_most - files.len() as u64 * FILE_OVERHEAD_BYTES;
+                    assert!((at_least..=at_most).contains(&files.iter().sum()), "{files:?}");
                 }
             }
         }

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # What each position costs, by the names of the columns in either form.
 TARGETS = {"targets", "head_counts", "head_ids", "head_values", "tail_curve", "tail_code"}
-ONCE = {"tail_model", "codebook"}
+ONCE = {"tail_model", "encoder", "codebook"}
 
 
 def run(*arguments):

@@ -397,7 +397,8 @@ class Cache:
         """Files beside the manifest."""
         m = self.manifest
         model = [m["tail"]["model"]] if self.has_tail else []
-        return [*m["shards"], *model, *([m["storage"]["codebook"]] if self.quantized else [])]
+        encoder = [m["tail"]["encoder"]] if m["tail"].get("encoder") else []
+        return [*m["shards"], *model, *encoder, *([m["storage"]["codebook"]] if self.quantized else [])]
 
     def path(self, file):
         parts = PurePosixPath(file).parts

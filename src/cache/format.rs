@@ -40,7 +40,7 @@ pub const BUILD_FOLDER: &str = "build";
 pub const PLAN_FILE: &str = "plan.json";
 /// In the build folder: one line per committed shard.
 pub const JOURNAL_FILE: &str = "shards.jsonl";
-/// In the build folder: what gives positions their tail codes.
+/// What gave positions their tail codes.
 pub const ENCODER_FILE: &str = "encoder.arrow";
 /// In the build folder: the sample's logits while the tail model is fitted.
 pub const SAMPLE_FILE: &str = "sample.f16";
@@ -131,10 +131,14 @@ impl IdType {
     }
 }
 
-/// Bytes of the tail model: one row per class, and what the file takes beside them.
+/// Bytes of tail model and encoder: one row per class, and what the files take beside them.
 pub fn tail_model_bytes(classes: usize, nodes: usize, rank: usize) -> u64 {
-    let rows: u64 = tail_schema(nodes, rank).fields().iter().map(|field| row_bytes(field.data_type())).sum();
-    rows.saturating_mul(classes as u64).saturating_add(FILE_OVERHEAD_BYTES)
+    let file = |schema: SchemaRef| {
+        let row: u64 = schema.fields().iter().map(|field| row_bytes(field.data_type())).sum();
+        row.saturating_mul(classes as u64).saturating_add(FILE_OVERHEAD_BYTES)
+    };
+    let encoder = if rank > 0 { file(encoder_schema()) } else { 0 };
+    file(tail_schema(nodes, rank)).saturating_add(encoder)
 }
 
 /// Bytes of one value of a column.

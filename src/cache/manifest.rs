@@ -71,10 +71,14 @@ pub struct TailLayout {
     pub rank: usize,
     /// Positions from which the tail model was fitted.
     pub fit_samples: u64,
+    /// Digest of the tail model's file in the cache that it was taken from; absent where it was fitted to
+    /// positions of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Digest>,
     /// The tail model's file; absent when the head holds every class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<FileEntry>,
-    /// What gives predictions their codes; only while a build is unfinished.
+    /// What gave predictions their codes, for caches that take over this tail model; absent for rank 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<FileEntry>,
 }
@@ -337,10 +341,14 @@ impl Manifest {
         self.samples.div_ceil(self.storage.shard_samples.max(1))
     }
 
-    /// Bytes of shards, tail model and codebook.
+    /// The files beside the shards, which are there once for all: tail model, encoder, codebook.
+    pub fn files_beside(&self) -> impl Iterator<Item = &FileEntry> {
+        [&self.tail.model, &self.tail.encoder, &self.storage.codebook].into_iter().flatten()
+    }
+
+    /// Bytes of shards and of the files beside them.
     pub fn bytes(&self) -> u64 {
-        let beside = [&self.tail.model, &self.storage.codebook];
-        let beside = beside.into_iter().flatten().map(|file| file.bytes);
+        let beside = self.files_beside().map(|file| file.bytes);
         beside.chain(self.shards.iter().map(|shard| shard.bytes)).fold(0, u64::saturating_add)
     }
 

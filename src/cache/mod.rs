@@ -4,6 +4,7 @@
 //! my-cache/
 //! ├── manifest.json          the commit point: written last, atomically
 //! ├── tail_model.arrow       per node, a log-weight for every class (absent when k = classes)
+//! ├── encoder.arrow          what gave positions their tail codes (absent for rank 0)
 //! ├── codebook.arrow         codes of quantized positions
 //! ├── shards/00000.arrow …   Arrow IPC files, one record batch each, or .parquet
 //! └── build/                 while a build is unfinished: plan.json, encoder.arrow, shards.jsonl, lock
@@ -39,7 +40,7 @@ pub use manifest::{
     DatasetIdentity, FileEntry, HeadLayout, Manifest, PreprocessIdentity, ShardEntry, StorageLayout,
     TailLayout, TeacherIdentity, TokensIdentity,
 };
-pub use reader::{CacheReader, read_manifest, read_tail_model};
+pub use reader::{CacheReader, read_encoder, read_manifest, read_tail_model};
 pub use shard_encode::{ShardRows, TokenRow};
 pub use shard_read::ShardReader;
 pub use tail_file::EncoderTable;

@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use super::codebook_file::Coding;
 use super::format::{BUILD_FOLDER, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE};
-use super::{CacheError, Manifest, ShardReader, TokenRow, ipc, journal, parquet_file, tail_file};
+use super::{
+    CacheError, EncoderTable, FileEntry, Manifest, ShardReader, TokenRow, ipc, journal, parquet_file,
+    tail_file,
+};
 use crate::config::StorageForm;
 use crate::ids::{SampleId, ShardIndex};
 use crate::target::{TailModel, TargetBatch};
@@ -37,6 +40,16 @@ pub fn read_tail_model(dir: &Path, manifest: &Manifest) -> Result<Option<TailMod
     let tail = &manifest.tail;
     let read = |file: &str| tail_file::read(&dir.join(file), &tail.nodes, manifest.classes, tail.rank);
     tail.model.as_ref().map(|model| read(&model.file)).transpose()
+}
+
+/// What gave the positions of the cache in `dir` their tail codes; `None` for rank 0, and where an older
+/// version did not keep it.
+///
+/// # Errors
+/// [`CacheError`]: missing, or not what the manifest says.
+pub fn read_encoder(dir: &Path, manifest: &Manifest) -> Result<Option<EncoderTable>, CacheError> {
+    let read = |entry: &FileEntry| tail_file::read_encoder(&dir.join(&entry.file), manifest.classes);
+    manifest.tail.encoder.as_ref().map(read).transpose()
 }
 
 /// An open cache. Shards are mapped when they are first touched.
@@ -99,6 +112,14 @@ impl CacheReader {
     /// Where the tail's mass lies, or `None` when the head holds every class.
     pub fn tail_model(&self) -> Option<&TailModel> {
         self.tail_model.as_ref()
+    }
+
+    /// What gave positions their tail codes; `None` for rank 0.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn encoder(&self) -> Result<Option<EncoderTable>, CacheError> {
+        read_encoder(&self.dir, &self.manifest)
     }
 
     /// Number of rows.

@@ -1,4 +1,4 @@
-//! The files of the tail model: what every reader needs, and what only the build does.
+//! The files of the tail model: what every reader needs, and what only builds do.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::format::{BASIS, MEAN, PRIOR, SHAPE, WEIGHT, encoder_schema, item_fiel
 use super::ipc::{encode_batch, read_batch};
 use crate::target::{TailModel, TailNodes, TailPrior, TailShape};
 
-/// What gives positions their tail codes, beside the tail shape's basis: kept until a build is done.
+/// What gives positions their tail codes, beside the tail shape's basis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderTable {
     /// `μ`: `[classes]`.

@@ -9,6 +9,7 @@ use super::format::{
     BUILD_FOLDER, CODEBOOK_FILE, ENCODER_FILE, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SAMPLE_FILE,
     SHARDS_FOLDER, TAIL_MODEL_FILE, shard_file,
 };
+use super::reader::read_encoder;
 use super::shard_encode::{ShardRows, encode_shard};
 use super::{
     CacheError, EncoderTable, FileEntry, Manifest, ShardEntry, WriterLock, durable, journal, tail_file,
@@ -91,12 +92,10 @@ impl CacheWriter {
             refuse_differences(dir, &found, &writer.plan)?;
             writer.plan = found;
             writer.plan.shards = journal::read(&writer.journal_path())?;
-            let plan = &writer.plan;
-            for entry in [&plan.tail.model, &plan.tail.encoder, &plan.storage.codebook].into_iter().flatten()
-            {
+            for entry in writer.plan.files_beside() {
                 check_file(dir, &entry.file, entry.bytes, &entry.digest)?;
             }
-            writer.coding = Coding::read(dir, plan)?;
+            writer.coding = Coding::read(dir, &writer.plan)?;
             writer.drop_unsound_shards()?;
         }
         Ok(Found::Writer(Box::new(writer)))
@@ -136,9 +135,8 @@ impl CacheWriter {
             self.plan.tail.model = Some(self.write_entry(TAIL_MODEL_FILE.into(), &bytes)?);
         }
         if let Some(encoder) = found.encoder {
-            let file = format!("{BUILD_FOLDER}/{ENCODER_FILE}");
-            let bytes = tail_file::encode_encoder(encoder, &self.dir.join(&file))?;
-            self.plan.tail.encoder = Some(self.write_entry(file, &bytes)?);
+            let bytes = tail_file::encode_encoder(encoder, &self.dir.join(ENCODER_FILE))?;
+            self.plan.tail.encoder = Some(self.write_entry(ENCODER_FILE.into(), &bytes)?);
         }
         if let Some(codebook) = found.codebook {
             let bytes = codebook_file::encode(codebook, &self.dir.join(CODEBOOK_FILE))?;
@@ -155,9 +153,7 @@ impl CacheWriter {
     /// # Errors
     /// Those of reading it.
     pub fn encoder(&self) -> Result<Option<EncoderTable>, CacheError> {
-        let read =
-            |entry: &FileEntry| tail_file::read_encoder(&self.dir.join(&entry.file), self.plan.classes);
-        self.plan.tail.encoder.as_ref().map(read).transpose()
+        read_encoder(&self.dir, &self.plan)
     }
 
     /// Writes a file of the cache and says what it is.
@@ -204,7 +200,6 @@ impl CacheWriter {
             });
         }
         self.plan.complete = true;
-        self.plan.tail.encoder = None;
         self.plan.save(&self.dir.join(MANIFEST_FILE))?;
         self.lock.finish()?;
         Ok(self.plan)
@@ -264,7 +259,7 @@ fn refuse_occupied(dir: &Path) -> Result<(), CacheError> {
     for entry in entries {
         let entry = entry.map_err(|source| CacheError::Read { path: dir.to_owned(), source })?;
         // Left by a build that was killed before its plan was written.
-        let ours = [BUILD_FOLDER, SHARDS_FOLDER, TAIL_MODEL_FILE, CODEBOOK_FILE];
+        let ours = [BUILD_FOLDER, SHARDS_FOLDER, TAIL_MODEL_FILE, ENCODER_FILE, CODEBOOK_FILE];
         let name = entry.file_name().to_string_lossy().into_owned();
         if !ours.contains(&name.trim_end_matches(durable::TEMPORARY)) {
             return Err(CacheError::Occupied { path: dir.to_owned(), found: name });

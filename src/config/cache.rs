@@ -15,6 +15,9 @@ pub const DEFAULT_TEACHER_BATCH: usize = 128;
 pub const DEFAULT_TOKEN_BATCH: usize = 4;
 /// Default of [`TeacherConfig::chunk`].
 pub const DEFAULT_TEACHER_CHUNK: usize = 256;
+/// Default of [`TailConfig::rank`] for rows of tokens: on real language models the first eight directions halve the
+/// divergence that the prior leaves, for about seven bytes a position (benches/runs).
+pub const DEFAULT_TOKEN_RANK: usize = 8;
 /// Default of [`TailConfig::fit_samples`].
 pub const DEFAULT_FIT_SAMPLES: u64 = 4096;
 /// Default of [`HeadConfig::max_k`].
@@ -211,12 +214,19 @@ impl HeadConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TailConfig {
+    /// Another complete cache of the same classes and head whose tail model this one takes, rather than
+    /// fitting one of its own: training and validation sets of one teacher then differ in nothing but their
+    /// samples. Nodes, rank and `fit_samples` are that cache's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// Inverse temperatures `β = 1/T` of the tail curve, rising, 1 among them.
     pub nodes: TailNodes,
     /// Numbers per prediction, a byte each, that say where its tail's mass lies; 0: the prior alone,
-    /// which is the same for all. Worth their bytes where the tail holds much and classes are many.
+    /// which is the same for all. Worth their bytes where the tail holds much and classes are many:
+    /// unless given 0, or 8 where samples are rows of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_RANK))]
-    pub rank: usize,
+    pub rank: Option<usize>,
     /// Positions from which the tail model is fitted: samples, or tokens of many.
     #[schemars(range(min = 1))]
     pub fit_samples: u64,
@@ -224,7 +234,7 @@ pub struct TailConfig {
 
 impl Default for TailConfig {
     fn default() -> Self {
-        Self { nodes: TailNodes::default(), rank: 0, fit_samples: DEFAULT_FIT_SAMPLES }
+        Self { from: None, nodes: TailNodes::default(), rank: None, fit_samples: DEFAULT_FIT_SAMPLES }
     }
 }
 
@@ -268,8 +278,9 @@ pub enum ValueEncoding {
 pub struct StorageConfig {
     /// The form of the shards.
     pub form: StorageForm,
-    /// How logits and curves are written.
-    pub values: ValueEncoding,
+    /// How logits and curves are written: unless given `f16`, or `quantized` where samples are rows of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<ValueEncoding>,
     /// With quantized values: the step of logits, in nats. Adds about step² / 24 nats to the divergence at
     /// T = 1, less at higher ones.
     #[schemars(range(min = 0.002, max = 2.0))]
@@ -289,12 +300,35 @@ impl Default for StorageConfig {
     fn default() -> Self {
         Self {
             form: StorageForm::default(),
-            values: ValueEncoding::default(),
+            values: None,
             step: DEFAULT_STEP,
             curve_step: DEFAULT_CURVE_STEP,
             level: DEFAULT_LEVEL,
             shard_samples: DEFAULT_SHARD_SAMPLES,
         }
+    }
+}
+
+impl CacheConfig {
+    /// Whether samples are rows of tokens, on which some defaults depend.
+    fn is_of_tokens(&self) -> bool {
+        self.dataset.rows().is_some()
+    }
+
+    /// Samples in a forward pass.
+    pub fn batch(&self) -> usize {
+        if self.is_of_tokens() { self.teacher.token_batch() } else { self.teacher.image_batch() }
+    }
+
+    /// Directions of the tail shape, of a cache that fits its own and has a tail.
+    pub fn rank(&self) -> usize {
+        self.tail.rank.unwrap_or(if self.is_of_tokens() { DEFAULT_TOKEN_RANK } else { 0 })
+    }
+
+    /// How logits and curves are written.
+    pub fn values(&self) -> ValueEncoding {
+        let unless_given = if self.is_of_tokens() { ValueEncoding::Quantized } else { ValueEncoding::F16 };
+        self.storage.values.unwrap_or(unless_given)
     }
 }
 
@@ -332,9 +366,8 @@ impl Config for CacheConfig {
                 "expected teacher.classes, the number of the tokenizer's tokens, with it; found none";
             faults.push(Fault::new("teacher.padded_vocabulary", problem));
         }
-        if self.tail.rank > 0 && self.tail.rank as u64 >= self.tail.fit_samples {
-            let problem =
-                format!("expected more than tail.rank = {}, found {}", self.tail.rank, self.tail.fit_samples);
+        if let Some(rank) = self.tail.rank.filter(|rank| *rank > 0 && *rank as u64 >= self.tail.fit_samples) {
+            let problem = format!("expected more than tail.rank = {rank}, found {}", self.tail.fit_samples);
             faults.push(Fault::new("tail.fit_samples", problem));
         }
         if self.teacher.kind == TeacherKind::Torchscript {

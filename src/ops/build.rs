@@ -1,22 +1,17 @@
 //! `kd-cache build`: runs the teacher once over a dataset and keeps what it says.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::source::{Source, SourceError};
-use super::{InspectReport, Progress, pipeline};
-use crate::cache::{Beginnings, CacheError, CacheWriter, EncoderTable, Found, Manifest, read_tail_model};
+use super::{InspectReport, Progress, pipeline, prepass};
+use crate::cache::{CacheError, CacheWriter, Found, Manifest, read_tail_model};
 use crate::config::CacheConfig;
-use crate::encoding::{Codebook, Steps};
-use crate::tail_model::{FitError, Fitted, TailEncoder, TailFit};
-use crate::target::{TargetBatch, Temperature};
-
-/// Stream of the seed from which the sample is drawn.
-const STREAM: u64 = 0;
+use crate::tail_model::{FitError, TailEncoder};
 
 /// Why a cache could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +83,7 @@ pub fn build(
         Found::Writer(writer) => *writer,
     };
     if !writer.is_planned() {
-        let fitted = fit(&mut source, &writer, stop, progress)
-            .and_then(|fitted| begin(&mut writer, fitted).map_err(BuildError::from));
+        let fitted = prepass::run(&mut source, &mut writer, stop, progress);
         match fitted {
             Ok(true) => {}
             Ok(false) => {
@@ -159,34 +153,6 @@ impl Run {
     }
 }
 
-/// What came of the pre-pass.
-enum Pass {
-    Done {
-        /// `None` when the head holds every class.
-        fitted: Option<Box<Fitted>>,
-        /// `None` for floats.
-        codebook: Option<Box<Codebook>>,
-    },
-    Interrupted,
-}
-
-/// Commits tail model and codebook; returns whether the build goes on.
-fn begin(writer: &mut CacheWriter, pass: Pass) -> Result<bool, CacheError> {
-    match pass {
-        Pass::Interrupted => Ok(false),
-        Pass::Done { fitted, codebook } => {
-            let fitted = fitted.as_deref();
-            let table = fitted.and_then(|fitted| fitted.encoder.as_ref()).map(|encoder| EncoderTable {
-                mean: encoder.mean().to_vec(),
-                weights: encoder.weights().to_vec(),
-            });
-            let model = fitted.map(|fitted| &fitted.model);
-            writer.begin(Beginnings { model, encoder: table.as_ref(), codebook: codebook.as_deref() })?;
-            Ok(true)
-        }
-    }
-}
-
 /// What gives positions their codes. Read from the files and not taken from the fit, so that an
 /// interrupted build goes on with exactly what it began with.
 fn encoder(writer: &CacheWriter, dir: &Path) -> Result<Option<TailEncoder>, BuildError> {
@@ -198,54 +164,4 @@ fn encoder(writer: &CacheWriter, dir: &Path) -> Result<Option<TailEncoder>, Buil
     let shape = model.shape().ok_or(FitError::NotFinite { positions })?;
     let encoder = TailEncoder::new(shape.rank(), table.mean, table.weights, shape.basis());
     Ok(Some(encoder.ok_or(FitError::NotFinite { positions })?))
-}
-
-/// The pre-pass: fits the tail model and the codes on a seeded sample, in the order of the dataset.
-fn fit(
-    source: &mut Source,
-    writer: &CacheWriter,
-    stop: &AtomicBool,
-    progress: &dyn Progress,
-) -> Result<Pass, BuildError> {
-    let plan = writer.manifest();
-    let steps = plan.steps().ok().flatten();
-    if !plan.has_tail() && steps.is_none() {
-        return Ok(Pass::Done { fitted: None, codebook: None });
-    }
-    let positions = plan.tail.fit_samples;
-    let drawn = source.samples.draw(positions, plan.seed, STREAM)?;
-    let new_fit =
-        || TailFit::new(plan.classes, plan.head.k, &plan.tail.nodes, plan.tail.rank, &writer.scratch());
-    let mut fit = plan.has_tail().then(new_fit).transpose()?;
-    let mut sample = TargetBatch::default();
-    progress.phase("tail model", positions, 0);
-    for wanted in drawn.chunks(source.batch) {
-        if stop.load(Ordering::Relaxed) {
-            progress.finish();
-            return Ok(Pass::Interrupted);
-        }
-        source.ask(wanted, |logits, targets| {
-            if let Some(fit) = &mut fit {
-                fit.add(logits, targets)?;
-            }
-            sample.extend(targets);
-            progress.advance(targets.rows as u64);
-            Ok::<(), BuildError>(())
-        })?;
-    }
-    progress.finish();
-    if plan.tail.rank > 0 {
-        let (rank, positions) = (plan.tail.rank, sample.rows);
-        progress.say(&format!("tail model: fitting {rank} directions to {positions} positions"));
-    }
-    let fitted = fit.map(TailFit::finish).transpose()?;
-    if let Some(fitted) = &fitted {
-        sample.rank = plan.tail.rank;
-        sample.codes.clone_from(&fitted.codes);
-    }
-    let popularity = fitted.as_ref().map(|fitted| fitted.model.prior().at(Temperature::ONE));
-    let codes = |steps: &Steps| {
-        Codebook::fit(plan.code_layout(), steps.curve(), &steps.quantise(&sample), popularity.as_deref())
-    };
-    Ok(Pass::Done { fitted: fitted.map(Box::new), codebook: steps.as_ref().map(codes).map(Box::new) })
 }

@@ -7,13 +7,14 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::prepass::fit_codes;
 use super::{InspectReport, Progress};
 use crate::cache::{Beginnings, CacheError, CacheReader, CacheWriter, Coding, Found, Manifest, ShardRows};
 use crate::config::{StorageForm, ValueEncoding};
 use crate::encoding::{Codebook, StepsError};
 use crate::ids::{SampleId, ShardIndex};
 use crate::permutation::Permutation;
-use crate::target::{TargetBatch, Temperature};
+use crate::target::TargetBatch;
 
 /// Stream of the seed from which rows are drawn to fit codes to; the tail model's sample is stream 0.
 const STREAM: u64 = 3;
@@ -106,8 +107,8 @@ pub fn convert(
     };
     if !writer.is_planned() {
         let codebook = codebook(&reader, writer.manifest())?;
-        let model = reader.tail_model();
-        writer.begin(Beginnings { model, encoder: None, codebook: codebook.as_ref() })?;
+        let (model, encoder) = (reader.tail_model(), reader.encoder()?);
+        writer.begin(Beginnings { model, encoder: encoder.as_ref(), codebook: codebook.as_ref() })?;
     }
     progress.phase("convert", source.samples, writer.manifest().shards.iter().map(|shard| shard.rows).sum());
     while (writer.next_shard().0 as usize) < source.shards.len() {
@@ -130,7 +131,7 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
     let mut plan = source.clone();
     plan.complete = false;
     plan.shards.clear();
-    plan.tail.model = None;
+    (plan.tail.model, plan.tail.encoder) = (None, None);
     plan.storage.codebook = None;
     plan.storage.form = settings.form;
     let values = settings.values.unwrap_or(source.storage.values);
@@ -149,7 +150,9 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
 
 /// The codes of the other cache: those there are, or fitted to a seeded sample of its rows.
 fn codebook(reader: &CacheReader, plan: &Manifest) -> Result<Option<Codebook>, ConvertError> {
-    let Some(steps) = plan.steps()? else { return Ok(None) };
+    if plan.storage.values != ValueEncoding::Quantized {
+        return Ok(None);
+    }
     if let Some(codebook) = Coding::read(reader.dir(), reader.manifest())?.into_codebook() {
         return Ok(Some(codebook));
     }
@@ -167,9 +170,7 @@ fn codebook(reader: &CacheReader, plan: &Manifest) -> Result<Option<Codebook>, C
     rows.truncate(few);
     rows.sort_unstable();
     reader.gather(&rows, &mut sample)?;
-    let popularity = reader.tail_model().map(|model| model.prior().at(Temperature::ONE));
-    let quantised = steps.quantise(&sample);
-    Ok(Some(Codebook::fit(plan.code_layout(), steps.curve(), &quantised, popularity.as_deref())))
+    Ok(fit_codes(plan, &sample, reader.tail_model()))
 }
 
 /// The rows of a shard.

@@ -100,7 +100,7 @@ pub fn fidelity(
         None => HeadConfig { k: Some(manifest.head.k), mass: None, max_k: None },
         mass => HeadConfig { k: None, mass, max_k: Some(manifest.head.k) },
     };
-    config.tail.nodes = manifest.tail.nodes.clone();
+    (config.tail.nodes, config.tail.from) = (manifest.tail.nodes.clone(), None);
     config.teacher.output_kind = match manifest.teacher.output_kind.as_str() {
         "probabilities" => OutputKind::Probabilities,
         "log_probabilities" => OutputKind::LogProbabilities,

@@ -35,7 +35,7 @@ pub struct InspectReport {
     pub values: String,
     /// The shards' form.
     pub form: StorageForm,
-    /// Bytes of shards, tail model and codebook.
+    /// Bytes of shards and of the files beside them.
     pub bytes: u64,
     /// `bytes / positions`, ids, labels and tail model included.
     pub bytes_per_position: f64,

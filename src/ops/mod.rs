@@ -4,9 +4,11 @@ mod build;
 mod convert;
 mod export;
 mod fidelity;
+mod inherit;
 mod inspect;
 mod pipeline;
 mod plan;
+mod prepass;
 mod progress;
 mod report;
 mod samples;
@@ -20,6 +22,7 @@ pub use export::{
     ExportError, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTarget, ExportTo, export,
 };
 pub use fidelity::{FidelityError, FidelityReport, FidelityRow, fidelity};
+pub use inherit::InheritError;
 pub use inspect::{InspectReport, inspect};
 pub use plan::{PlanError, PlanReport, PlanSettings, PlanSize, PlanTime, TeacherRate, plan};
 pub use progress::{Progress, Silent};

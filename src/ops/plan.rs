@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Progress;
+use super::prepass::STREAM;
 use super::source::{Source, SourceError};
 use crate::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
 use crate::cache::{CacheError, Manifest, ShardRows, TokenRow, measure_shard};
@@ -165,7 +166,7 @@ pub fn plan(
     let fit_samples = if manifest.has_tail() { manifest.tail.fit_samples } else { 0 };
     let hours = |samples: u64| samples as f64 / rate.samples_per_second / 3600.0;
     // Of a row of tokens only some positions are drawn, but all are predicted.
-    let drawn = source.samples.draw(fit_samples, manifest.seed, 0)?.len() as u64;
+    let drawn = source.samples.draw(fit_samples, manifest.seed, STREAM)?.len() as u64;
     let (tail_model_hours, main_pass_hours) = (hours(drawn), hours(manifest.samples));
     Ok(PlanReport {
         samples: manifest.samples,

@@ -1,8 +1,9 @@
 //! Dataset, preprocessing and teacher together: raw logits for any list of samples.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::inherit::{InheritError, Inherited};
 use super::samples::{Model, Samples, Wanted};
 use crate::cache::{
     DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout, TeacherIdentity,
@@ -15,7 +16,7 @@ use crate::ids::SampleId;
 use crate::preprocess::PreprocessError;
 use crate::select::{NonFinite, Selector};
 use crate::tail_model::TailEncoder;
-use crate::target::TargetBatch;
+use crate::target::{TailNodes, TargetBatch};
 use crate::teacher::{OutputReading, OutputType, RawOutput, TeacherError};
 
 /// Why samples could not be turned into logits.
@@ -31,6 +32,9 @@ pub enum SourceError {
     /// The teacher.
     #[error(transparent)]
     Teacher(#[from] TeacherError),
+    /// The cache of `tail.from`.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
     /// The teacher has another number of classes than the config says.
     #[error("teacher.classes: expected {expected}, but {path} gives {found}")]
     Classes {
@@ -89,6 +93,8 @@ pub(super) struct Source {
     /// Samples in a forward pass.
     pub(super) batch: usize,
     pub(super) dtype: OutputType,
+    /// What is taken from the cache of `tail.from`.
+    pub(super) inherited: Option<Inherited>,
 }
 
 /// What the teacher's numbers are, and what is kept of them.
@@ -103,11 +109,11 @@ pub(super) struct Reading {
 impl Source {
     /// Opens everything and asks the teacher about the first batch.
     pub(super) fn open(config: &CacheConfig) -> Result<Self, SourceError> {
+        let inherit = |path: &PathBuf| Inherited::open(path, config);
+        let inherited = config.tail.from.as_ref().map(inherit).transpose()?;
+        let nodes = inherited.as_ref().map_or(&config.tail.nodes, Inherited::nodes);
         let samples = Samples::open(config)?;
-        let batch = match &samples {
-            Samples::Images { .. } => config.teacher.image_batch(),
-            Samples::Tokens(_) => config.teacher.token_batch(),
-        };
+        let batch = config.batch();
         let mut model = Model::open(config, &samples)?;
         let first = (batch as u64).min(samples.len());
         let prepared = samples.prepare((0..first).map(|index| samples.id_at(index)).collect())?;
@@ -117,7 +123,7 @@ impl Source {
         model.forward(&prepared, &mut |output| {
             let (dtype, rows) = (output.dtype, output.rows);
             let reading = match probed.take() {
-                None => Reading::decide(config, &samples, &output).map(|reading| (reading, dtype)),
+                None => Reading::decide(config, nodes, &samples, &output).map(|reading| (reading, dtype)),
                 Some(reading) => reading,
             };
             // A teacher that answers nonsense is found out before anything is written.
@@ -136,7 +142,7 @@ impl Source {
             found: "none".into(),
         };
         let (reading, dtype) = probed.ok_or_else(silent)??;
-        Ok(Self { samples, model, reading, batch, dtype })
+        Ok(Self { samples, model, reading, batch, dtype, inherited })
     }
 
     /// Asks about some positions of some samples. `each` is given them in order and in pieces: raw logits
@@ -187,9 +193,16 @@ impl Source {
     pub(super) fn plan(&self, config: &CacheConfig) -> Result<Manifest, SourceError> {
         // Where the head holds every class there is no tail to give a shape.
         let k = config.head.largest(self.reading.classes);
-        let rank = if k < self.reading.classes { config.tail.rank } else { 0 };
-        let quantised = config.storage.values == ValueEncoding::Quantized;
         let positions = self.samples.positions();
+        let fit_samples = config.tail.fit_samples.min(positions);
+        let rank = match config.tail.rank {
+            _ if k == self.reading.classes => 0,
+            Some(rank) => rank,
+            // What nobody asked for is no fault of a dataset that is too small for it.
+            None => config.rank().min(usize::try_from(fit_samples - 1).unwrap_or(usize::MAX)),
+        };
+        let values = config.values();
+        let quantised = values == ValueEncoding::Quantized;
         let mut manifest = Manifest {
             format: format::FORMAT.into(),
             format_version: format::FORMAT_VERSION,
@@ -201,16 +214,17 @@ impl Source {
             classes: self.reading.classes,
             head: HeadLayout { k, mass: config.head.mass },
             tail: TailLayout {
-                nodes: config.tail.nodes.clone(),
+                nodes: self.reading.selector.nodes().clone(),
                 rank,
-                fit_samples: config.tail.fit_samples.min(positions),
+                fit_samples,
+                from: None,
                 model: None,
                 encoder: None,
             },
             storage: StorageLayout {
                 form: config.storage.form,
                 ids: format::IdType::for_classes(self.reading.classes),
-                values: config.storage.values,
+                values,
                 step: quantised.then_some(config.storage.step),
                 curve_step: quantised.then_some(config.storage.curve_step),
                 codebook: None,
@@ -228,6 +242,9 @@ impl Source {
             },
             shards: Vec::new(),
         };
+        if let Some(inherited) = &self.inherited {
+            inherited.join(&mut manifest)?;
+        }
         manifest.format_version = manifest.version();
         Ok(manifest)
     }
@@ -281,7 +298,12 @@ impl Source {
 
 impl Reading {
     /// What the teacher's numbers are by its first ones, once they fit config and data.
-    fn decide(config: &CacheConfig, samples: &Samples, first: &RawOutput) -> Result<Self, SourceError> {
+    fn decide(
+        config: &CacheConfig,
+        nodes: &TailNodes,
+        samples: &Samples,
+        first: &RawOutput,
+    ) -> Result<Self, SourceError> {
         let classes = first.classes;
         let path = || config.teacher.path.display().to_string();
         if let Some(expected) = config.teacher.classes.filter(|expected| *expected != classes) {
@@ -298,7 +320,7 @@ impl Reading {
             }
         }
         let k = config.head.largest(classes);
-        let selector = Selector::new(classes, k, &config.tail.nodes)
+        let selector = Selector::new(classes, k, nodes)
             .and_then(|selector| selector.with_mass(config.head.mass))
             .ok_or(SourceError::Head { k, classes })?;
         let output = OutputReading::decide(config.teacher.output_kind, first);

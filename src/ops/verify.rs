@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Progress;
-use crate::cache::{CacheError, Coding, Manifest, ShardEntry, ShardReader, read_manifest, read_tail_model};
+use crate::cache::{
+    CacheError, Coding, Manifest, ShardEntry, ShardReader, read_encoder, read_manifest, read_tail_model,
+};
 use crate::config::ValueEncoding;
 use crate::digest::Digest;
 use crate::target::TargetBatch;
@@ -83,6 +85,13 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
         check_content(dir, &model.file, model.bytes, &model.digest, &mut found);
         if let Err(error) = read_tail_model(dir, &manifest) {
             found.add(&model.file, None, None, error.to_string());
+        }
+    }
+    if let Some(encoder) = &manifest.tail.encoder {
+        files += 1;
+        check_content(dir, &encoder.file, encoder.bytes, &encoder.digest, &mut found);
+        if let Err(error) = read_encoder(dir, &manifest) {
+            found.add(&encoder.file, None, None, error.to_string());
         }
     }
     let mut coding = Coding::default();

@@ -56,6 +56,11 @@ impl Selector {
         (mass.is_none() || self.k < self.classes).then_some(self)
     }
 
+    /// Inverse temperatures of the curves.
+    pub fn nodes(&self) -> &TailNodes {
+        &self.nodes
+    }
+
     /// Values per tail curve: the nodes, or 0 when the head holds every class.
     pub fn curve_len(&self) -> usize {
         if self.k < self.classes { self.nodes.len() } else { 0 }

@@ -180,6 +180,7 @@ impl Synthetic {
                 nodes: self.tail_nodes(),
                 rank: self.rank,
                 fit_samples: self.samples,
+                from: None,
                 model: None,
                 encoder: None,
             },

@@ -103,6 +103,10 @@ pub struct Provenance {
     /// The tail model's file; absent when the head holds every class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail_model: Option<FileEntry>,
+    /// Digest of the tail model's file in the cache that it was taken from; absent where it was fitted to
+    /// this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail_model_from: Option<Digest>,
     /// The codes of quantized positions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codebook: Option<FileEntry>,
@@ -120,6 +124,7 @@ impl Provenance {
             dataset: manifest.dataset.clone(),
             preprocess: manifest.preprocess.clone(),
             tail_model: manifest.tail.model.clone(),
+            tail_model_from: manifest.tail.from.clone(),
             codebook: manifest.storage.codebook.clone(),
             shards: manifest.shards.clone(),
         })

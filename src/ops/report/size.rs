@@ -7,6 +7,8 @@ use crate::cache::{CacheError, CacheReader};
 
 /// The tail model's part in a [`SizeReport`].
 const TAIL_MODEL: &str = "tail_model";
+/// The encoder's part.
+const ENCODER: &str = "encoder";
 /// The codebook's part.
 const CODEBOOK: &str = "codebook";
 /// The part of everything that is no row.
@@ -15,8 +17,8 @@ const FRAMING: &str = "framing";
 /// One part of a cache's size.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ColumnSize {
-    /// The column; `tail_model` and `codebook` for their files, `framing` for the shards' schemas,
-    /// footers and padding.
+    /// The column; `tail_model`, `encoder` and `codebook` for their files, `framing` for the shards'
+    /// schemas, footers and padding.
     pub column: String,
     /// Bytes in all shards.
     pub bytes: u64,
@@ -31,7 +33,7 @@ pub struct ColumnSize {
 pub struct SizeReport {
     /// The parts, in the order of the schema.
     pub columns: Vec<ColumnSize>,
-    /// Bytes of shards, tail model and codebook.
+    /// Bytes of shards and of the files beside them.
     pub bytes: u64,
 }
 
@@ -52,7 +54,11 @@ impl SizeReport {
             widths.into_iter().map(|(name, bytes)| part(name, bytes)).collect();
         let rows = columns.iter().map(|column| column.bytes).fold(0, u64::saturating_add);
         let mut framing = bytes.saturating_sub(rows);
-        for (name, file) in [(TAIL_MODEL, &manifest.tail.model), (CODEBOOK, &manifest.storage.codebook)] {
+        for (name, file) in [
+            (TAIL_MODEL, &manifest.tail.model),
+            (ENCODER, &manifest.tail.encoder),
+            (CODEBOOK, &manifest.storage.codebook),
+        ] {
             if let Some(file) = file {
                 columns.push(part(name.into(), file.bytes));
                 // A stranger's manifest may say anything: no part is below nothing.

@@ -48,7 +48,8 @@ pub fn section(markup: &mut Markup, report: &CacheReport) {
         ("seed", made_of.seed.to_string()),
     ];
     if let Some(model) = &made_of.tail_model {
-        let fitted = format!("{}, fitted on {} samples", model.file, HumanCount(made_of.fit_samples));
+        let of = if made_of.tail_model_from.is_some() { " of another cache" } else { "" };
+        let fitted = format!("{}, fitted on {} samples{of}", model.file, HumanCount(made_of.fit_samples));
         rows.extend([("tail model", fitted), ("", model.digest.to_string())]);
     }
     facts(markup, &rows);

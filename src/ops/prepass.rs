@@ -1,0 +1,116 @@
+//! What a build finds out before its first shard: the tail model, and the codes of quantized values.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Progress;
+use super::build::BuildError;
+use super::source::Source;
+use crate::cache::{Beginnings, CacheWriter, EncoderTable, Manifest};
+use crate::encoding::Codebook;
+use crate::tail_model::{TailEncoder, TailFit};
+use crate::target::{TailModel, TargetBatch, Temperature};
+
+/// Stream of the seed from which the sample is drawn.
+pub(super) const STREAM: u64 = 0;
+
+/// Fits tail model and codes on a seeded sample, in the order of the dataset, or takes them from another
+/// cache, and commits them; returns whether the build goes on.
+///
+/// # Errors
+/// [`BuildError`].
+pub(super) fn run(
+    source: &mut Source,
+    writer: &mut CacheWriter,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<bool, BuildError> {
+    let plan = writer.manifest().clone();
+    let inherited = source.inherited.take().filter(|_| plan.has_tail());
+    let fitting = plan.has_tail() && inherited.is_none();
+    let codebook = inherited.as_ref().and_then(|inherited| inherited.codebook(&plan)).cloned();
+    let coding = plan.steps().ok().flatten().is_some() && codebook.is_none();
+    let mut sample = Sample::default();
+    if fitting || coding {
+        let new_fit =
+            || TailFit::new(plan.classes, plan.head.k, &plan.tail.nodes, plan.tail.rank, &writer.scratch());
+        sample.fit = fitting.then(new_fit).transpose()?;
+        source.reading.encoder = inherited.as_ref().and_then(|inherited| inherited.encoder.clone());
+        if !sample.ask(source, &plan, stop, progress)? {
+            return Ok(false);
+        }
+    }
+    if fitting && plan.tail.rank > 0 {
+        let (rank, positions) = (plan.tail.rank, sample.targets.rows);
+        progress.say(&format!("tail model: fitting {rank} directions to {positions} positions"));
+    }
+    let (model, encoder) = match (sample.fit.map(TailFit::finish).transpose()?, inherited) {
+        (Some(fitted), _) => {
+            (sample.targets.rank, sample.targets.codes) = (plan.tail.rank, fitted.codes);
+            (Some(fitted.model), fitted.encoder)
+        }
+        (None, Some(inherited)) => (Some(inherited.model), inherited.encoder),
+        (None, None) => (None, None),
+    };
+    let fitted_codes = coding.then(|| fit_codes(&plan, &sample.targets, model.as_ref())).flatten();
+    writer.begin(Beginnings {
+        model: model.as_ref(),
+        encoder: encoder.as_ref().map(table).as_ref(),
+        codebook: codebook.or(fitted_codes).as_ref(),
+    })?;
+    Ok(true)
+}
+
+/// The codes for targets like those of `sample` in the cache of `plan`; `None` for floats.
+pub(super) fn fit_codes(
+    plan: &Manifest,
+    sample: &TargetBatch,
+    model: Option<&TailModel>,
+) -> Option<Codebook> {
+    let steps = plan.steps().ok().flatten()?;
+    let popularity = model.map(|model| model.prior().at(Temperature::ONE));
+    let quantised = steps.quantise(sample);
+    Some(Codebook::fit(plan.code_layout(), steps.curve(), &quantised, popularity.as_deref()))
+}
+
+fn table(encoder: &TailEncoder) -> EncoderTable {
+    EncoderTable { mean: encoder.mean().to_vec(), weights: encoder.weights().to_vec() }
+}
+
+/// What the teacher says of the sample.
+#[derive(Default)]
+struct Sample {
+    targets: TargetBatch,
+    /// `None` where no tail model is to be fitted.
+    fit: Option<TailFit>,
+}
+
+impl Sample {
+    /// Asks the teacher; returns whether it has answered everything.
+    fn ask(
+        &mut self,
+        source: &mut Source,
+        plan: &Manifest,
+        stop: &AtomicBool,
+        progress: &dyn Progress,
+    ) -> Result<bool, BuildError> {
+        let positions = plan.tail.fit_samples;
+        let drawn = source.samples.draw(positions, plan.seed, STREAM)?;
+        progress.phase(if self.fit.is_some() { "tail model" } else { "codes" }, positions, 0);
+        for wanted in drawn.chunks(source.batch) {
+            if stop.load(Ordering::Relaxed) {
+                progress.finish();
+                return Ok(false);
+            }
+            source.ask(wanted, |logits, targets| {
+                if let Some(fit) = &mut self.fit {
+                    fit.add(logits, targets)?;
+                }
+                self.targets.extend(targets);
+                progress.advance(targets.rows as u64);
+                Ok::<(), BuildError>(())
+            })?;
+        }
+        progress.finish();
+        Ok(true)
+    }
+}
