@@ -156,3 +156,28 @@ fn a_cache_without_its_encoder_is_told_apart() {
     build(&case.config, &case.out("refused"), &[&from(&other)])
         .refused(&["tail model of rank 2", "build it again"]);
 }
+
+/// Parts of a dataset can be built side by side once the tail model is there.
+#[test]
+fn a_tail_model_can_be_fitted_alone() {
+    let case = Case::new();
+    let whole = case.built("whole", &["tail.rank=2", "storage.values=quantized"]);
+    let fitted = case.out("fitted");
+    let set = ["--set", "tail.rank=2", "--set", "storage.values=quantized"];
+    let mut fit: Vec<std::ffi::OsString> =
+        args!["build", "--config", case.config, "--out", fitted, "--fit-only", "--quiet"].into();
+    fit.extend(set.iter().map(Into::into));
+    for _ in 0..2 {
+        let said = kd_cache(&fit).code(0);
+        assert!(said.out.contains("tail model and codes are fitted"), "{}", said.out);
+        assert!(!fitted.join("manifest.json").exists());
+    }
+    let part = case.built("part", &[&from(&fitted), "storage.values=quantized", "dataset.limit=300"]);
+    for name in KEPT_ONCE {
+        assert!(files(&part)[name] == files(&whole)[name], "{name} differs");
+    }
+    // The other part, here all of them: the same command without the flag.
+    case.built("fitted", &["tail.rank=2", "storage.values=quantized"]);
+    assert!(files(&fitted) == files(&whole));
+    assert!(kd_cache(&fit).code(0).out.contains("complete already"));
+}

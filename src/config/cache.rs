@@ -214,9 +214,9 @@ impl HeadConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TailConfig {
-    /// Another complete cache of the same classes and head whose tail model this one takes, rather than
-    /// fitting one of its own: training and validation sets of one teacher then differ in nothing but their
-    /// samples. Nodes, rank and `fit_samples` are that cache's.
+    /// Another cache of the same classes and head whose tail model this one takes, rather than fitting one
+    /// of its own: training and validation sets of one teacher then differ in nothing but their samples. It
+    /// need not be complete (`kd-cache build --fit-only`). Nodes, rank and `fit_samples` are that cache's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Inverse temperatures `β = 1/T` of the tail curve, rising, 1 among them.

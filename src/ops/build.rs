@@ -36,6 +36,8 @@ pub enum BuildOutcome {
     Built,
     /// The cache was complete before; nothing was done.
     AlreadyComplete,
+    /// Tail model and codes are there, and no more was asked for.
+    Fitted,
     /// Stopped on request; what was committed is kept and resumed by the next build.
     Interrupted,
 }
@@ -59,6 +61,15 @@ pub struct BuildReport {
     pub cache: InspectReport,
 }
 
+/// How far a build is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildUntil {
+    /// Until tail model and codes are fitted, which other builds can then take (`tail.from`).
+    Fitted,
+    /// Until the cache is complete.
+    Complete,
+}
+
 /// Builds the cache that `config` describes in `dir`, or goes on with an interrupted one.
 ///
 /// `stop` is looked at between batches; when it is set, the shard at hand is given up and the
@@ -70,6 +81,7 @@ pub struct BuildReport {
 pub fn build(
     config: &CacheConfig,
     dir: &Path,
+    until: BuildUntil,
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuildError> {
@@ -98,8 +110,12 @@ pub fn build(
             }
         }
     }
-    source.reading.encoder = encoder(&writer, dir)?;
     let before = Committed::of(writer.manifest());
+    if until == BuildUntil::Fitted {
+        let run = Run { begun, main: Duration::ZERO, before };
+        return Ok(run.report(BuildOutcome::Fitted, writer.manifest()));
+    }
+    source.reading.encoder = encoder(&writer, dir)?;
     let main = Instant::now();
     progress.phase("teacher", writer.manifest().samples, before.samples);
     let ended = pipeline::run(&mut source, &mut writer, stop, progress);

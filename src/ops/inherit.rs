@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cache::{CacheError, CacheReader, Coding, Manifest};
+use crate::cache::{CacheError, Coding, Manifest, read_encoder, read_manifest, read_tail_model};
 use crate::config::CacheConfig;
 use crate::digest::Digest;
 use crate::encoding::Codebook;
@@ -62,12 +62,11 @@ pub(super) struct Inherited {
 impl Inherited {
     /// Opens the cache in `path`, whose nodes and rank must be those of `config` where it says any.
     pub(super) fn open(path: &Path, config: &CacheConfig) -> Result<Self, InheritError> {
-        let reader = CacheReader::open(path)?;
-        let manifest = reader.manifest().clone();
+        let manifest = read_manifest(path)?;
         let no_tail = || InheritError::NoTail { path: path.to_owned() };
-        let model = reader.tail_model().ok_or_else(no_tail)?.clone();
+        let model = read_tail_model(path, &manifest)?.ok_or_else(no_tail)?;
         let digest = manifest.tail.model.as_ref().ok_or_else(no_tail)?.digest.clone();
-        let encoder = reader.encoder()?.zip(model.shape()).and_then(|(table, shape)| {
+        let encoder = read_encoder(path, &manifest)?.zip(model.shape()).and_then(|(table, shape)| {
             TailEncoder::new(shape.rank(), table.mean, table.weights, shape.basis())
         });
         if model.rank() > 0 && encoder.is_none() {

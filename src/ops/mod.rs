@@ -16,7 +16,7 @@ mod show;
 mod source;
 mod verify;
 
-pub use build::{BuildError, BuildOutcome, BuildReport, build};
+pub use build::{BuildError, BuildOutcome, BuildReport, BuildUntil, build};
 pub use convert::{ConvertError, ConvertReport, ConvertSettings, convert};
 pub use export::{
     ExportError, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTarget, ExportTo, export,

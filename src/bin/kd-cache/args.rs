@@ -113,6 +113,10 @@ pub struct BuildArgs {
     /// The cache's folder, new or of an interrupted build with the same settings
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Stop when tail model and codes are fitted: other builds can take them (tail.from), among them
+    /// parts of one dataset on several machines; the same command without this goes on
+    #[arg(long)]
+    pub fit_only: bool,
     /// No progress on standard error
     #[arg(long, short)]
     pub quiet: bool,

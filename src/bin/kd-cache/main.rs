@@ -15,7 +15,8 @@ use clap::Parser;
 use kd_cache::config::{self, CacheConfig};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
-    self, BuildOutcome, ConvertSettings, ExportError, ExportSettings, ExportTo, PlanSettings, ReportSettings,
+    self, BuildOutcome, BuildUntil, ConvertSettings, ExportError, ExportSettings, ExportTo, PlanSettings,
+    ReportSettings,
 };
 use kd_cache::target::Temperature;
 use serde::Serialize;
@@ -59,7 +60,8 @@ fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let config = load(&args.config)?;
     let stop = on_interrupt()?;
-    let report = ops::build(&config, &args.out, stop, &Terminal::new(args.quiet))?;
+    let until = if args.fit_only { BuildUntil::Fitted } else { BuildUntil::Complete };
+    let report = ops::build(&config, &args.out, until, stop, &Terminal::new(args.quiet))?;
     give(&args.report, &report, || report::build(&report, &args.out))?;
     if report.outcome == BuildOutcome::Interrupted {
         eprintln!("interrupted; the same command goes on where it was");

@@ -116,6 +116,10 @@ pub fn build(report: &BuildReport, out: &Path) -> String {
     };
     match outcome {
         BuildOutcome::AlreadyComplete => format!("{out} is complete already: {size}\n"),
+        BuildOutcome::Fitted => format!(
+            "{out}: tail model and codes are fitted, in {seconds:.1} s; other builds can take them (tail.from), and \
+             the same command without --fit-only goes on\n"
+        ),
         BuildOutcome::Built | BuildOutcome::Interrupted => {
             let resumed = match samples_resumed {
                 0 => String::new(),
