@@ -36,6 +36,7 @@ def main():
     # The same file for the same numbers.
     matplotlib.rcParams["svg.hashsalt"] = "kd-cache"
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     results = read(options.results)
     temperatures = list(dict.fromkeys(t for result in results for t in result["errors"]))
@@ -62,7 +63,11 @@ def main():
                 value = other["errors"].get(temperature, {}).get(key)
                 marker = "^" if value is None else "sDvPX*hd"[at % 8]
                 axis.plot(other["bytes"], edge if value is None else value, marker, label=other["name"])
-            axis.grid(True, which="both", alpha=0.25)
+            for ticks in (axis.xaxis, axis.yaxis):
+                ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                ticks.set_minor_formatter(NullFormatter())
+            axis.grid(True, alpha=0.25)
     entries = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):

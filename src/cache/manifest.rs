@@ -318,6 +318,11 @@ impl Manifest {
         tokens.map_or(1, |length| (*length).max(1))
     }
 
+    /// Rows in the shards there are.
+    pub fn committed_rows(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add)
+    }
+
     /// Positions in the shards there are.
     pub fn committed_positions(&self) -> u64 {
         self.shards.iter().map(ShardEntry::positions).fold(0, u64::saturating_add)
@@ -433,7 +438,7 @@ impl Manifest {
                 return damaged(key, "a path inside the cache".into(), entry.file.clone());
             }
         }
-        let rows = self.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+        let rows = self.committed_rows();
         let positions = self.committed_positions();
         if self.complete && (rows, positions) != (self.samples, self.positions) {
             let expected = format!("{} rows with {} positions in all", self.samples, self.positions);

@@ -251,10 +251,11 @@ impl CacheReader {
             out.resize(0, columns.k, columns.nodes, columns.rank);
             return Ok(());
         };
-        let mut positions = 0;
-        for row in rows {
-            positions += self.positions_of(*row)?;
-        }
+        // Where a row is one position, which all are is known without looking at any.
+        let positions = match self.manifest.dataset.tokens {
+            None => rows.len(),
+            Some(_) => rows.iter().map(|row| self.positions_of(*row)).sum::<Result<_, _>>()?,
+        };
         // A shard that has been opened vouches for the manifest's k, which is then safe to allocate.
         self.shard(self.locate(*first).0)?.make_room(positions, out);
         let mut to = 0;

@@ -140,8 +140,7 @@ struct Committed {
 
 impl Committed {
     fn of(manifest: &Manifest) -> Self {
-        let samples = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
-        Self { samples, positions: manifest.committed_positions() }
+        Self { samples: manifest.committed_rows(), positions: manifest.committed_positions() }
     }
 }
 

@@ -110,7 +110,7 @@ pub fn convert(
         let (model, encoder) = (reader.tail_model(), reader.encoder()?);
         writer.begin(Beginnings { model, encoder: encoder.as_ref(), codebook: codebook.as_ref() })?;
     }
-    progress.phase("convert", source.samples, writer.manifest().shards.iter().map(|shard| shard.rows).sum());
+    progress.phase("convert", source.samples, writer.manifest().committed_rows());
     while (writer.next_shard().0 as usize) < source.shards.len() {
         if stop.load(Ordering::Relaxed) {
             progress.finish();

@@ -104,7 +104,7 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
         }
     }
     let coding = Arc::new(coding);
-    let rows = manifest.shards.iter().map(|shard| shard.rows).fold(0, u64::saturating_add);
+    let rows = manifest.committed_rows();
     progress.phase("verify", rows, 0);
     let by_shard: Vec<Found> = manifest
         .shards
