@@ -125,7 +125,7 @@ fn ask(question: &Question, k: usize, rank: usize) -> Found {
         sample.add(logits, &targets).unwrap();
         seen.extend(&targets);
     }
-    let (fit_seconds, fitted) = seconds(|| sample.finish().unwrap());
+    let (fit_seconds, fitted) = seconds(|| sample.finish(&mut || true).unwrap());
     (seen.rank, seen.codes) = (rank, fitted.codes.clone());
     let layout = Layout { classes: *classes, k, variable: false, nodes: Some(nodes.clone()), rank };
     let popularity = fitted.model.prior().at(Temperature::ONE);

@@ -81,7 +81,7 @@ pub struct PlanSize {
     /// Whether it is the config's.
     pub configured: bool,
     /// Bytes of a position in all columns; where they depend on what is in them, estimated on the last
-    /// batch that was measured, tail codes left out.
+    /// batch that was measured, with a byte for each number of a tail code (they take a little less).
     pub bytes_per_position: f64,
     /// Bytes of the whole cache, tail model and files' overhead included; an upper bound where columns are
     /// of fixed width.
@@ -222,6 +222,8 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
     let selector = Selector::new(classes, k, &manifest.tail.nodes)
         .and_then(|selector| selector.with_mass(manifest.head.mass))
         .ok_or(SourceError::Head { k, classes })?;
+    // What makes codes is not fitted yet.
+    let codes = manifest.tail.rank as f64;
     let mut manifest = manifest.clone();
     manifest.tail.rank = 0;
     // Such as the source has not refused.
@@ -238,7 +240,7 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
         targets,
     };
     let bytes = measure_shard(&manifest, &shard, level)?.saturating_sub(FILE_OVERHEAD_BYTES);
-    Ok(bytes as f64 / rows.max(1) as f64)
+    Ok(bytes as f64 / rows.max(1) as f64 + codes)
 }
 
 /// Asks the teacher about a batch to warm up, then about `batches` more; also the logits of the last.

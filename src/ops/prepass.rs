@@ -7,7 +7,7 @@ use super::build::BuildError;
 use super::source::Source;
 use crate::cache::{Beginnings, CacheWriter, EncoderTable, Manifest};
 use crate::encoding::Codebook;
-use crate::tail_model::{TailEncoder, TailFit};
+use crate::tail_model::{FitError, Fitted, TailEncoder, TailFit};
 use crate::target::{TailModel, TargetBatch, Temperature};
 
 /// Stream of the seed from which the sample is drawn.
@@ -39,11 +39,11 @@ pub(super) fn run(
             return Ok(false);
         }
     }
-    if fitting && plan.tail.rank > 0 {
-        let (rank, positions) = (plan.tail.rank, sample.targets.rows);
-        progress.say(&format!("tail model: fitting {rank} directions to {positions} positions"));
-    }
-    let (model, encoder) = match (sample.fit.map(TailFit::finish).transpose()?, inherited) {
+    let fitted = match sample.fit.take().map(|fit| finish(fit, stop, progress)).transpose() {
+        Err(FitError::Stopped) => return Ok(false),
+        fitted => fitted?,
+    };
+    let (model, encoder) = match (fitted, inherited) {
         (Some(fitted), _) => {
             (sample.targets.rank, sample.targets.codes) = (plan.tail.rank, fitted.codes);
             (Some(fitted.model), fitted.encoder)
@@ -58,6 +58,19 @@ pub(super) fn run(
         codebook: codebook.or(fitted_codes).as_ref(),
     })?;
     Ok(true)
+}
+
+/// The fit of what the sample has; it may take as long as the teacher did.
+fn finish(fit: TailFit, stop: &AtomicBool, progress: &dyn Progress) -> Result<Fitted, FitError> {
+    if fit.passes() > 0 {
+        progress.passes("fit", fit.passes() as u64);
+    }
+    let fitted = fit.finish(&mut || {
+        progress.advance(1);
+        !stop.load(Ordering::Relaxed)
+    });
+    progress.finish();
+    fitted
 }
 
 /// The codes for targets like those of `sample` in the cache of `plan`; `None` for floats.

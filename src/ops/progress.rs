@@ -5,7 +5,12 @@ pub trait Progress: Sync {
     /// A phase begins: what it does, how many samples it has, how many are done already.
     fn phase(&self, name: &str, samples: u64, done: u64);
 
-    /// So many samples more are done.
+    /// A phase begins that is so many passes over the same samples.
+    fn passes(&self, name: &str, passes: u64) {
+        let _untold = (name, passes);
+    }
+
+    /// So many samples, or passes, more are done.
     fn advance(&self, samples: u64);
 
     /// The current phase is over.

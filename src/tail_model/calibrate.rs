@@ -4,14 +4,16 @@
 //! over the sample, at every node; but here each position has a tail of its own,
 //! `q_j ∝ exp(b_β(j) + β Σ_i D_ji c_i)`, so that a round costs `positions × classes × rank`.
 
+use std::io;
+
 use rayon::prelude::*;
 
 use super::heads::Heads;
 use crate::select::exp_non_positive;
 use crate::target::TailNodes;
 
-/// Rounds at most.
-const MAX_ROUNDS: usize = 12;
+/// Rounds at most, a pass over the positions each.
+pub(super) const MAX_ROUNDS: usize = 12;
 /// Rounds end when the classes' predicted masses are off by less than this fraction of the whole.
 const TOLERANCE: f64 = 1e-3;
 /// Share of the mean mass that a class is given for certain: keeps every `b` finite.
@@ -32,13 +34,15 @@ pub(super) struct Positions<'a> {
 }
 
 /// Log-weights `[nodes][classes]` with which `basis`, `[rank][classes]`, predicts the tail masses
-/// `truth`, `[nodes][classes]`, summed over `positions`.
+/// `truth`, `[nodes][classes]`, summed over `positions`. `told` of every round, which it may make the last
+/// by failing.
 pub(super) fn calibrate(
     nodes: &TailNodes,
     basis: &[Vec<f32>],
     positions: &Positions<'_>,
     truth: &[Vec<f64>],
-) -> Vec<Vec<f32>> {
+    mut told: impl FnMut() -> io::Result<()>,
+) -> io::Result<Vec<Vec<f32>>> {
     let classes = truth[0].len();
     let floors: Vec<f64> =
         truth.iter().map(|t| FLOOR * t.iter().sum::<f64>().max(f64::MIN_POSITIVE) / classes as f64).collect();
@@ -49,6 +53,7 @@ pub(super) fn calibrate(
     let mut b: Vec<Vec<f64>> = truth.iter().zip(&floors).map(log).collect();
     for _ in 0..MAX_ROUNDS {
         let predicted = predict(nodes, basis, positions, &b);
+        told()?;
         let mut worst = 0.0f64;
         for (((b, truth), predicted), floor) in b.iter_mut().zip(truth).zip(&predicted).zip(&floors) {
             let (mut off, mut all) = (0.0, f64::MIN_POSITIVE);
@@ -66,7 +71,7 @@ pub(super) fn calibrate(
             break;
         }
     }
-    b.iter().map(|b| b.iter().map(|b| *b as f32).collect()).collect()
+    Ok(b.iter().map(|b| b.iter().map(|b| *b as f32).collect()).collect())
 }
 
 /// Predicted tail mass of every class at every node, summed over positions.

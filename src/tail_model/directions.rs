@@ -18,17 +18,19 @@ use rayon::prelude::*;
 use super::heads::Heads;
 use super::least_squares::add_outer;
 use super::panels::Panels;
-use super::sample::Sample;
+use super::sample::Watched;
 
 /// Columns beyond the rank; they let the wanted ones converge.
 const OVERSAMPLING: usize = 8;
-/// Passes over the sample; what they leave undone, the sweeps after them do.
+/// Rounds of power iteration; what they leave undone, the sweeps after them do.
 const ITERATIONS: usize = 3;
+/// Passes of [`mean`] and [`principal`] over the sample.
+pub(super) const PASSES: usize = 1 + ITERATIONS + 1;
 
 /// `D = U / √w` for the `rank` leading directions `U` of `sample` under `weights`, which sum to 1:
 /// logits by class along each direction, the most important first. `mean` is μ.
 pub(super) fn principal(
-    sample: &mut Sample,
+    sample: &mut Watched<'_>,
     heads: &Heads,
     weights: &[f64],
     mean: &[f32],
@@ -68,7 +70,7 @@ pub(super) fn principal(
 }
 
 /// `μ_j`: the mean of `z_j` less its position's level, over the positions whose tail has class j.
-pub(super) fn mean(sample: &mut Sample, heads: &Heads, weights: &[f64]) -> io::Result<Vec<f32>> {
+pub(super) fn mean(sample: &mut Watched<'_>, heads: &Heads, weights: &[f64]) -> io::Result<Vec<f32>> {
     let mut sums = vec![0.0f64; sample.classes()];
     let mut counts = vec![sample.rows() as f64; sample.classes()];
     sample.for_each_block(|first, block| {

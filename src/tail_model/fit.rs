@@ -7,14 +7,14 @@ use half::f16;
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
-use super::calibrate::{Positions, calibrate};
+use super::calibrate::{MAX_ROUNDS, Positions, calibrate};
 use super::directions;
 use super::encoder::{self, TailEncoder};
 use super::heads::Heads;
 use super::least_squares::{self, add_outer};
 use super::panels::Panels;
 use super::prior::PriorFit;
-use super::sample::Sample;
+use super::sample::{Sample, Watched};
 use crate::target::{TailModel, TailNodes, TailPrior, TailShape, TargetBatch};
 
 /// Rounds of alternating least squares.
@@ -35,6 +35,9 @@ pub enum FitError {
         #[source]
         source: io::Error,
     },
+    /// Whoever watched wanted no more.
+    #[error("the fit of the tail model was stopped")]
+    Stopped,
     /// Fewer positions than directions.
     #[error(
         "tail.rank: expected less than the {positions} positions of the sample, found {rank}; raise tail.fit_samples"
@@ -112,11 +115,16 @@ impl TailFit {
         Ok(())
     }
 
-    /// The model of everything seen.
+    /// Passes over the sample that [`Self::finish`] may take; 0 where it takes no time to speak of.
+    pub fn passes(&self) -> usize {
+        if self.sample.is_some() { directions::PASSES + 2 * SWEEPS + 2 + MAX_ROUNDS } else { 0 }
+    }
+
+    /// The model of everything seen. `go_on` is asked after each pass over the sample.
     ///
     /// # Errors
-    /// [`FitError`].
-    pub fn finish(self) -> Result<Fitted, FitError> {
+    /// [`FitError`], of which [`FitError::Stopped`] where `go_on` said no.
+    pub fn finish(self, go_on: &mut dyn FnMut() -> bool) -> Result<Fitted, FitError> {
         let positions = self.prior.positions();
         let not_finite = || FitError::NotFinite { positions };
         let prior = self.prior.fit().ok_or_else(not_finite)?;
@@ -127,15 +135,19 @@ impl TailFit {
         if self.rank >= positions {
             return Err(FitError::Rank { positions, rank: self.rank });
         }
-        let (shape, encoder, codes) = fit_shape(&mut sample, &self.prior, &self.nodes, self.rank)
-            .map_err(|source| scratch(&sample, source))?;
+        let (shape, encoder, codes) =
+            fit_shape(&mut Watched::new(&mut sample, go_on), &self.prior, &self.nodes, self.rank)
+                .map_err(|source| scratch(&sample, source))?;
         let model = shape.and_then(|shape| TailModel::new(prior, Some(shape))).ok_or_else(not_finite)?;
         Ok(Fitted { model, encoder: Some(encoder), codes })
     }
 }
 
 fn scratch(sample: &Sample, source: io::Error) -> FitError {
-    FitError::Scratch { path: sample.path().to_owned(), source }
+    match source.kind() {
+        io::ErrorKind::Interrupted => FitError::Stopped,
+        _ => FitError::Scratch { path: sample.path().to_owned(), source },
+    }
 }
 
 /// The basis, the encoder that gives codes in it, and the log-weights that calibrate it.
@@ -145,7 +157,7 @@ fn scratch(sample: &Sample, source: io::Error) -> FitError {
 /// positions and for the rows `(μ_j, D_j)` of all classes. A class is thus known by the positions in
 /// whose tail it was, and nothing of the head leaks into a tail's code.
 fn fit_shape(
-    sample: &mut Sample,
+    sample: &mut Watched<'_>,
     prior: &PriorFit,
     nodes: &TailNodes,
     rank: usize,
@@ -181,7 +193,7 @@ fn fit_shape(
     let by_rank: Vec<Vec<f32>> =
         (0..rank).map(|at| (0..classes).map(|class| scaled(class, at)).collect()).collect();
     let positions = Positions { heads, codes: &codes, mass: prior.position_mass() };
-    let log_weights = calibrate(nodes, &by_rank, &positions, prior.tail_mass());
+    let log_weights = calibrate(nodes, &by_rank, &positions, prior.tail_mass(), || sample.told())?;
     let by_class = (0..classes).flat_map(|class| by_rank.iter().map(move |d| d[class])).collect();
     let shape = TailPrior::new(nodes.clone(), classes, log_weights.concat())
         .and_then(|base| TailShape::new(base, rank, by_class));
@@ -202,7 +214,7 @@ fn class_weights(tail_mass: &[Vec<f64>]) -> Vec<f64> {
 }
 
 /// Level and code of every position, before rounding: `[positions, 1 + rank]`.
-fn solve(sample: &mut Sample, heads: &Heads, encoder: &TailEncoder) -> io::Result<Vec<f32>> {
+fn solve(sample: &mut Watched<'_>, heads: &Heads, encoder: &TailEncoder) -> io::Result<Vec<f32>> {
     let classes = sample.classes();
     let mut codes = Vec::with_capacity(sample.rows() * (1 + encoder.rank()));
     sample.for_each_block(|first, block| {
@@ -219,7 +231,12 @@ fn solve(sample: &mut Sample, heads: &Heads, encoder: &TailEncoder) -> io::Resul
 
 /// `(μ_j, D_j)` of every class by least squares over the positions in whose tail it is: means
 /// `[classes]` and basis `[classes, rank]`. `codes` are [`solve`]'s.
-fn regress(sample: &mut Sample, heads: &Heads, rank: usize, codes: &[f32]) -> io::Result<(Vec<f32>, Panels)> {
+fn regress(
+    sample: &mut Watched<'_>,
+    heads: &Heads,
+    rank: usize,
+    codes: &[f32],
+) -> io::Result<(Vec<f32>, Panels)> {
     let (classes, columns) = (sample.classes(), 1 + rank);
     let mut cross = Panels::zeros(classes, columns);
     let width = cross.width();
@@ -246,6 +263,7 @@ fn regress(sample: &mut Sample, heads: &Heads, rank: usize, codes: &[f32]) -> io
     for row in 0..sample.rows() {
         heads.of(row).iter().for_each(|id| missing[*id as usize].push(row));
     }
+    let rows = sample.rows();
     let solved: Vec<Vec<f32>> = (0..classes)
         .into_par_iter()
         .map(|class| {
@@ -255,7 +273,7 @@ fn regress(sample: &mut Sample, heads: &Heads, rank: usize, codes: &[f32]) -> io
             }
             let right: Vec<f32> = (0..columns).map(|at| cross.at(class, at)).collect();
             // A class that is in every head has no tail to be known by.
-            let observed = missing[class].len() < sample.rows();
+            let observed = missing[class].len() < rows;
             let solved = observed.then(|| least_squares::solve(gram, RIDGE, &right)).flatten();
             solved.unwrap_or_else(|| vec![0.0; columns])
         })
@@ -295,7 +313,7 @@ mod tests {
         for piece in logits.chunks(logits.len() / pieces) {
             fit.add(piece, &selector.select(piece).unwrap())?;
         }
-        let fitted = fit.finish()?;
+        let fitted = fit.finish(&mut || true)?;
         assert!(!scratch.exists(), "the sample is left behind");
         let mut batch = selector.select(logits).unwrap();
         if let Some(encoder) = &fitted.encoder {
@@ -376,5 +394,30 @@ mod tests {
     fn too_small_a_sample_is_refused() {
         let refused = fit(&logits(3, 2), 3, 1).unwrap_err();
         assert!(matches!(refused, FitError::Rank { positions: 3, rank: 3 }), "{refused}");
+    }
+
+    #[test]
+    fn whoever_watches_hears_of_every_pass_and_can_stop() {
+        let z = logits(200, 3);
+        let nodes = TailNodes::default();
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = dir.path().join("sample");
+        let watched = |most: usize| {
+            let mut fit = TailFit::new(CLASSES, K, &nodes, 2, &scratch).unwrap();
+            fit.add(&z, &Selector::new(CLASSES, K, &nodes).unwrap().select(&z).unwrap()).unwrap();
+            let (all, mut passes) = (fit.passes(), 0);
+            let ended = fit.finish(&mut || {
+                passes += 1;
+                passes < most
+            });
+            assert!(!scratch.exists(), "the sample is left behind");
+            (ended, passes, all)
+        };
+        let (ended, passes, all) = watched(usize::MAX);
+        assert!(ended.is_ok() && (all - MAX_ROUNDS..=all).contains(&passes), "{passes} of {all}");
+        for most in [1, 4, 9, passes] {
+            let (ended, heard, _) = watched(most);
+            assert!(matches!(ended, Err(FitError::Stopped)) && heard == most, "{most}: {ended:?}");
+        }
     }
 }

@@ -34,10 +34,6 @@ impl Sample {
         self.classes
     }
 
-    pub(super) fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// Adds a position's logits, `[classes]`, the largest of which is `z_max`.
     pub(super) fn add(&mut self, logits: &[f32], z_max: f32) -> io::Result<()> {
         let lowest = f16::MIN.to_f32();
@@ -66,6 +62,37 @@ impl Sample {
             each(first, &mut floats);
         }
         Ok(())
+    }
+}
+
+/// A sample whose passes somebody watches, who may want no more of them.
+pub(super) struct Watched<'a> {
+    sample: &'a mut Sample,
+    go_on: &'a mut dyn FnMut() -> bool,
+}
+
+impl<'a> Watched<'a> {
+    pub(super) fn new(sample: &'a mut Sample, go_on: &'a mut dyn FnMut() -> bool) -> Self {
+        Self { sample, go_on }
+    }
+
+    pub(super) fn classes(&self) -> usize {
+        self.sample.classes
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.sample.rows
+    }
+
+    /// As [`Sample::for_each_block`], then tells of the pass; fails as interrupted where it was the last.
+    pub(super) fn for_each_block(&mut self, each: impl FnMut(usize, &mut [f32])) -> io::Result<()> {
+        self.sample.for_each_block(each)?;
+        self.told()
+    }
+
+    /// Tells of a pass over what is kept of the sample elsewhere.
+    pub(super) fn told(&mut self) -> io::Result<()> {
+        if (self.go_on)() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
     }
 }
 

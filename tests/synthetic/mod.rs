@@ -157,7 +157,7 @@ impl Synthetic {
             let mut fit =
                 TailFit::new(self.classes, self.k, &self.tail_nodes(), self.rank, &scratch).unwrap();
             fit.add(&self.logits(), &self.selected()).unwrap();
-            fit.finish().unwrap()
+            fit.finish(&mut || true).unwrap()
         })
     }
 

@@ -25,12 +25,21 @@ enum Form {
 
 struct Phase {
     name: String,
+    /// What `samples` and `done` count.
+    unit: Unit,
     samples: u64,
     at_start: u64,
     done: u64,
     begun: Instant,
     said: Instant,
     bar: Option<ProgressBar>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    Samples,
+    /// Of which there may be fewer.
+    Passes,
 }
 
 impl Terminal {
@@ -44,27 +53,7 @@ impl Terminal {
         Self { form, current: Mutex::new(None) }
     }
 
-    /// Runs `change` on the current phase. A panic elsewhere must not hide behind a lock's own.
-    fn with<T>(&self, change: impl FnOnce(&mut Option<Phase>) -> T) -> T {
-        change(&mut self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-}
-
-impl Phase {
-    /// `teacher: 20480 of 60000 samples, 4096/s, 10 s left`
-    fn line(&self) -> String {
-        let Self { name, samples, done, .. } = self;
-        let rate = (done - self.at_start) as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
-        let mut line = format!("{name}: {done} of {samples} samples, {rate:.0}/s");
-        if done < samples && rate > 0.0 {
-            line.push_str(&format!(", {:.0} s left", (samples - done) as f64 / rate));
-        }
-        line
-    }
-}
-
-impl Progress for Terminal {
-    fn phase(&self, name: &str, samples: u64, done: u64) {
+    fn begin(&self, name: &str, unit: Unit, samples: u64, done: u64) {
         let bar = (self.form == Form::Bar).then(|| {
             let template = "{msg:>12} [{bar:32}] {human_pos}/{human_len} {per_sec}, {eta} left";
             let style =
@@ -80,8 +69,39 @@ impl Progress for Terminal {
         let now = Instant::now();
         let name = name.to_owned();
         self.with(|phase| {
-            *phase = Some(Phase { name, samples, at_start: done, done, begun: now, said: now, bar })
+            *phase = Some(Phase { name, unit, samples, at_start: done, done, begun: now, said: now, bar })
         });
+    }
+
+    /// Runs `change` on the current phase. A panic elsewhere must not hide behind a lock's own.
+    fn with<T>(&self, change: impl FnOnce(&mut Option<Phase>) -> T) -> T {
+        change(&mut self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Phase {
+    /// `teacher: 20480 of 60000 samples, 4096/s, 10 s left`
+    fn line(&self) -> String {
+        let Self { name, samples, done, .. } = self;
+        let rate = (done - self.at_start) as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
+        let mut line = match self.unit {
+            Unit::Samples => format!("{name}: {done} of {samples} samples, {rate:.0}/s"),
+            Unit::Passes => format!("{name}: {done} of at most {samples} passes"),
+        };
+        if done < samples && rate > 0.0 {
+            line.push_str(&format!(", {:.0} s left", (samples - done) as f64 / rate));
+        }
+        line
+    }
+}
+
+impl Progress for Terminal {
+    fn phase(&self, name: &str, samples: u64, done: u64) {
+        self.begin(name, Unit::Samples, samples, done);
+    }
+
+    fn passes(&self, name: &str, passes: u64) {
+        self.begin(name, Unit::Passes, passes, 0);
     }
 
     fn advance(&self, samples: u64) {
