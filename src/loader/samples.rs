@@ -3,7 +3,7 @@
 use crate::cache::{CacheError, CacheReader};
 use crate::dataset::{Dataset, DatasetError};
 use crate::ids::SampleId;
-use crate::preprocess::Preprocess;
+use crate::preprocess::{Preprocess, PreprocessError};
 use crate::target::TargetBatch;
 
 /// Why a batch could not be put together.
@@ -13,6 +13,9 @@ pub enum LoaderError {
     /// The dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// What becomes of a sample.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
     /// The cache.
     #[error(transparent)]
     Cache(#[from] CacheError),

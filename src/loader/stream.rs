@@ -88,7 +88,7 @@ impl Drop for Batches {
 mod tests {
     use super::*;
     use crate::config::{Layout, PreprocessConfig};
-    use crate::dataset::{Dataset, DatasetError};
+    use crate::dataset::{Dataset, DatasetError, Sample};
     use crate::digest::Digest;
     use crate::ids::SampleId;
     use crate::preprocess::Preprocess;
@@ -110,20 +110,11 @@ mod tests {
         fn id_at(&self, index: u64) -> SampleId {
             SampleId(index)
         }
-        fn sample(&self, id: SampleId) -> Result<&[u8], DatasetError> {
-            const BYTES: [u8; 256] = {
-                let mut bytes = [0; 256];
-                let mut at = 0;
-                while at < 256 {
-                    bytes[at] = at as u8;
-                    at += 1;
-                }
-                bytes
-            };
+        fn sample(&self, id: SampleId) -> Result<Sample<'_>, DatasetError> {
             if self.broken == Some(id.0) {
                 return Err(DatasetError::NoSuchSample { sample: id, samples: self.len });
             }
-            Ok(&BYTES[id.0 as usize..=id.0 as usize])
+            Ok(Sample { bytes: vec![id.0 as u8].into(), shape: (&[1]).into() })
         }
         fn label(&self, id: SampleId) -> Result<Option<u32>, DatasetError> {
             Ok(Some(id.0 as u32))
