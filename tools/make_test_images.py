@@ -46,7 +46,6 @@ def decoded():
         "alpha.png": lambda to: alpha.save(to),
         "grey-alpha.png": lambda to: alpha.convert("LA").save(to),
         "palette.png": lambda to: rgb.quantize(32).save(to),
-        "grey-16.png": lambda to: Image.fromarray((base[..., 0].astype(np.uint16) * 257 + 40)).save(to),
         "palette.gif": lambda to: rgb.quantize(64).save(to),
         "lossless.webp": lambda to: rgb.save(to, lossless=True),
         "lossy.webp": lambda to: rgb.save(to, quality=90),

@@ -1,7 +1,7 @@
 //! Image files as RGB bytes, as PIL's `Image.open(path).convert("RGB")` gives them.
 //!
 //! What a file is, is told by its content. Grey becomes three equal channels, alpha is dropped and not
-//! blended, 16 bits keep their upper 8, CMYK is `(255 − C)(255 − K) / 255`, and EXIF's orientation is not
+//! blended, 16 bits keep their upper 8 (of grey, where PIL makes all above 255 white), CMYK is `(255 − C)(255 − K) / 255`, and EXIF's orientation is not
 //! applied: torchvision's loader does none of it either, and a teacher is to see what it was trained on.
 
 use std::io::Cursor;
@@ -95,7 +95,8 @@ fn jpeg(file: &[u8]) -> Result<Rgb, String> {
         // Adobe's programs, which make most such files, write 255 less the ink, and say so.
         let adobe = file.windows(9).any(|at| at[..2] == ADOBE && &at[4..] == b"Adobe");
         let stored = |ink: u8| if adobe { ink } else { 255 - ink };
-        let rgb = |pixel: &[u8]| [pixel[0], pixel[1], pixel[2]].map(|ink| times(stored(ink), stored(pixel[3])));
+        let rgb =
+            |pixel: &[u8]| [pixel[0], pixel[1], pixel[2]].map(|ink| times(stored(ink), stored(pixel[3])));
         bytes = bytes.chunks_exact(4).flat_map(rgb).collect();
     }
     Ok(Rgb { width, height, bytes })
@@ -141,7 +142,7 @@ mod tests {
         let text = std::fs::read_to_string(fixtures().join("decoded.json")).unwrap();
         let sizes = serde_json::from_str::<serde_json::Value>(&text).unwrap()["sizes"].clone();
         let sizes = sizes.as_object().unwrap();
-        assert_eq!(sizes.len(), 20);
+        assert_eq!(sizes.len(), 19);
         for (name, size) in sizes {
             let folder = fixtures().join("decoded");
             let file = std::fs::read(folder.join(name)).unwrap();
@@ -153,7 +154,23 @@ mod tests {
             let errors: Vec<u8> = found.bytes.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).collect();
             let largest = errors.iter().copied().max().unwrap();
             let mean = errors.iter().map(|e| f64::from(*e)).sum::<f64>() / errors.len() as f64;
-            eprintln!("{name}: {largest} {mean}");
+            // Lossless files have one right value. Decoders of JPEG round in different places, and where chroma
+            // has half the size they differ more.
+            let (most, most_mean) = match name.as_str() {
+                "422.jpg" | "420.jpg" | "progressive.jpg" | "turned.jpg" => (4, 0.4),
+                "444.jpg" | "grey.jpg" | "cmyk.jpg" => (2, 0.02),
+                _ => (0, 0.0),
+            };
+            assert!(largest <= most && mean <= most_mean, "{name}: off by {largest}, {mean} in the mean");
         }
+    }
+
+    #[test]
+    fn sixteen_bits_keep_the_upper_eight() {
+        let mut file = Vec::new();
+        let grey =
+            image::ImageBuffer::<image::Luma<u16>, _>::from_raw(2, 1, vec![0x12ff_u16, 0xfe00]).unwrap();
+        grey.write_to(&mut Cursor::new(&mut file), image::ImageFormat::Png).unwrap();
+        assert_eq!(rgb(&file).unwrap().bytes, [0x12, 0x12, 0x12, 0xfe, 0xfe, 0xfe]);
     }
 }

@@ -13,9 +13,9 @@ const FIRST_EPOCH_STREAM: u64 = 1 << 32;
 /// The order of one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// As the dataset has them.
+    /// As the dataset has them, in their first view.
     Sequential,
-    /// Every sample once, in the random order of this seed and epoch.
+    /// Every sample once, in the random order of this seed and epoch, and in the view whose turn it is.
     Shuffled {
         /// The run's seed.
         seed: u64,
@@ -38,17 +38,18 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize) 
     let (to, from_worker) = sync_channel(ahead.max(1));
     let worker = std::thread::spawn(move || {
         let len = samples.dataset().len();
-        let order = match order {
-            Order::Sequential => None,
+        let (order, view) = match order {
+            Order::Sequential => (None, 0),
             Order::Shuffled { seed, epoch } => {
-                Some(Permutation::new(len, seed, FIRST_EPOCH_STREAM + u64::from(epoch)))
+                let order = Permutation::new(len, seed, FIRST_EPOCH_STREAM + u64::from(epoch));
+                (Some(order), (epoch % u32::from(samples.views().max(1))) as u16)
             }
         };
         for start in (0..len).step_by(batch.max(1)) {
             let end = start.saturating_add(batch as u64).min(len);
             let indices: Vec<u64> =
                 (start..end).map(|at| order.as_ref().map_or(at, |order| order.at(at))).collect();
-            let prepared = samples.batch(&indices);
+            let prepared = samples.batch(&indices, view);
             let failed = prepared.is_err();
             if to.send(prepared).is_err() || failed {
                 return;

@@ -107,7 +107,7 @@ pub fn build(
     source.reading.encoder = encoder(&writer, dir)?;
     let before = Committed::of(writer.manifest());
     let main = Instant::now();
-    progress.phase("teacher", writer.manifest().samples, before.samples);
+    progress.phase("teacher", source.samples.rows(), before.samples);
     let ended = pipeline::run(&mut source, &mut writer, stop, progress);
     progress.finish();
     let ended = ended?;

@@ -179,6 +179,7 @@ fn rows(reader: &CacheReader, index: ShardIndex) -> Result<ShardRows, CacheError
     let range = first..first + shard.sample_ids().len() as u64;
     let mut rows = ShardRows {
         sample_ids: shard.sample_ids().iter().map(|id| SampleId(*id)).collect(),
+        views: shard.views().to_vec(),
         labels: shard.labels().map(<[u32]>::to_vec).unwrap_or_default(),
         ..ShardRows::default()
     };

@@ -6,6 +6,7 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::PreprocessError;
+use super::augment::{Draw, Part};
 use crate::config::{Interpolation, PreprocessConfig};
 use crate::dataset::Sample;
 
@@ -51,8 +52,7 @@ impl<'a> Pixels<'a> {
             Interpolation::Bicubic => FilterType::CatmullRom,
         };
         // PIL resizes each channel by itself; alpha does not weigh the others.
-        let options =
-            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
         let failed = |problem: String| PreprocessError::Resize {
             from: [self.height, self.width],
             to: [height, width],
@@ -61,9 +61,7 @@ impl<'a> Pixels<'a> {
         let source = ImageRef::new(self.width as u32, self.height as u32, &self.bytes, pixel)
             .map_err(|error| failed(error.to_string()))?;
         let mut target = Image::new(width as u32, height as u32, pixel);
-        Resizer::new()
-            .resize(&source, &mut target, &options)
-            .map_err(|error| failed(error.to_string()))?;
+        Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(error.to_string()))?;
         let bytes = Cow::Owned(target.into_vec());
         Ok(Self { height, width, channels: self.channels, bytes })
     }
@@ -130,11 +128,25 @@ pub(super) fn output_size(config: &PreprocessConfig, height: usize, width: usize
     }
 }
 
-/// Resizes and cuts out of the middle, as `config` says.
-pub(super) fn apply<'a>(
+/// A view of an image that comes out as `size`, height and width: either a random part of it, resized, or
+/// what [`apply`] makes of it; and then maybe mirrored.
+pub(super) fn view<'a>(
     image: Pixels<'a>,
     config: &PreprocessConfig,
+    draw: Draw,
+    size: (usize, usize),
 ) -> Result<Pixels<'a>, PreprocessError> {
+    let image = match draw.part {
+        Some(Part { top, left, height, width }) => {
+            image.cut(top as i64, left as i64, height, width).resized(size.0, size.1, config.interpolation)?
+        }
+        None => apply(image, config)?,
+    };
+    Ok(if draw.flip { image.mirrored() } else { image })
+}
+
+/// Resizes and cuts out of the middle, as `config` says.
+pub(super) fn apply<'a>(image: Pixels<'a>, config: &PreprocessConfig) -> Result<Pixels<'a>, PreprocessError> {
     let (height, width) = resized_size(config, image.height, image.width);
     let image = image.resized(height, width, config.interpolation)?;
     let Some(crop) = config.crop else { return Ok(image) };

@@ -1,14 +1,15 @@
 //! Turns a sample into a model's input, the same way at every epoch.
 
+mod augment;
 mod geometry;
 
 use rayon::prelude::*;
 
 use self::geometry::Pixels;
-use crate::config::{Layout, PreprocessConfig};
+use crate::config::{AugmentConfig, Layout, PreprocessConfig};
 use crate::dataset::{Dataset, DatasetError};
 use crate::digest::Digest;
-use crate::ids::SampleId;
+use crate::ids::{SampleId, SampleView};
 
 /// Why a sample cannot become a model's input.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,7 @@ pub enum PreprocessError {
     Sizes,
     /// What is no image is to be resized or cut.
     #[error(
-        "preprocess.resize, .size and .crop expect images of shape [height, width] or [height, width, \
+        "preprocess.resize, .size, .crop and augment expect images of shape [height, width] or [height, width, \
          channels], found samples of shape {shape:?}; remove the keys"
     )]
     NoImage {
@@ -33,7 +34,10 @@ pub enum PreprocessError {
         shape: Vec<usize>,
     },
     /// An image that cannot be resized for what its pixels are.
-    #[error("preprocess.resize and .size: expected images of 1 to 4 channels, found {channels}; remove the keys")]
+    #[error(
+        "preprocess.resize, .size and augment.random_resized_crop: expected images of 1 to 4 channels, found \
+         {channels}; remove the keys"
+    )]
     ResizeChannels {
         /// Channels of the samples.
         channels: usize,
@@ -88,6 +92,9 @@ pub enum PreprocessError {
 #[derive(Clone, Debug)]
 pub struct Preprocess {
     config: PreprocessConfig,
+    augment: Option<AugmentConfig>,
+    /// Height and width that come out, where samples are images.
+    size: Option<(usize, usize)>,
     digest: Digest,
     tables: Vec<[f32; 256]>,
     pixels: usize,
@@ -102,7 +109,25 @@ impl Preprocess {
     /// # Errors
     /// [`PreprocessError`] when shape, layout and channels do not fit.
     pub fn new(config: &PreprocessConfig, sample_shape: &[usize]) -> Result<Self, PreprocessError> {
-        let prepared = prepared_shape(config, sample_shape)?;
+        Self::with_views(config, None, sample_shape)
+    }
+
+    /// The same, with views of each sample.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_views(
+        config: &PreprocessConfig,
+        augment: Option<&AugmentConfig>,
+        sample_shape: &[usize],
+    ) -> Result<Self, PreprocessError> {
+        let images = config.has_geometry() || augment.is_some() || sample_shape.contains(&0);
+        let (prepared, size) = if images {
+            let (height, width, channels) = image_shape(config, sample_shape)?;
+            ([&[height, width], channels].concat(), Some((height, width)))
+        } else {
+            (sample_shape.to_vec(), None)
+        };
         let shape = || prepared.clone();
         let (pixels, channels, output_shape) = match (config.layout, prepared.as_slice()) {
             (Layout::Flat, _) => {
@@ -129,6 +154,8 @@ impl Preprocess {
             .collect();
         Ok(Self {
             config: config.clone(),
+            augment: augment.cloned(),
+            size,
             digest: Digest::of_json(config)?,
             tables,
             pixels,
@@ -157,18 +184,28 @@ impl Preprocess {
         &self.config
     }
 
-    /// Prepares the samples `ids` of `dataset`, side by side: `[ids, …output shape]`, row-major.
+    /// Views of each sample.
+    pub fn views(&self) -> u16 {
+        self.augment.as_ref().map_or(1, |augment| augment.views)
+    }
+
+    /// What views of a sample are, where there are any.
+    pub fn augment(&self) -> Option<&AugmentConfig> {
+        self.augment.as_ref()
+    }
+
+    /// Prepares views of samples of `dataset`, side by side: `[rows, …output shape]`, row-major.
     ///
     /// # Errors
     /// [`PreprocessError`] for the first that cannot be.
-    pub fn batch(&self, dataset: &dyn Dataset, ids: &[SampleId]) -> Result<Vec<f32>, PreprocessError> {
+    pub fn batch(&self, dataset: &dyn Dataset, rows: &[SampleView]) -> Result<Vec<f32>, PreprocessError> {
         let values = self.values();
-        let mut inputs = vec![0.0; ids.len() * values];
-        let failed = ids
+        let mut inputs = vec![0.0; rows.len() * values];
+        let failed = rows
             .par_iter()
             .zip(inputs.par_chunks_mut(values))
             .enumerate()
-            .filter_map(|(at, (id, out))| self.sample(dataset, *id, out).err().map(|error| (at, error)))
+            .filter_map(|(at, (row, out))| self.sample(dataset, *row, out).err().map(|error| (at, error)))
             .min_by_key(|(at, _)| *at);
         match failed {
             Some((_, error)) => Err(error),
@@ -176,16 +213,21 @@ impl Preprocess {
         }
     }
 
-    /// Prepares one sample of `dataset` into `out`, which has [`Self::values`] elements.
-    fn sample(&self, dataset: &dyn Dataset, id: SampleId, out: &mut [f32]) -> Result<(), PreprocessError> {
-        let sample = dataset.sample(id)?;
-        let raw = if self.config.has_geometry() {
-            geometry::apply(Pixels::of(sample)?, &self.config)?.bytes
-        } else {
-            sample.bytes
+    /// Prepares one view of a sample of `dataset` into `out`, which has [`Self::values`] elements.
+    fn sample(&self, dataset: &dyn Dataset, row: SampleView, out: &mut [f32]) -> Result<(), PreprocessError> {
+        let sample = dataset.sample(row.sample)?;
+        let raw = match (self.size, &self.augment) {
+            (None, _) => sample.bytes,
+            (Some(_), None) => geometry::apply(Pixels::of(sample)?, &self.config)?.bytes,
+            (Some(size), Some(augment)) => {
+                let image = Pixels::of(sample)?;
+                let draw = augment::draw(augment, row, image.height, image.width);
+                geometry::view(image, &self.config, draw, size)?.bytes
+            }
         };
         if raw.len() != out.len() {
-            return Err(PreprocessError::Values { sample: id, expected: out.len(), found: raw.len() });
+            let (expected, found) = (out.len(), raw.len());
+            return Err(PreprocessError::Values { sample: row.sample, expected, found });
         }
         self.look_up(&raw, out);
         Ok(())
@@ -210,11 +252,11 @@ impl Preprocess {
     }
 }
 
-/// The shape of samples of `shape` after resizing and cutting, channels last.
-fn prepared_shape(config: &PreprocessConfig, shape: &[usize]) -> Result<Vec<usize>, PreprocessError> {
-    if !config.has_geometry() && !shape.contains(&0) {
-        return Ok(shape.to_vec());
-    }
+/// Height and width of samples of `shape` after resizing and cutting, and their channels if they have any.
+fn image_shape<'a>(
+    config: &PreprocessConfig,
+    shape: &'a [usize],
+) -> Result<(usize, usize, &'a [usize]), PreprocessError> {
     let [height, width, channels @ ..] = shape else {
         return Err(PreprocessError::NoImage { shape: shape.to_vec() });
     };
@@ -222,7 +264,7 @@ fn prepared_shape(config: &PreprocessConfig, shape: &[usize]) -> Result<Vec<usiz
         return Err(PreprocessError::NoImage { shape: shape.to_vec() });
     }
     let (height, width) = geometry::output_size(config, *height, *width).ok_or(PreprocessError::Sizes)?;
-    Ok([&[height, width], channels].concat())
+    Ok((height, width, channels))
 }
 
 #[cfg(test)]

@@ -31,7 +31,10 @@ pub(super) fn list(root: &Path) -> Result<Found, FolderError> {
         if top.images.is_empty() {
             return Err(FolderError::Empty { path: root.to_owned(), extensions: EXTENSIONS.join(", ") });
         }
-        return Ok(Found { classes: None, images: top.images.into_iter().map(|(_, path)| (path, 0)).collect() });
+        return Ok(Found {
+            classes: None,
+            images: top.images.into_iter().map(|(_, path)| (path, 0)).collect(),
+        });
     }
     if let Some((_, image)) = top.images.first() {
         let (image, folder) = (image.clone(), top.folders[0].1.clone());

@@ -138,7 +138,9 @@ pub enum FolderError {
         source: std::io::Error,
     },
     /// No images, in the dataset or in a class of it.
-    #[error("dataset.path: expected images ({extensions}) in {path}, found none; add some, or remove the folder")]
+    #[error(
+        "dataset.path: expected images ({extensions}) in {path}, found none; add some, or remove the folder"
+    )]
     Empty {
         /// The folder.
         path: PathBuf,

@@ -35,8 +35,16 @@ fn names(dataset: &FolderDataset) -> Vec<(String, Option<u32>)> {
 fn images_have_the_order_and_classes_of_image_folder() {
     let dir = tempfile::tempdir().unwrap();
     let files = [
-        "b/2.JPG", "b/10.png", "b/a/x.png", "b/a-b/x.png", "b/notes.txt", "b/.hidden.png", "a/1.jpeg", "B/1.gif",
-        ".git/1.png", "readme.txt",
+        "b/2.JPG",
+        "b/10.png",
+        "b/a/x.png",
+        "b/a-b/x.png",
+        "b/notes.txt",
+        "b/.hidden.png",
+        "a/1.jpeg",
+        "B/1.gif",
+        ".git/1.png",
+        "readme.txt",
     ];
     files.iter().for_each(|name| put(dir.path(), name));
     let dataset = open(dir.path()).unwrap();
@@ -140,7 +148,10 @@ fn links_are_followed_and_loops_refused() {
     symlink(dir.path().join("elsewhere"), root.join("b")).unwrap();
     symlink(dir.path().join("elsewhere/1.png"), root.join("a/2.png")).unwrap();
     let found = names(&open(&root).unwrap());
-    assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a/1.png", "a/2.png", "b/1.png"]);
+    assert_eq!(
+        found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["a/1.png", "a/2.png", "b/1.png"]
+    );
     symlink(&root, root.join("a/up")).unwrap();
     assert!(error(&root).contains("is a link back to"), "{}", error(&root));
 }
@@ -159,7 +170,10 @@ fn broken_images_are_named_when_opened_or_when_decoded() {
         error(dir.path())
     };
     let page = opened("page.jpg", b"<!DOCTYPE html><html>");
-    assert!(page.contains("page.jpg: expected an image that can be decoded, found a file that begins"), "{page}");
+    assert!(
+        page.contains("page.jpg: expected an image that can be decoded, found a file that begins"),
+        "{page}"
+    );
     assert!(opened("empty.jpg", b"").contains("found an empty file"));
     assert!(opened("short.jpg", &fixture("420.jpg")[..100]).contains("short.jpg: expected an image"));
     // A bomb: 60,000 × 60,000 pixels in a header.
@@ -169,7 +183,9 @@ fn broken_images_are_named_when_opened_or_when_decoded() {
     let bomb = opened("bomb.bmp", &bomb);
     assert!(bomb.contains("60000 × 60000 pixels, more than"), "{bomb}");
     // What is cut off shows only when it is decoded.
-    for name in ["420.jpg", "progressive.jpg", "grey.jpg", "rgb.png", "lossy.webp", "rgb.bmp", "rgb.tiff", "rgb.ppm"] {
+    for name in
+        ["420.jpg", "progressive.jpg", "grey.jpg", "rgb.png", "lossy.webp", "rgb.bmp", "rgb.tiff", "rgb.ppm"]
+    {
         let whole = fixture(name);
         let cut = &whole[..whole.len() * 3 / 4];
         let file = format!("cut-{name}");
