@@ -109,7 +109,7 @@ pub fn convert(
         let model = reader.tail_model();
         writer.begin(Beginnings { model, encoder: None, codebook: codebook.as_ref() })?;
     }
-    progress.phase("convert", source.samples, writer.manifest().shards.iter().map(|shard| shard.rows).sum());
+    progress.phase("convert", source.rows(), writer.manifest().shards.iter().map(|shard| shard.rows).sum());
     while (writer.next_shard().0 as usize) < source.shards.len() {
         if stop.load(Ordering::Relaxed) {
             progress.finish();
