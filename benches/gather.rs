@@ -52,8 +52,8 @@ fn write(dir: &Path) {
             .commit_shard(&ShardRows {
                 sample_ids: (first..first + ROWS_PER_SHARD).map(SampleId).collect(),
                 labels: vec![1; rows],
-                tokens: vec![],
                 targets: TargetBatch::zeroed(rows, K, DEFAULT_NODES.len()),
+                ..ShardRows::default()
             })
             .unwrap();
     }

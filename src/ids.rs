@@ -1,4 +1,4 @@
-//! Names the numbers that are easily confused: which sample, which shard.
+//! Names the numbers that are easily confused: which sample, which view of it, which shard.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The stable identity of a sample in its dataset, whatever the order of iteration.
 ///
-/// For IDX files it is the sample's index in the file, from 0.
+/// For IDX files it is the sample's index in the file, from 0; in a folder its place in the order of paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SampleId(pub u64);
@@ -15,6 +15,15 @@ impl fmt::Display for SampleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// One view of a sample: what a row of a cache is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SampleView {
+    /// The sample.
+    pub sample: SampleId,
+    /// Which of its augmentation views, from 0; 0 where there is one.
+    pub view: u16,
 }
 
 /// The position of a shard in the manifest, from 0.

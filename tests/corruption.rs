@@ -22,7 +22,7 @@ fn read_everything(dir: &Path) {
         drop(reader.sample_id(row));
         drop(reader.label(row));
         drop(reader.tokens(row));
-        drop(reader.row_of(SampleId(row)));
+        drop(reader.row_of(SampleId(row), 0));
     }
 }
 

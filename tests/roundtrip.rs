@@ -109,7 +109,7 @@ proptest! {
             let labels = if settings.labelled { rows.clone().map(label).collect() } else { vec![] };
             let sample_ids = rows.clone().map(id).collect();
             let targets = rows_of(&targets, rows);
-            writer.commit_shard(&ShardRows { sample_ids, labels, targets, tokens: vec![] }).unwrap();
+            writer.commit_shard(&ShardRows { sample_ids, labels, targets, ..ShardRows::default() }).unwrap();
         }
         let manifest = writer.finish().unwrap();
 
@@ -131,9 +131,9 @@ proptest! {
             prop_assert_eq!(found.code(at), targets.code(row));
             prop_assert_eq!(reader.sample_id(row as u64).unwrap(), id(row));
             prop_assert_eq!(reader.label(row as u64).unwrap(), settings.labelled.then(|| label(row)));
-            prop_assert_eq!(reader.row_of(id(row)).unwrap(), Some(row as u64));
+            prop_assert_eq!(reader.row_of(id(row), 0).unwrap(), Some(row as u64));
             if gap > 1 {
-                prop_assert_eq!(reader.row_of(SampleId(id(row).0 + 1)).unwrap(), None);
+                prop_assert_eq!(reader.row_of(SampleId(id(row).0 + 1), 0).unwrap(), None);
             }
         }
     }

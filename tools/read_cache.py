@@ -12,7 +12,7 @@ called 3.1, 3.2, …, which are the third's. This one file is the whole reader: 
 NumPy and pyarrow, and PyTorch for the two last lines only:
 
     cache = Cache("my-cache")                      maps the shards when they are first touched
-    rows = cache.rows_of(sample_ids)               targets are found by sample, never by order
+    rows = cache.rows_of(sample_ids)               targets are found by sample (and view), never by order
     batch = cache.batch(rows, temperature=4)       "ids", "log_probs", "tail_log_mass", …
     p = cache.dense(rows, temperature=4)           every class's probability
 
@@ -284,7 +284,8 @@ class Codebook:
 
 
 class Cache:
-    """An open cache: a sample is a row, and rows are numbered through all shards from 0.
+    """An open cache: a sample (a view of it, where there are many) is a row, and rows are numbered through all
+    shards from 0.
 
     manifest, classes (V), k (of the largest head), nodes, rows, positions (targets in all rows together); sample_ids
     and labels of all rows are read when first asked for.
@@ -353,14 +354,18 @@ class Cache:
         sound = least <= self.rank <= most
         require(sound, f"tail.rank: expected {f'{least} to' if least else 'at most'} {most}, found {self.rank}")
         self.read_version_3(m, later)
-        require(m["views"] == 1 and (self.vocabulary or m["positions"] == m["samples"]), "expected one view of each sample")
+        augment = m.get("augment") if later else None
+        self.views = augment["views"] if augment else 1
+        sound = m["views"] == self.views >= 1 and (self.vocabulary or m["positions"] == m["samples"] * self.views)
+        require(sound, f"views: expected {self.views} of each sample, with a position each, found {m['views']}")
         require(not self.has_tail or m["tail"].get("model"), "tail.model is missing, and k < classes")
         after = 0
         for shard in m["shards"]:
             require(shard["rows"] >= 1 and shard["first_sample"] >= after, f"{shard['file']}: rows out of order")
-            after = shard["first_sample"] + shard["rows"]
+            after = shard["first_sample"] + -(-shard["rows"] // self.views)
         rows = sum(shard["rows"] for shard in m["shards"])
-        require(rows == m["samples"] < 2**63, f"shards: expected {m['samples']} rows, found {rows}")
+        expected = m["samples"] * self.views
+        require(rows == expected < 2**63, f"shards: expected {expected} rows, found {rows}")
         self.positions = sum(shard["positions"] if self.vocabulary else shard["rows"] for shard in m["shards"])
         expected = m["positions"]
         require(self.positions == expected < 2**63, f"shards: expected {expected} positions, found {self.positions}")
@@ -390,7 +395,7 @@ class Cache:
         else:
             fixed = self.form == "arrow" and not self.variable and self.vocabulary is None
             self.layout = "fixed" if fixed else "lists"
-        lowest = not later or self.layout != "fixed"
+        lowest = not later or self.layout != "fixed" or m.get("augment") is not None
         require(lowest, "format_version: expected 1 or 2 for shards with columns of version 1 or 2, found 3")
 
     def entries(self):
@@ -587,7 +592,7 @@ class Cache:
         """The sample of every row, rising: [rows], uint64."""
         if self.read_ids is None:
             ids = np.concatenate([self.shard(at)["sample_id"] for at in range(len(self.shards))])
-            require((ids[1:] > ids[:-1]).all(), "sample ids do not rise; kd-cache verify says where")
+            require(self.rises(ids), "sample ids do not rise; kd-cache verify says where")
             self.read_ids = ids
         return self.read_ids
 
@@ -607,9 +612,17 @@ class Cache:
         require(sound, f"{what}: expected a list of whole numbers from 0 on, found {numbers}")
         return numbers
 
-    def rows_of(self, samples):
-        """The rows of `samples`, in that order: [n], int64."""
-        ids = self.sample_ids
+    def rises(self, ids):
+        """Whether samples rise, and each has all its views."""
+        if len(ids) % self.views:
+            return False
+        by_sample = ids.reshape(-1, self.views)
+        return bool((by_sample[1:, 0] > by_sample[:-1, 0]).all() and (by_sample == by_sample[:, :1]).all())
+
+    def rows_of(self, samples, view=0):
+        """The rows of one view of `samples`, in that order: [n], int64. Epoch e of training takes e mod views."""
+        require(0 <= view < self.views, f"view: expected 0 to {self.views - 1}, found {view}")
+        ids = self.sample_ids[:: self.views]
         # As the ids are stored: of two kinds of integer NumPy would make floats.
         samples = self.whole_numbers(samples, "sample ids").astype(np.uint64)
         # Ids without gaps, as rising ones over a whole dataset are, need no search.
@@ -618,7 +631,7 @@ class Cache:
         at = np.minimum(at, len(ids) - 1).astype(np.int64)
         missing = samples[ids[at] != samples]
         require(not missing.size, f"the cache has no sample {', '.join(map(str, missing[:5]))}")
-        return at
+        return at * self.views + view
 
     def by_shard(self, rows):
         """`rows` as an array, and for each shard that they are in: its columns, which of `rows`, and their places in it.
@@ -855,9 +868,10 @@ class Cache:
         """What sections 6, 2.4 and 3.8 leave to a verifier, of one shard."""
         entry, shard = self.manifest["shards"][index], self.shard(index)
         file, samples = entry["file"], shard["sample_id"]
-        rising = samples[0] == entry["first_sample"] and (samples[1:] > samples[:-1]).all()
+        rising = samples[0] == entry["first_sample"] and self.rises(samples)
         require(rising, f"{file}: expected sample ids that rise from {entry['first_sample']}")
-        require(not shard["view"].any(), f"{file}: expected every view 0")
+        views = np.arange(len(samples)) % self.views
+        require((shard["view"] == views).all(), f"{file}: expected views 0 to {self.views - 1} of each sample")
         if self.labelled:
             require((shard["label"] < self.classes).all(), f"{file}: a label is not below {self.classes}")
         positions = entry.get("positions", entry["rows"]) if self.vocabulary else entry["rows"]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::columns::{ShardColumns, ShardLayout};
 use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION};
 use super::{CacheError, durable};
-use crate::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
+use crate::config::{AugmentConfig, PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use crate::digest::Digest;
 use crate::encoding::{Layout, Steps, StepsError};
 use crate::target::{MAX_RANK, NotCovered, TailNodes, Temperature};
@@ -48,6 +48,9 @@ pub struct Manifest {
     /// How samples became the teacher's input; absent where they are tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessIdentity>,
+    /// What views of a sample are; absent where there are none but the sample itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentIdentity>,
     /// The shards, in order of sample ids.
     pub shards: Vec<ShardEntry>,
 }
@@ -176,6 +179,26 @@ pub struct PreprocessIdentity {
     pub config: PreprocessConfig,
     /// Digest of it.
     pub digest: Digest,
+}
+
+/// The augmentation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AugmentIdentity {
+    /// What was done.
+    #[serde(flatten)]
+    pub config: AugmentConfig,
+    /// Digest of it.
+    pub digest: Digest,
+}
+
+impl AugmentIdentity {
+    /// Of what was declared.
+    ///
+    /// # Errors
+    /// When it has no JSON form.
+    pub fn of(config: &AugmentConfig) -> Result<Self, serde_json::Error> {
+        Ok(Self { config: config.clone(), digest: Digest::of_json(config)? })
+    }
 }
 
 /// A file of the cache.
@@ -307,9 +330,15 @@ impl Manifest {
     /// The lowest version that has what this cache holds, so that older programs read what they can.
     pub fn version(&self) -> u32 {
         match self.columns().layout() {
+            _ if self.augment.is_some() => 3,
             ShardLayout::Fixed => 1 + u32::from(self.tail.rank > 0),
             ShardLayout::Lists | ShardLayout::Packed => 3,
         }
+    }
+
+    /// Rows of the finished cache: views of all samples.
+    pub fn rows(&self) -> u64 {
+        self.samples.saturating_mul(u64::from(self.views))
     }
 
     /// Positions of the longest row.
@@ -384,8 +413,12 @@ impl Manifest {
             let expected = format!("{} for what its shards hold", self.version());
             return damaged("format_version", expected, self.format_version.to_string());
         }
-        if self.views != 1 || (self.dataset.tokens.is_none() && self.positions != self.samples) {
-            let expected = format!("one view of {} samples", self.samples);
+        let views = self.augment.as_ref().map_or(1, |augment| u32::from(augment.config.views));
+        if self.views != views
+            || views == 0
+            || (self.dataset.tokens.is_none() && self.positions != self.rows())
+        {
+            let expected = format!("{} views of {} samples, a position each", views.max(1), self.samples);
             return damaged("views", expected, format!("{} views, {} positions", self.views, self.positions));
         }
         if let Err(error) = self.steps() {
@@ -415,7 +448,7 @@ impl Manifest {
                 let found = format!("{} rows from sample {}", shard.rows, shard.first_sample);
                 return damaged(&format!("shards[{index}]"), expected, found);
             }
-            next = shard.first_sample.checked_add(shard.rows);
+            next = shard.first_sample.checked_add(shard.rows.div_ceil(u64::from(self.views)));
             if next.is_none() {
                 let expected = "sample ids and rows within 64 bits".into();
                 let found = format!("{} rows from sample {}", shard.rows, shard.first_sample);
@@ -440,8 +473,8 @@ impl Manifest {
         }
         let rows = self.committed_rows();
         let positions = self.committed_positions();
-        if self.complete && (rows, positions) != (self.samples, self.positions) {
-            let expected = format!("{} rows with {} positions in all", self.samples, self.positions);
+        if self.complete && (rows, positions) != (self.rows(), self.positions) {
+            let expected = format!("{} rows with {} positions in all", self.rows(), self.positions);
             return damaged("shards", expected, format!("{rows} with {positions}"));
         }
         Ok(())

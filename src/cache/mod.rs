@@ -37,8 +37,8 @@ pub use columns::{ShardColumns, ShardLayout, curve_type, head_type};
 pub use error::CacheError;
 pub use lock::WriterLock;
 pub use manifest::{
-    DatasetIdentity, FileEntry, HeadLayout, Manifest, PreprocessIdentity, ShardEntry, StorageLayout,
-    TailLayout, TeacherIdentity, TokensIdentity,
+    AugmentIdentity, DatasetIdentity, FileEntry, HeadLayout, Manifest, PreprocessIdentity, ShardEntry,
+    StorageLayout, TailLayout, TeacherIdentity, TokensIdentity,
 };
 pub use reader::{CacheReader, read_encoder, read_manifest, read_tail_model};
 pub use shard_encode::{ShardRows, TokenRow};

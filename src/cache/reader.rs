@@ -195,16 +195,18 @@ impl CacheReader {
         Ok(self.shard(shard)?.labels().map(|labels| labels[at]))
     }
 
-    /// The row of a sample's first view, if the cache has it.
+    /// The row of a sample's view, if the cache has it.
     ///
     /// # Errors
     /// Those of [`Self::shard`].
-    pub fn row_of(&self, id: SampleId) -> Result<Option<u64>, CacheError> {
+    pub fn row_of(&self, id: SampleId, view: u16) -> Result<Option<u64>, CacheError> {
         let after = self.manifest.shards.partition_point(|shard| shard.first_sample <= id.0);
         let Some(index) = after.checked_sub(1) else { return Ok(None) };
-        let ids = self.shard(ShardIndex(index as u32))?.sample_ids();
-        let at = ids.partition_point(|found| *found < id.0);
-        let hit = ids.get(at).is_some_and(|found| *found == id.0);
+        let shard = self.shard(ShardIndex(index as u32))?;
+        let (ids, views) = (shard.sample_ids(), shard.views());
+        // The views of a sample follow one another.
+        let at = ids.partition_point(|found| *found < id.0) + usize::from(view);
+        let hit = ids.get(at).is_some_and(|found| *found == id.0) && views[at] == view;
         Ok(hit.then(|| self.starts[index] + at as u64))
     }
 

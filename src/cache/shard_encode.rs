@@ -21,12 +21,14 @@ use crate::encoding::QuantisedBatch;
 use crate::ids::SampleId;
 use crate::target::TargetBatch;
 
-/// The rows of one shard, in rising order of sample ids.
+/// The rows of one shard, in rising order of sample ids, and of views of each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ShardRows {
     /// Samples.
     pub sample_ids: Vec<SampleId>,
-    /// Their labels, as many as samples; empty in an unlabelled dataset.
+    /// Their views, as many as rows; empty where each sample has one.
+    pub views: Vec<u16>,
+    /// Their labels, as many as rows; empty in an unlabelled dataset.
     pub labels: Vec<u32>,
     /// Where samples are tokens: what each is made of, as many as samples; empty otherwise.
     pub tokens: Vec<TokenRow>,
@@ -75,7 +77,10 @@ fn record_batch(
 ) -> Result<RecordBatch, ArrowError> {
     let mut arrays: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(rows.sample_ids.iter().map(|id| id.0))),
-        Arc::new(UInt16Array::from_value(0, rows.sample_ids.len())),
+        Arc::new(match rows.views.is_empty() {
+            true => UInt16Array::from_value(0, rows.sample_ids.len()),
+            false => UInt16Array::from_iter_values(rows.views.iter().copied()),
+        }),
     ];
     if columns.labelled {
         arrays.push(Arc::new(UInt32Array::from_iter_values(rows.labels.iter().copied())));

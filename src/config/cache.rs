@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, DatasetConfig, Fault, PreprocessConfig, device};
+use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device};
 use crate::target::{MAX_RANK, TailNodes};
 
 /// Default of [`TeacherConfig::batch`] for images.
@@ -44,6 +44,9 @@ pub struct CacheConfig {
     /// How a sample becomes the teacher's input.
     #[serde(default)]
     pub preprocess: PreprocessConfig,
+    /// Views of each image; default: one, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentConfig>,
     /// The model whose predictions are kept.
     pub teacher: TeacherConfig,
     /// What is kept exactly.
@@ -345,6 +348,12 @@ impl Config for CacheConfig {
             let problem =
                 "is for images, and dataset.kind is of tokens, which a teacher takes as they are; remove it";
             faults.push(Fault::new("preprocess", problem));
+        }
+        if let Some(augment) = &self.augment {
+            faults.extend(augment.validate("augment"));
+            if self.dataset.rows().is_some() {
+                faults.push(Fault::new("augment", "is for images, and dataset.kind is of tokens; remove it"));
+            }
         }
         match (self.head.k, self.head.mass) {
             (None, None) => {

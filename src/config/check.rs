@@ -61,6 +61,11 @@ impl<'a> Walk<'a> {
                 if (items.len() as u64) < least {
                     self.fault(key, format!("expected at least {least} of them, found {}", items.len()));
                 }
+                if let Some(most) = schema.get("maxItems").and_then(Value::as_u64)
+                    && items.len() as u64 > most
+                {
+                    self.fault(key, format!("expected at most {most} of them, found {}", items.len()));
+                }
                 if let Some(item_schema) = schema.get("items") {
                     for (i, item) in items.iter().enumerate() {
                         self.value(item, item_schema, &format!("{key}[{i}]"));

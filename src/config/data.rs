@@ -6,7 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
+use super::images::{FolderConfig, Interpolation};
 use super::tokens::{JsonlConfig, ParquetConfig, TextConfig, TokensConfig};
+
+/// The longest side that images may be brought to.
+const LARGEST_SIDE: u32 = 16_384;
 
 /// Where the samples lie.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +29,8 @@ pub enum DatasetConfig {
         #[schemars(range(min = 1))]
         limit: Option<u64>,
     },
+    /// A folder of image files, of any size; its folders are the classes.
+    Folder(FolderConfig),
     /// Text files; each is a document.
     Text(TextConfig),
     /// JSON Lines; each line is a document.
@@ -48,10 +54,28 @@ pub enum Layout {
     Flat,
 }
 
-/// How a sample's bytes become a model's input: `(value × scale − mean) / std`, per channel.
+/// How a sample's bytes become a model's input: resized, cropped, and then
+/// `(value × scale − mean) / std`, per channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreprocessConfig {
+    /// Images: the length of the shorter side after resizing; the longer one keeps the shape, as
+    /// torchvision's `Resize` with one number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = LARGEST_SIDE))]
+    pub resize: Option<u32>,
+    /// Images: `[height, width]` after resizing, whatever the shape was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(range(min = 1, max = LARGEST_SIDE)))]
+    pub size: Option<[u32; 2]>,
+    /// How images are resized.
+    #[serde(skip_serializing_if = "Interpolation::is_default")]
+    pub interpolation: Interpolation,
+    /// Images: the side of the square that is cut out of the middle, after resizing if there is any, as
+    /// torchvision's `CenterCrop`: what a smaller image lacks is black.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = LARGEST_SIDE))]
+    pub crop: Option<u32>,
     /// Factor on the raw byte, before mean and standard deviation. Default 1/255.
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub scale: f64,
@@ -65,14 +89,23 @@ pub struct PreprocessConfig {
 
 impl Default for PreprocessConfig {
     fn default() -> Self {
-        Self { scale: 1.0 / 255.0, mean: vec![0.0], std: vec![1.0], layout: Layout::default() }
+        Self {
+            resize: None,
+            size: None,
+            interpolation: Interpolation::default(),
+            crop: None,
+            scale: 1.0 / 255.0,
+            mean: vec![0.0],
+            std: vec![1.0],
+            layout: Layout::default(),
+        }
     }
 }
 
 impl PreprocessConfig {
     /// Everything that is wrong with the values; keys are given below `prefix`.
     pub fn validate(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let mut faults = self.validate_geometry(prefix);
         if self.mean.is_empty() || self.std.is_empty() || self.mean.len() != self.std.len() {
             let found = format!("found {} and {}", self.mean.len(), self.std.len());
             let problem = format!("expected as many values as in {prefix}.std, and at least one; {found}");

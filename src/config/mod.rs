@@ -9,6 +9,7 @@ mod check;
 mod data;
 mod device;
 mod fault;
+mod images;
 mod load;
 mod tokens;
 mod train;
@@ -22,6 +23,10 @@ pub use cache::{
 pub use data::{DatasetConfig, Layout, PreprocessConfig};
 pub use device::DeviceName;
 pub use fault::{ConfigError, Fault};
+pub use images::{
+    AugmentConfig, DEFAULT_CROP_RATIO, DEFAULT_CROP_SCALE, DEFAULT_VIEWS, FolderConfig, Interpolation,
+    RandomResizedCrop,
+};
 pub use load::{Config, load, load_str};
 pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,

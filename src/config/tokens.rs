@@ -248,13 +248,13 @@ impl JsonSchema for TokenName {
     }
 }
 
-/// A part of the documents.
+/// A part of the documents, or of the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// All but the validation documents.
+    /// All but the validation part.
     Train,
-    /// The validation documents.
+    /// What is kept for validation.
     Validation,
 }
 
@@ -268,15 +268,16 @@ impl Part {
     }
 }
 
-/// Parts the documents in two, at random: a document is in one part with all its tokens.
+/// Parts the documents (of images: the samples) in two, at random: a document is in one part with all its
+/// tokens.
 ///
-/// Which are picked depends on the seed and the number of documents alone.
+/// Which are picked depends on the seed and the number of them alone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SplitConfig {
     /// The part that is wanted.
     pub part: Part,
-    /// The share of the documents that is kept for validation.
+    /// The share that is kept for validation.
     #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
     pub validation: f64,
     /// Seeds the choice; the same in the configs of both parts.
@@ -310,6 +311,7 @@ impl super::DatasetConfig {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Idx { .. } => "idx",
+            Self::Folder(_) => "folder",
             Self::Text(_) => "text",
             Self::Jsonl(_) => "jsonl",
             Self::Parquet(_) => "parquet",
@@ -320,7 +322,7 @@ impl super::DatasetConfig {
     /// How documents become rows; `None` for images.
     pub fn rows(&self) -> Option<&RowsConfig> {
         match self {
-            Self::Idx { .. } => None,
+            Self::Idx { .. } | Self::Folder(_) => None,
             Self::Text(config) => Some(&config.rows),
             Self::Jsonl(config) => Some(&config.rows),
             Self::Parquet(config) => Some(&config.rows),

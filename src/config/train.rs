@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, DatasetConfig, Fault, PreprocessConfig, device};
+use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device};
 use crate::target::TailHandling;
 
 /// Everything that decides what a run computes.
@@ -22,6 +22,9 @@ pub struct TrainConfig {
     /// How a sample becomes the student's input; default: as the cache's teacher saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessConfig>,
+    /// Views of each training image; with a cache always the cache's, which are taken where nothing is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentConfig>,
     /// The model to train.
     pub student: StudentConfig,
     /// What is minimised.
@@ -298,6 +301,9 @@ impl Config for TrainConfig {
         }
         if let Some(preprocess) = &self.preprocess {
             faults.extend(preprocess.validate("preprocess"));
+        }
+        if let Some(augment) = &self.augment {
+            faults.extend(augment.validate("augment"));
         }
         faults.extend(device::validate("train.device", &self.train.device));
         let weights = &self.loss.weights;

@@ -10,6 +10,7 @@
 //!
 //! Source: the description on the MNIST database's page by LeCun, Cortes and Burges.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -17,7 +18,7 @@ use std::path::Path;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 
-use super::{Dataset, DatasetError};
+use super::{Dataset, DatasetError, Sample};
 use crate::digest::{Digest, Hasher};
 use crate::ids::SampleId;
 use crate::mapped::map_file;
@@ -120,9 +121,10 @@ impl Dataset for IdxDataset {
         SampleId(index)
     }
 
-    fn sample(&self, id: SampleId) -> Result<&[u8], DatasetError> {
+    fn sample(&self, id: SampleId) -> Result<Sample<'_>, DatasetError> {
         let start = self.index(id)? * self.sample_bytes;
-        Ok(&self.payload[start..start + self.sample_bytes])
+        let bytes = Cow::Borrowed(&self.payload[start..start + self.sample_bytes]);
+        Ok(Sample { bytes, shape: Cow::Borrowed(&self.sample_shape) })
     }
 
     fn label(&self, id: SampleId) -> Result<Option<u32>, DatasetError> {
@@ -265,7 +267,10 @@ mod tests {
         assert_eq!(plain.fingerprint(), zipped.fingerprint());
         for dataset in [&plain, &zipped] {
             assert_eq!((dataset.len(), dataset.sample_shape()), (3, &[2usize, 2][..]));
-            assert_eq!(dataset.sample(SampleId(1)).unwrap(), [4, 5, 6, 7]);
+            let sample = dataset.sample(SampleId(1)).unwrap();
+            assert_eq!((&*sample.bytes, &*sample.shape), (&[4u8, 5, 6, 7][..], &[2usize, 2][..]));
+            // Mapped or unzipped, it is lent and not copied.
+            assert!(matches!(sample.bytes, Cow::Borrowed(_)));
         }
         assert_eq!(plain.label(SampleId(2)).unwrap(), Some(9));
         assert_eq!(zipped.label(SampleId(2)).unwrap(), None);

@@ -1,17 +1,32 @@
 //! Reads samples by id: images as raw bytes with their labels, or rows of tokens.
 
+mod decode;
+mod folder;
 mod idx;
+mod split;
 mod tokens;
 
+pub use folder::FolderError;
 pub use tokens::{Sequence, TokenDataset, TokenizerIdentity, TokensError};
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::config::DatasetConfig;
 use crate::digest::Digest;
 use crate::ids::SampleId;
 
-/// Samples of one shape, addressed by id.
+/// A sample as it is before preprocessing: lent where the dataset has it at hand, made for the asking where
+/// it has to be decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample<'a> {
+    /// Bytes, row-major in `shape`.
+    pub bytes: Cow<'a, [u8]>,
+    /// `[height, width]`, `[height, width, channels]` or `[features]`.
+    pub shape: Cow<'a, [usize]>,
+}
+
+/// Samples that are images or features, addressed by id.
 pub trait Dataset: Send + Sync {
     /// Number of samples.
     fn len(&self) -> u64;
@@ -21,17 +36,18 @@ pub trait Dataset: Send + Sync {
         self.len() == 0
     }
 
-    /// Dimensions of one sample's raw bytes, without the sample dimension.
+    /// Dimensions of one sample's raw bytes, without the sample dimension; 0 where they differ from sample to
+    /// sample.
     fn sample_shape(&self) -> &[usize];
 
     /// The id of the sample at `index` in the dataset's own order, `index < len()`.
     fn id_at(&self, index: u64) -> SampleId;
 
-    /// One sample's raw bytes, row-major in [`Self::sample_shape`].
+    /// One sample.
     ///
     /// # Errors
-    /// [`DatasetError::NoSuchSample`].
-    fn sample(&self, id: SampleId) -> Result<&[u8], DatasetError>;
+    /// [`DatasetError::NoSuchSample`]; of files that are read only now, whatever is wrong with them.
+    fn sample(&self, id: SampleId) -> Result<Sample<'_>, DatasetError>;
 
     /// One sample's label, or `None` in an unlabelled dataset.
     ///
@@ -49,7 +65,7 @@ pub trait Dataset: Send + Sync {
 
 /// A dataset of one kind or the other.
 pub enum AnyDataset {
-    /// Samples of one shape, with or without labels.
+    /// Images or features, with or without labels.
     Images(Box<dyn Dataset>),
     /// Rows of tokens.
     Tokens(Box<dyn TokenDataset>),
@@ -80,6 +96,7 @@ pub fn open_images(config: &DatasetConfig, key: &str) -> Result<Box<dyn Dataset>
         DatasetConfig::Idx { images, labels, limit } => {
             Ok(Box::new(idx::IdxDataset::open(images, labels.as_deref(), *limit)?))
         }
+        DatasetConfig::Folder(config) => Ok(Box::new(folder::FolderDataset::open(config)?)),
         tokens => Err(DatasetError::Kind { key: key.to_owned(), found: tokens.kind() }),
     }
 }
@@ -107,13 +124,16 @@ pub fn check_labels(dataset: &dyn Dataset, classes: usize) -> Result<(), Dataset
 #[non_exhaustive]
 pub enum DatasetError {
     /// Tokens where images are wanted.
-    #[error("{key}.kind: expected images (\"idx\"), found {found:?}, which is of tokens")]
+    #[error("{key}.kind: expected images (\"folder\" or \"idx\"), found {found:?}, which is of tokens")]
     Kind {
         /// The config's name for the dataset.
         key: String,
         /// The kind.
         found: &'static str,
     },
+    /// A folder of images.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// A dataset of tokens.
     #[error(transparent)]
     Tokens(#[from] TokensError),

@@ -2,8 +2,8 @@
 
 use crate::cache::{CacheError, CacheReader};
 use crate::dataset::{Dataset, DatasetError};
-use crate::ids::SampleId;
-use crate::preprocess::Preprocess;
+use crate::ids::{SampleId, SampleView};
+use crate::preprocess::{Preprocess, PreprocessError};
 use crate::target::TargetBatch;
 
 /// Why a batch could not be put together.
@@ -13,16 +13,21 @@ pub enum LoaderError {
     /// The dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// What becomes of a sample.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
     /// The cache.
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// The cache lacks a sample of the dataset.
-    #[error("{cache} has no target for sample {sample}; build it over the same dataset")]
+    #[error("{cache} has no target for sample {sample}, view {view}; build it over the same dataset")]
     NotCached {
         /// The cache's folder.
         cache: std::path::PathBuf,
         /// The sample.
         sample: SampleId,
+        /// The view.
+        view: u16,
     },
 }
 
@@ -67,28 +72,34 @@ impl Samples {
         self.cache.as_ref()
     }
 
-    /// The samples at `indices` of the dataset's own order.
+    /// Views of each sample.
+    pub fn views(&self) -> u16 {
+        self.preprocess.views()
+    }
+
+    /// The view `view` of the samples at `indices` of the dataset's own order.
     ///
     /// # Errors
     /// [`LoaderError`].
-    pub fn batch(&self, indices: &[u64]) -> Result<Batch, LoaderError> {
+    pub fn batch(&self, indices: &[u64], view: u16) -> Result<Batch, LoaderError> {
         let ids: Vec<SampleId> = indices.iter().map(|index| self.dataset.id_at(*index)).collect();
         let labels = ids.iter().map(|id| self.dataset.label(*id)).collect::<Result<Option<Vec<u32>>, _>>()?;
+        let rows: Vec<SampleView> = ids.iter().map(|id| SampleView { sample: *id, view }).collect();
         Ok(Batch {
-            inputs: self.preprocess.batch(self.dataset.as_ref(), &ids)?,
+            inputs: self.preprocess.batch(self.dataset.as_ref(), &rows)?,
             labels,
-            targets: self.cache.as_ref().map(|cache| targets(cache, &ids)).transpose()?,
+            targets: self.cache.as_ref().map(|cache| targets(cache, &rows)).transpose()?,
             ids,
         })
     }
 }
 
-fn targets(cache: &CacheReader, ids: &[SampleId]) -> Result<TargetBatch, LoaderError> {
-    let row = |id: &SampleId| match cache.row_of(*id)? {
+fn targets(cache: &CacheReader, rows: &[SampleView]) -> Result<TargetBatch, LoaderError> {
+    let row = |SampleView { sample, view }: &SampleView| match cache.row_of(*sample, *view)? {
         Some(row) => Ok(row),
-        None => Err(LoaderError::NotCached { cache: cache.dir().to_owned(), sample: *id }),
+        None => Err(LoaderError::NotCached { cache: cache.dir().to_owned(), sample: *sample, view: *view }),
     };
-    let rows = ids.iter().map(row).collect::<Result<Vec<u64>, LoaderError>>()?;
+    let rows = rows.iter().map(row).collect::<Result<Vec<u64>, LoaderError>>()?;
     let mut targets = TargetBatch::default();
     cache.gather(&rows, &mut targets)?;
     Ok(targets)

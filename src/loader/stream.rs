@@ -13,9 +13,9 @@ const FIRST_EPOCH_STREAM: u64 = 1 << 32;
 /// The order of one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// As the dataset has them.
+    /// As the dataset has them, in their first view.
     Sequential,
-    /// Every sample once, in the random order of this seed and epoch.
+    /// Every sample once, in the random order of this seed and epoch, and in the view whose turn it is.
     Shuffled {
         /// The run's seed.
         seed: u64,
@@ -38,17 +38,18 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize) 
     let (to, from_worker) = sync_channel(ahead.max(1));
     let worker = std::thread::spawn(move || {
         let len = samples.dataset().len();
-        let order = match order {
-            Order::Sequential => None,
+        let (order, view) = match order {
+            Order::Sequential => (None, 0),
             Order::Shuffled { seed, epoch } => {
-                Some(Permutation::new(len, seed, FIRST_EPOCH_STREAM + u64::from(epoch)))
+                let order = Permutation::new(len, seed, FIRST_EPOCH_STREAM + u64::from(epoch));
+                (Some(order), (epoch % u32::from(samples.views().max(1))) as u16)
             }
         };
         for start in (0..len).step_by(batch.max(1)) {
             let end = start.saturating_add(batch as u64).min(len);
             let indices: Vec<u64> =
                 (start..end).map(|at| order.as_ref().map_or(at, |order| order.at(at))).collect();
-            let prepared = samples.batch(&indices);
+            let prepared = samples.batch(&indices, view);
             let failed = prepared.is_err();
             if to.send(prepared).is_err() || failed {
                 return;
@@ -88,7 +89,7 @@ impl Drop for Batches {
 mod tests {
     use super::*;
     use crate::config::{Layout, PreprocessConfig};
-    use crate::dataset::{Dataset, DatasetError};
+    use crate::dataset::{Dataset, DatasetError, Sample};
     use crate::digest::Digest;
     use crate::ids::SampleId;
     use crate::preprocess::Preprocess;
@@ -110,20 +111,11 @@ mod tests {
         fn id_at(&self, index: u64) -> SampleId {
             SampleId(index)
         }
-        fn sample(&self, id: SampleId) -> Result<&[u8], DatasetError> {
-            const BYTES: [u8; 256] = {
-                let mut bytes = [0; 256];
-                let mut at = 0;
-                while at < 256 {
-                    bytes[at] = at as u8;
-                    at += 1;
-                }
-                bytes
-            };
+        fn sample(&self, id: SampleId) -> Result<Sample<'_>, DatasetError> {
             if self.broken == Some(id.0) {
                 return Err(DatasetError::NoSuchSample { sample: id, samples: self.len });
             }
-            Ok(&BYTES[id.0 as usize..=id.0 as usize])
+            Ok(Sample { bytes: vec![id.0 as u8].into(), shape: (&[1]).into() })
         }
         fn label(&self, id: SampleId) -> Result<Option<u32>, DatasetError> {
             Ok(Some(id.0 as u32))

@@ -47,9 +47,9 @@ pub enum BuildOutcome {
 pub struct BuildReport {
     /// How it ended.
     pub outcome: BuildOutcome,
-    /// Samples predicted in this run, the tail model's sample not counted.
+    /// Samples predicted in this run, each view of them counted, the tail model's sample not.
     pub samples_done: u64,
-    /// Samples that an earlier, interrupted run had committed.
+    /// Samples that an earlier, interrupted run had committed, each view of them counted.
     pub samples_resumed: u64,
     /// Wall-clock time of this run, loading included.
     pub seconds: f64,
@@ -117,7 +117,7 @@ pub fn build(
     }
     source.reading.encoder = encoder(&writer, dir)?;
     let main = Instant::now();
-    progress.phase("teacher", writer.manifest().samples, before.samples);
+    progress.phase("teacher", source.samples.rows(), before.samples);
     let ended = pipeline::run(&mut source, &mut writer, stop, progress);
     progress.finish();
     let ended = ended?;

@@ -110,7 +110,7 @@ pub fn convert(
         let (model, encoder) = (reader.tail_model(), reader.encoder()?);
         writer.begin(Beginnings { model, encoder: encoder.as_ref(), codebook: codebook.as_ref() })?;
     }
-    progress.phase("convert", source.samples, writer.manifest().committed_rows());
+    progress.phase("convert", source.rows(), writer.manifest().committed_rows());
     while (writer.next_shard().0 as usize) < source.shards.len() {
         if stop.load(Ordering::Relaxed) {
             progress.finish();
@@ -180,6 +180,7 @@ fn rows(reader: &CacheReader, index: ShardIndex) -> Result<ShardRows, CacheError
     let range = first..first + shard.sample_ids().len() as u64;
     let mut rows = ShardRows {
         sample_ids: shard.sample_ids().iter().map(|id| SampleId(*id)).collect(),
+        views: shard.views().to_vec(),
         labels: shard.labels().map(<[u32]>::to_vec).unwrap_or_default(),
         ..ShardRows::default()
     };

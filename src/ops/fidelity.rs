@@ -11,6 +11,7 @@ use super::samples::Wanted;
 use super::source::{Source, SourceError};
 use crate::cache::{CacheError, CacheReader, Manifest};
 use crate::config::{CacheConfig, HeadConfig, OutputKind};
+use crate::ids::SampleView;
 use crate::target::{NotCovered, PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
 /// Stream of the seed from which samples are drawn; the tail model's sample is stream 0.
@@ -159,11 +160,11 @@ pub fn fidelity(
 /// The cached targets of the positions that are wanted, in order.
 fn gather(reader: &CacheReader, wanted: &[Wanted]) -> Result<TargetBatch, FidelityError> {
     let (mut all, mut row_targets) = (TargetBatch::default(), TargetBatch::default());
-    for Wanted { id, positions } in wanted {
-        let row = reader.row_of(*id)?.ok_or_else(|| FidelityError::Mismatch {
+    for Wanted { row: SampleView { sample, view }, positions } in wanted {
+        let row = reader.row_of(*sample, *view)?.ok_or_else(|| FidelityError::Mismatch {
             what: "dataset",
             cached: "no such sample".into(),
-            found: format!("sample {id}"),
+            found: format!("sample {sample}, view {view}"),
         })?;
         reader.gather(&[row], &mut row_targets)?;
         all.extend(&row_targets.of(positions));

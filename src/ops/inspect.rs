@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cache::{CacheError, CacheReader, Manifest, head_type};
-use crate::config::{PreprocessConfig, StorageForm, ValueEncoding};
+use crate::config::{AugmentConfig, PreprocessConfig, StorageForm, ValueEncoding};
 use crate::ids::ShardIndex;
 use crate::target::TargetBatch;
 
@@ -54,6 +54,9 @@ pub struct InspectReport {
     /// What was done to samples; absent where they are tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessConfig>,
+    /// What views of a sample are; absent where there are none but the sample itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentConfig>,
     /// Share of labelled samples whose label is the teacher's first class; absent without labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_accuracy: Option<f64>,
@@ -86,6 +89,7 @@ impl InspectReport {
             runtime: manifest.teacher.runtime.clone(),
             dataset_fingerprint: manifest.dataset.fingerprint.to_string(),
             preprocess: manifest.preprocess.as_ref().map(|preprocess| preprocess.config.clone()),
+            augment: manifest.augment.as_ref().map(|augment| augment.config.clone()),
             teacher_accuracy: None,
         }
     }

@@ -14,7 +14,7 @@ use super::build::BuildError;
 use super::samples::{Model, Prepared, Samples};
 use super::source::{Reading, Source, SourceError};
 use crate::cache::{CacheWriter, ShardRows, TokenRow};
-use crate::ids::SampleId;
+use crate::ids::{SampleId, SampleView};
 use crate::teacher::RawOutput;
 
 /// Batches that wait between two stages.
@@ -31,7 +31,7 @@ enum Answer {
     /// Some positions of a batch, and the sample of each.
     Positions(RawOutput, Vec<SampleId>),
     /// The batch is done.
-    End { ids: Vec<SampleId>, tokens: Vec<TokenRow>, last_of_shard: bool },
+    End { rows: Vec<SampleView>, tokens: Vec<TokenRow>, last_of_shard: bool },
 }
 
 /// Fills the shards that are missing. Returns whether it came to the end.
@@ -41,10 +41,11 @@ pub(super) fn run(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<bool, BuildError> {
-    let samples = source.samples.len();
-    let shard_samples = writer.manifest().storage.shard_samples;
-    let first = u64::from(writer.next_shard().0) * shard_samples;
-    let batches = batches(first..samples, shard_samples, source.batch as u64);
+    // A sample's views lie in one shard.
+    let rows = source.samples.rows();
+    let shard = writer.manifest().storage.shard_samples.saturating_mul(u64::from(source.samples.views()));
+    let first = u64::from(writer.next_shard().0) * shard;
+    let batches = batches(first..rows, shard, source.batch as u64);
     let Source { samples, model, reading, .. } = source;
     let (samples, reading) = (&*samples, &*reading);
 
@@ -72,7 +73,7 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Batches of the samples in `range` (indices), aligned to shards, and whether each ends one.
+/// Batches of the rows in `range` (indices), aligned to shards, and whether each ends one.
 fn batches(range: Range<u64>, shard: u64, batch: u64) -> impl Iterator<Item = (Range<u64>, bool)> {
     let end = range.end;
     let mut start = range.start;
@@ -98,7 +99,7 @@ fn read(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let prepared = samples.prepare(range.map(|index| samples.id_at(index)).collect())?;
+        let prepared = samples.prepare(range.map(|index| samples.row_at(index)).collect())?;
         if to.send(Batch { prepared, last_of_shard }).is_err() {
             break;
         }
@@ -118,8 +119,8 @@ fn teach(model: &mut Model, from: Receiver<Batch>, to: SyncSender<Answer>) -> Re
                 if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })
             .map_err(SourceError::from)?;
-        let Prepared { ids, tokens, .. } = prepared;
-        if !open || to.send(Answer::End { ids, tokens, last_of_shard }).is_err() {
+        let Prepared { rows, tokens, .. } = prepared;
+        if !open || to.send(Answer::End { rows, tokens, last_of_shard }).is_err() {
             break;
         }
     }
@@ -135,19 +136,20 @@ fn select(
 ) -> Result<(), BuildError> {
     let mut shard = ShardRows::default();
     for answer in from {
-        let (ids, tokens, last_of_shard) = match answer {
+        let (rows, tokens, last_of_shard) = match answer {
             Answer::Positions(output, samples) => {
                 shard.targets.extend(&reading.read(output, &samples)?.1);
                 continue;
             }
-            Answer::End { ids, tokens, last_of_shard } => (ids, tokens, last_of_shard),
+            Answer::End { rows, tokens, last_of_shard } => (rows, tokens, last_of_shard),
         };
-        for id in &ids {
-            shard.labels.extend(samples.label(*id)?);
+        for row in &rows {
+            shard.labels.extend(samples.label(row.sample)?);
         }
         shard.tokens.extend(tokens);
-        progress.advance(ids.len() as u64);
-        shard.sample_ids.extend(ids);
+        progress.advance(rows.len() as u64);
+        shard.sample_ids.extend(rows.iter().map(|row| row.sample));
+        shard.views.extend(rows.iter().map(|row| row.view));
         if last_of_shard && to.send(std::mem::take(&mut shard)).is_err() {
             break;
         }

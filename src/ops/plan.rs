@@ -164,10 +164,10 @@ pub fn plan(
     let manifest = source.plan(config)?;
     let (rate, logits) = measure(&mut source, settings.batches, progress)?;
     let fit_samples = if manifest.has_tail() { manifest.tail.fit_samples } else { 0 };
-    let hours = |samples: u64| samples as f64 / rate.samples_per_second / 3600.0;
+    let hours = |rows: u64| rows as f64 / rate.samples_per_second / 3600.0;
     // Of a row of tokens only some positions are drawn, but all are predicted.
     let drawn = source.samples.draw(fit_samples, manifest.seed, STREAM)?.len() as u64;
-    let (tail_model_hours, main_pass_hours) = (hours(drawn), hours(manifest.samples));
+    let (tail_model_hours, main_pass_hours) = (hours(drawn), hours(manifest.rows()));
     Ok(PlanReport {
         samples: manifest.samples,
         positions: manifest.positions,
@@ -238,6 +238,7 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
         tokens: tokens.into_iter().collect(),
         labels: if manifest.dataset.labels.is_some() { vec![0; rows] } else { Vec::new() },
         targets,
+        ..ShardRows::default()
     };
     let bytes = measure_shard(&manifest, &shard, level)?.saturating_sub(FILE_OVERHEAD_BYTES);
     Ok(bytes as f64 / rows.max(1) as f64 + codes)
@@ -249,8 +250,8 @@ fn measure(
     batches: usize,
     progress: &dyn Progress,
 ) -> Result<(TeacherRate, Vec<f32>), SourceError> {
-    let samples = source.samples.len();
-    let batch = (source.batch as u64).min(samples);
+    let rows = source.samples.rows();
+    let batch = (source.batch as u64).min(rows);
     let mut alone = Vec::with_capacity(batches);
     let mut whole = Vec::with_capacity(batches);
     let mut logits = Vec::new();
@@ -259,10 +260,9 @@ fn measure(
     for at in 0..=batches as u64 {
         // A small dataset is gone through more than once; every batch is a full one.
         let first = at * batch;
-        let ids: Vec<SampleId> =
-            (first..first + batch).map(|index| source.samples.id_at(index % samples)).collect();
+        let here = (first..first + batch).map(|index| source.samples.row_at(index % rows)).collect();
         let begun = Instant::now();
-        let prepared = source.samples.prepare(ids)?;
+        let prepared = source.samples.prepare(here)?;
         let of_positions = prepared.sample_of_positions();
         let (reading, mut done, mut selecting, mut failed) = (&source.reading, 0, Duration::ZERO, None);
         let asked = Instant::now();

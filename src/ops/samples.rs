@@ -6,7 +6,7 @@ use super::source::SourceError;
 use crate::cache::TokenRow;
 use crate::config::CacheConfig;
 use crate::dataset::{self, AnyDataset, Dataset, TokenDataset};
-use crate::ids::SampleId;
+use crate::ids::{SampleId, SampleView};
 use crate::permutation::Permutation;
 use crate::preprocess::Preprocess;
 use crate::teacher::{self, RawOutput, Teacher, TeacherError, TokenBatch, TokenTeacher};
@@ -19,13 +19,13 @@ const ROW_STREAM: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The samples of a dataset, as its teacher takes them.
 pub(super) enum Samples {
-    Images { dataset: Box<dyn Dataset>, preprocess: Preprocess },
+    Images { dataset: Box<dyn Dataset>, preprocess: Box<Preprocess> },
     Tokens(Box<dyn TokenDataset>),
 }
 
 /// A batch that is ready for the teacher.
 pub(super) struct Prepared {
-    pub(super) ids: Vec<SampleId>,
+    pub(super) rows: Vec<SampleView>,
     input: Input,
     /// What rows of tokens are made of; empty for images.
     pub(super) tokens: Vec<TokenRow>,
@@ -36,10 +36,10 @@ enum Input {
     Tokens(TokenBatch),
 }
 
-/// Some positions of a sample, rising.
+/// Some positions of a row, rising.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    pub(super) id: SampleId,
+    pub(super) row: SampleView,
     pub(super) positions: Vec<usize>,
 }
 
@@ -48,8 +48,9 @@ impl Samples {
     pub(super) fn open(config: &CacheConfig) -> Result<Self, SourceError> {
         Ok(match dataset::open(&config.dataset)? {
             AnyDataset::Images(dataset) => {
-                let preprocess = Preprocess::new(&config.preprocess, dataset.sample_shape())?;
-                Self::Images { dataset, preprocess }
+                let augment = config.augment.as_ref();
+                let preprocess = Preprocess::with_views(&config.preprocess, augment, dataset.sample_shape())?;
+                Self::Images { dataset, preprocess: Box::new(preprocess) }
             }
             AnyDataset::Tokens(dataset) => Self::Tokens(dataset),
         })
@@ -63,10 +64,23 @@ impl Samples {
         }
     }
 
-    /// Positions of all samples together.
+    /// Views of each sample.
+    pub(super) fn views(&self) -> u16 {
+        match self {
+            Self::Images { preprocess, .. } => preprocess.views(),
+            Self::Tokens(_) => 1,
+        }
+    }
+
+    /// Views of all samples together: rows of a cache.
+    pub(super) fn rows(&self) -> u64 {
+        self.len().saturating_mul(u64::from(self.views()))
+    }
+
+    /// Positions of all rows together.
     pub(super) fn positions(&self) -> u64 {
         match self {
-            Self::Images { dataset, .. } => dataset.len(),
+            Self::Images { .. } => self.rows(),
             Self::Tokens(dataset) => dataset.tokens(),
         }
     }
@@ -79,12 +93,15 @@ impl Samples {
         }
     }
 
-    /// The id of a sample by its place in the dataset.
-    pub(super) fn id_at(&self, index: u64) -> SampleId {
-        match self {
-            Self::Images { dataset, .. } => dataset.id_at(index),
-            Self::Tokens(dataset) => dataset.id_at(index),
-        }
+    /// The row at `index < rows()`: samples in the order of the dataset, each with all its views.
+    pub(super) fn row_at(&self, index: u64) -> SampleView {
+        let views = u64::from(self.views());
+        let (place, view) = (index / views, (index % views) as u16);
+        let sample = match self {
+            Self::Images { dataset, .. } => dataset.id_at(place),
+            Self::Tokens(dataset) => dataset.id_at(place),
+        };
+        SampleView { sample, view }
     }
 
     /// A sample's label; `None` where there are none.
@@ -96,27 +113,27 @@ impl Samples {
     }
 
     /// Samples as the teacher's input.
-    pub(super) fn prepare(&self, ids: Vec<SampleId>) -> Result<Prepared, SourceError> {
+    pub(super) fn prepare(&self, rows: Vec<SampleView>) -> Result<Prepared, SourceError> {
         match self {
             Self::Images { dataset, preprocess } => {
-                let inputs = preprocess.batch(dataset.as_ref(), &ids)?;
-                Ok(Prepared { ids, input: Input::Images(inputs), tokens: Vec::new() })
+                let inputs = preprocess.batch(dataset.as_ref(), &rows)?;
+                Ok(Prepared { rows, input: Input::Images(inputs), tokens: Vec::new() })
             }
             Self::Tokens(dataset) => {
-                let mut rows = Vec::with_capacity(ids.len());
-                for id in &ids {
-                    let sequence = dataset.sequence(*id)?;
+                let mut all = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    let sequence = dataset.sequence(row.sample)?;
                     let documents = sequence.document_starts().into_iter().map(|at| at as u32).collect();
-                    rows.push(TokenRow { tokens: sequence.tokens, documents });
+                    all.push(TokenRow { tokens: sequence.tokens, documents });
                 }
                 // Padded to the longest row of the batch only.
-                let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+                let longest = all.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
                 let mut batch = TokenBatch::new(longest);
-                for row in &rows {
+                for row in &all {
                     let tokens: Vec<i64> = row.tokens.iter().map(|token| i64::from(*token)).collect();
                     batch.push(&tokens, &places(row))?;
                 }
-                Ok(Prepared { ids, input: Input::Tokens(batch), tokens: rows })
+                Ok(Prepared { rows, input: Input::Tokens(batch), tokens: all })
             }
         }
     }
@@ -129,21 +146,21 @@ impl Samples {
             Self::Tokens(dataset) => dataset.length(),
         };
         let per_row = length.div_ceil(SHARE_OF_A_ROW).max(1) as u64;
-        let rows = wanted.div_ceil(per_row).min(self.len());
-        let order = Permutation::new(self.len(), seed, stream);
+        let rows = wanted.div_ceil(per_row).min(self.rows());
+        let order = Permutation::new(self.rows(), seed, stream);
         let mut indices: Vec<u64> = (0..rows).map(|at| order.at(at)).collect();
         indices.sort_unstable();
         let mut left = wanted;
         let mut drawn = Vec::with_capacity(indices.len());
         for (at, index) in indices.into_iter().enumerate() {
-            let id = self.id_at(index);
-            let count = self.positions_of(id)? as u64;
+            let row = self.row_at(index);
+            let count = self.positions_of(row.sample)? as u64;
             let take = left.div_ceil(rows - at as u64).min(count);
             left -= take;
             let order = Permutation::new(count, seed, stream ^ ROW_STREAM.wrapping_mul(index + 1));
             let mut positions: Vec<usize> = (0..take).map(|at| order.at(at) as usize).collect();
             positions.sort_unstable();
-            drawn.push(Wanted { id, positions });
+            drawn.push(Wanted { row, positions });
         }
         Ok(drawn)
     }
@@ -153,10 +170,10 @@ impl Prepared {
     /// The sample of each position, in the order in which the teacher answers.
     pub(super) fn sample_of_positions(&self) -> Vec<SampleId> {
         match &self.input {
-            Input::Images(_) => self.ids.clone(),
+            Input::Images(_) => self.rows.iter().map(|row| row.sample).collect(),
             Input::Tokens(_) => {
-                let rows = self.ids.iter().zip(&self.tokens);
-                rows.flat_map(|(id, row)| std::iter::repeat_n(*id, row.tokens.len())).collect()
+                let rows = self.rows.iter().zip(&self.tokens);
+                rows.flat_map(|(row, made)| std::iter::repeat_n(row.sample, made.tokens.len())).collect()
             }
         }
     }
@@ -212,7 +229,7 @@ impl Model {
         match (self, &batch.input) {
             (Self::Images(teacher), Input::Images(inputs)) => {
                 // Whether it breaks or not: there is one piece.
-                let _ended = sink(teacher.forward(inputs, batch.ids.len())?);
+                let _ended = sink(teacher.forward(inputs, batch.rows.len())?);
                 Ok(())
             }
             (Self::Tokens(teacher), Input::Tokens(tokens)) => teacher.forward(tokens, sink),

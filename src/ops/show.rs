@@ -82,9 +82,12 @@ pub fn show(
 ) -> Result<ShowReport, ShowError> {
     let reader = CacheReader::open_partial(dir)?;
     reader.manifest().require_covered(temperature)?;
-    let Some(row) = reader.row_of(sample)? else {
+    let Some(row) = reader.row_of(sample, 0)? else {
         let shards = &reader.manifest().shards;
-        let last = shards.last().map_or(0, |shard| shard.first_sample + shard.rows.saturating_sub(1));
+        let last = shards.last().map_or(0, |shard| {
+            let samples = shard.rows.div_ceil(u64::from(reader.manifest().views));
+            shard.first_sample + samples.saturating_sub(1)
+        });
         let first = shards.first().map_or(0, |shard| shard.first_sample);
         return Err(ShowError::Sample { sample, samples: reader.rows(), first, last });
     };

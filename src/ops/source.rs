@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::inherit::{InheritError, Inherited};
 use super::samples::{Model, Samples, Wanted};
 use crate::cache::{
-    DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout, TeacherIdentity,
-    TokensIdentity, format,
+    AugmentIdentity, DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
+    TeacherIdentity, TokensIdentity, format,
 };
 use crate::config::{CacheConfig, TeacherConfig, ValueEncoding};
 use crate::dataset::{self, DatasetError};
@@ -115,8 +115,8 @@ impl Source {
         let samples = Samples::open(config)?;
         let batch = config.batch();
         let mut model = Model::open(config, &samples)?;
-        let first = (batch as u64).min(samples.len());
-        let prepared = samples.prepare((0..first).map(|index| samples.id_at(index)).collect())?;
+        let first = (batch as u64).min(samples.rows());
+        let prepared = samples.prepare((0..first).map(|index| samples.row_at(index)).collect())?;
         let of_positions = prepared.sample_of_positions();
         let mut at = 0;
         let mut probed: Option<Result<(Reading, OutputType), SourceError>> = None;
@@ -152,13 +152,13 @@ impl Source {
         wanted: &[Wanted],
         mut each: impl FnMut(&[f32], &TargetBatch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let prepared = self.samples.prepare(wanted.iter().map(|wanted| wanted.id).collect())?;
+        let prepared = self.samples.prepare(wanted.iter().map(|wanted| wanted.row).collect())?;
         let of_positions = prepared.sample_of_positions();
         // Whether each position of the batch is wanted.
         let mut asked = Vec::with_capacity(of_positions.len());
         for wanted in wanted {
             let start = asked.len();
-            asked.resize(start + self.samples.positions_of(wanted.id)?, false);
+            asked.resize(start + self.samples.positions_of(wanted.row.sample)?, false);
             wanted.positions.iter().for_each(|at| asked[start + at] = true);
         }
         let (reading, mut at, mut failed) = (&self.reading, 0, None);
@@ -209,7 +209,7 @@ impl Source {
             created_by: concat!("kd-cache ", env!("CARGO_PKG_VERSION")).into(),
             complete: false,
             samples: self.samples.len(),
-            views: 1,
+            views: u32::from(self.samples.views()),
             positions,
             classes: self.reading.classes,
             head: HeadLayout { k, mass: config.head.mass },
@@ -238,6 +238,14 @@ impl Source {
                     config: preprocess.config().clone(),
                     digest: preprocess.digest().clone(),
                 }),
+                Samples::Tokens(_) => None,
+            },
+            augment: match &self.samples {
+                Samples::Images { preprocess, .. } => preprocess
+                    .augment()
+                    .map(AugmentIdentity::of)
+                    .transpose()
+                    .map_err(PreprocessError::from)?,
                 Samples::Tokens(_) => None,
             },
             shards: Vec::new(),

@@ -187,11 +187,19 @@ fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, coding: &Arc
     }
     for (row, sample) in ids.iter().enumerate() {
         let mut wrong = |problem: String| found.add(file, Some(row as u64), Some(*sample), problem);
-        if row > 0 && ids[row - 1] >= *sample {
-            wrong(format!("sample ids must rise, but {sample} follows {}", ids[row - 1]));
+        // The views of a sample, all of them, and then the next sample's.
+        let place = row as u64 % u64::from(manifest.views);
+        let same = row > 0 && ids[row - 1] == *sample;
+        if row > 0 && (ids[row - 1] > *sample || same != (place > 0)) {
+            let rule = if manifest.views == 1 {
+                "sample ids must rise"
+            } else {
+                "all views of a sample come together"
+            };
+            wrong(format!("{rule}, but {sample} follows {}", ids[row - 1]));
         }
-        if shard.views()[row] != 0 {
-            wrong(format!("expected view 0, found {}", shard.views()[row]));
+        if u64::from(shard.views()[row]) != place {
+            wrong(format!("expected view {place}, found {}", shard.views()[row]));
         }
         if let Some(label) =
             shard.labels().map(|labels| labels[row]).filter(|l| *l as usize >= manifest.classes)

@@ -1,14 +1,67 @@
-//! Turns a sample's raw bytes into a model's input, the same way at every epoch.
+//! Turns a sample into a model's input, the same way at every epoch.
 
-use crate::config::{Layout, PreprocessConfig};
+mod augment;
+mod geometry;
+
+use rayon::prelude::*;
+
+use self::geometry::Pixels;
+use crate::config::{AugmentConfig, Layout, PreprocessConfig};
 use crate::dataset::{Dataset, DatasetError};
 use crate::digest::Digest;
-use crate::ids::SampleId;
+use crate::ids::{SampleId, SampleView};
 
-/// Why a sample's shape and the declared preprocessing do not fit.
+/// Why a sample cannot become a model's input.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PreprocessError {
+    /// The sample itself.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// Images of many sizes stay so.
+    #[error(
+        "preprocess: expected all samples to come out in one size, but the dataset's images have sizes of their \
+         own; give preprocess.crop (with preprocess.resize before it), or preprocess.size"
+    )]
+    Sizes,
+    /// What is no image is to be resized or cut.
+    #[error(
+        "preprocess.resize, .size, .crop and augment expect images of shape [height, width] or [height, width, \
+         channels], found samples of shape {shape:?}; remove the keys"
+    )]
+    NoImage {
+        /// The samples' shape.
+        shape: Vec<usize>,
+    },
+    /// An image that cannot be resized for what its pixels are.
+    #[error(
+        "preprocess.resize, .size and augment.random_resized_crop: expected images of 1 to 4 channels, found \
+         {channels}; remove the keys"
+    )]
+    ResizeChannels {
+        /// Channels of the samples.
+        channels: usize,
+    },
+    /// An image that cannot be resized.
+    #[error("preprocess: an image of {from:?} (height, width) cannot become one of {to:?}: {problem}")]
+    Resize {
+        /// Height and width.
+        from: [usize; 2],
+        /// Height and width wanted.
+        to: [usize; 2],
+        /// The resizer's words.
+        problem: String,
+    },
+    /// A sample that is not of the dataset's shape.
+    #[error("sample {sample}: expected {expected} values after preprocessing, found {found}")]
+    Values {
+        /// The sample.
+        sample: SampleId,
+        /// Values that the shape of the others promises.
+        expected: usize,
+        /// Values of this one.
+        found: usize,
+    },
     /// The samples are no images, but an image layout is declared (or the reverse).
     #[error(
         "preprocess.layout = \"{layout}\" expects samples of shape [height, width] or [height, width, channels], found {shape:?}; use layout = \"flat\""
@@ -32,13 +85,16 @@ pub enum PreprocessError {
     Digest(#[from] serde_json::Error),
 }
 
-/// A declared preprocessing, ready for samples of one shape.
+/// A declared preprocessing, ready for the samples of a dataset.
 ///
 /// Bytes have 256 values: each channel is a table, computed in `f64` and rounded once to `f32`,
 /// so that every machine gives the same input.
 #[derive(Clone, Debug)]
 pub struct Preprocess {
     config: PreprocessConfig,
+    augment: Option<AugmentConfig>,
+    /// Height and width that come out, where samples are images.
+    size: Option<(usize, usize)>,
     digest: Digest,
     tables: Vec<[f32; 256]>,
     pixels: usize,
@@ -47,15 +103,35 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
-    /// Prepares `config` for samples of `sample_shape` (raw bytes, row-major, channels last).
+    /// Prepares `config` for samples of `sample_shape` (raw bytes, row-major, channels last; 0 where they
+    /// differ).
     ///
     /// # Errors
     /// [`PreprocessError`] when shape, layout and channels do not fit.
     pub fn new(config: &PreprocessConfig, sample_shape: &[usize]) -> Result<Self, PreprocessError> {
-        let shape = || sample_shape.to_vec();
-        let (pixels, channels, output_shape) = match (config.layout, sample_shape) {
+        Self::with_views(config, None, sample_shape)
+    }
+
+    /// The same, with views of each sample.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_views(
+        config: &PreprocessConfig,
+        augment: Option<&AugmentConfig>,
+        sample_shape: &[usize],
+    ) -> Result<Self, PreprocessError> {
+        let images = config.has_geometry() || augment.is_some() || sample_shape.contains(&0);
+        let (prepared, size) = if images {
+            let (height, width, channels) = image_shape(config, sample_shape)?;
+            ([&[height, width], channels].concat(), Some((height, width)))
+        } else {
+            (sample_shape.to_vec(), None)
+        };
+        let shape = || prepared.clone();
+        let (pixels, channels, output_shape) = match (config.layout, prepared.as_slice()) {
             (Layout::Flat, _) => {
-                let values = sample_shape.iter().product();
+                let values = prepared.iter().product();
                 (values, 1, vec![values])
             }
             (Layout::Nchw, [h, w]) => (h * w, 1, vec![1, *h, *w]),
@@ -78,6 +154,8 @@ impl Preprocess {
             .collect();
         Ok(Self {
             config: config.clone(),
+            augment: augment.cloned(),
+            size,
             digest: Digest::of_json(config)?,
             tables,
             pixels,
@@ -106,28 +184,57 @@ impl Preprocess {
         &self.config
     }
 
-    /// Prepares the samples `ids` of `dataset`: `[ids, …output shape]`, row-major.
-    ///
-    /// # Errors
-    /// [`DatasetError::NoSuchSample`].
-    ///
-    /// # Panics
-    /// When the dataset's samples are of another shape than this was made for.
-    pub fn batch(&self, dataset: &dyn Dataset, ids: &[SampleId]) -> Result<Vec<f32>, DatasetError> {
-        let values = self.values();
-        let mut inputs = vec![0.0; ids.len() * values];
-        for (id, out) in ids.iter().zip(inputs.chunks_mut(values)) {
-            self.apply(dataset.sample(*id)?, out);
-        }
-        Ok(inputs)
+    /// Views of each sample.
+    pub fn views(&self) -> u16 {
+        self.augment.as_ref().map_or(1, |augment| augment.views)
     }
 
-    /// Prepares one sample.
+    /// What views of a sample are, where there are any.
+    pub fn augment(&self) -> Option<&AugmentConfig> {
+        self.augment.as_ref()
+    }
+
+    /// Prepares views of samples of `dataset`, side by side: `[rows, …output shape]`, row-major.
     ///
-    /// # Panics
-    /// When `raw` or `out` does not have [`Self::values`] elements.
-    pub fn apply(&self, raw: &[u8], out: &mut [f32]) {
-        assert!(raw.len() == self.values() && out.len() == self.values(), "a sample of another shape");
+    /// # Errors
+    /// [`PreprocessError`] for the first that cannot be.
+    pub fn batch(&self, dataset: &dyn Dataset, rows: &[SampleView]) -> Result<Vec<f32>, PreprocessError> {
+        let values = self.values();
+        let mut inputs = vec![0.0; rows.len() * values];
+        let failed = rows
+            .par_iter()
+            .zip(inputs.par_chunks_mut(values))
+            .enumerate()
+            .filter_map(|(at, (row, out))| self.sample(dataset, *row, out).err().map(|error| (at, error)))
+            .min_by_key(|(at, _)| *at);
+        match failed {
+            Some((_, error)) => Err(error),
+            None => Ok(inputs),
+        }
+    }
+
+    /// Prepares one view of a sample of `dataset` into `out`, which has [`Self::values`] elements.
+    fn sample(&self, dataset: &dyn Dataset, row: SampleView, out: &mut [f32]) -> Result<(), PreprocessError> {
+        let sample = dataset.sample(row.sample)?;
+        let raw = match (self.size, &self.augment) {
+            (None, _) => sample.bytes,
+            (Some(_), None) => geometry::apply(Pixels::of(sample)?, &self.config)?.bytes,
+            (Some(size), Some(augment)) => {
+                let image = Pixels::of(sample)?;
+                let draw = augment::draw(augment, row, image.height, image.width);
+                geometry::view(image, &self.config, draw, size)?.bytes
+            }
+        };
+        if raw.len() != out.len() {
+            let (expected, found) = (out.len(), raw.len());
+            return Err(PreprocessError::Values { sample: row.sample, expected, found });
+        }
+        self.look_up(&raw, out);
+        Ok(())
+    }
+
+    /// Bytes as floats, each of as many as the other.
+    fn look_up(&self, raw: &[u8], out: &mut [f32]) {
         let channels = self.tables.len();
         if self.planar && channels > 1 {
             for (channel, (plane, table)) in out.chunks_exact_mut(self.pixels).zip(&self.tables).enumerate() {
@@ -145,18 +252,33 @@ impl Preprocess {
     }
 }
 
+/// Height and width of samples of `shape` after resizing and cutting, and their channels if they have any.
+fn image_shape<'a>(
+    config: &PreprocessConfig,
+    shape: &'a [usize],
+) -> Result<(usize, usize, &'a [usize]), PreprocessError> {
+    let [height, width, channels @ ..] = shape else {
+        return Err(PreprocessError::NoImage { shape: shape.to_vec() });
+    };
+    if channels.len() > 1 {
+        return Err(PreprocessError::NoImage { shape: shape.to_vec() });
+    }
+    let (height, width) = geometry::output_size(config, *height, *width).ok_or(PreprocessError::Sizes)?;
+    Ok((height, width, channels))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config(layout: Layout, mean: &[f64], std: &[f64]) -> PreprocessConfig {
-        PreprocessConfig { scale: 0.5, mean: mean.to_vec(), std: std.to_vec(), layout }
+        PreprocessConfig { scale: 0.5, mean: mean.to_vec(), std: std.to_vec(), layout, ..Default::default() }
     }
 
     fn run(config: &PreprocessConfig, shape: &[usize], raw: &[u8]) -> Vec<f32> {
         let preprocess = Preprocess::new(config, shape).unwrap();
         let mut out = vec![0.0; preprocess.values()];
-        preprocess.apply(raw, &mut out);
+        preprocess.look_up(raw, &mut out);
         out
     }
 
@@ -186,5 +308,34 @@ mod tests {
         let b =
             Preprocess::new(&PreprocessConfig { layout: Layout::Flat, ..Default::default() }, &[4]).unwrap();
         assert_ne!(a.digest(), b.digest());
+    }
+
+    #[test]
+    fn geometry_decides_the_shape_and_the_digest() {
+        let with = |change: fn(&mut PreprocessConfig), shape: &[usize]| {
+            let mut config = PreprocessConfig::default();
+            change(&mut config);
+            Preprocess::new(&config, shape)
+        };
+        let of_any_size = [0, 0, 3];
+        let crop = with(|c| (c.resize, c.crop) = (Some(256), Some(224)), &of_any_size).unwrap();
+        assert_eq!(crop.output_shape(), [3, 224, 224]);
+        let size = with(|c| c.size = Some([32, 48]), &of_any_size).unwrap();
+        assert_eq!(size.output_shape(), [3, 32, 48]);
+        let grey = with(|c| (c.resize, c.layout) = (Some(14), Layout::Flat), &[28, 30]).unwrap();
+        assert_eq!(grey.output_shape(), [14 * 15]);
+        assert!(matches!(with(|c| c.resize = Some(256), &of_any_size), Err(PreprocessError::Sizes)));
+        assert!(matches!(with(|_| {}, &of_any_size), Err(PreprocessError::Sizes)));
+        assert!(matches!(with(|c| c.crop = Some(3), &[7]), Err(PreprocessError::NoImage { .. })));
+        let bicubic = with(
+            |c| (c.size, c.interpolation) = (Some([32, 48]), crate::config::Interpolation::Bicubic),
+            &of_any_size,
+        );
+        let digests = [crop.digest().clone(), size.digest().clone(), bicubic.unwrap().digest().clone()];
+        assert!(digests[0] != digests[1] && digests[1] != digests[2]);
+        // What has no geometry is what it was before there was any: caches are told apart by this.
+        let plain = with(|_| {}, &[28, 28]).unwrap();
+        let json = br#"{"scale":0.00392156862745098,"mean":[0.0],"std":[1.0],"layout":"nchw"}"#;
+        assert_eq!(plain.digest(), &Digest::of_bytes(json));
     }
 }

@@ -65,6 +65,15 @@ pub enum TrainError {
         /// The term's weight.
         weight: f64,
     },
+    /// Hard labels are wanted and there are none.
+    #[error(
+        "loss.weights.cross_entropy = {weight} needs labels, but the dataset has none; put its images into a \
+         folder for each class, or set the weight to 0"
+    )]
+    NoLabels {
+        /// Its weight.
+        weight: f64,
+    },
     /// Nobody says how many classes there are.
     #[error("student.classes: missing; without a cache it says how many classes there are")]
     NoClasses,

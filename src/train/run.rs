@@ -147,6 +147,7 @@ pub fn run(
 fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig {
     let mut config = config.clone();
     config.preprocess = Some(training.preprocess.clone());
+    config.augment.clone_from(&training.augment);
     match &mut config.student {
         StudentConfig::Mlp { classes, .. }
         | StudentConfig::Conv { classes, .. }

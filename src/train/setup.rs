@@ -7,7 +7,7 @@ use tch::Device;
 
 use super::TrainError;
 use crate::cache::{CacheReader, Manifest};
-use crate::config::{PreprocessConfig, TrainConfig, ValidationConfig};
+use crate::config::{AugmentConfig, PreprocessConfig, TrainConfig, ValidationConfig};
 use crate::dataset::{self, Dataset};
 use crate::loader::Samples;
 use crate::loss::{KlDivergence, TargetSpace};
@@ -22,6 +22,8 @@ pub(super) struct Training {
     pub(super) space: Option<TargetSpace>,
     /// What the student's inputs are made with.
     pub(super) preprocess: PreprocessConfig,
+    /// What views there are of each sample.
+    pub(super) augment: Option<AugmentConfig>,
 }
 
 /// A named validation set.
@@ -51,6 +53,9 @@ pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Tra
         return Err(TrainError::NoCache { weight: weights.kl });
     }
     let dataset = dataset::open_images(&config.dataset, "dataset")?;
+    if weights.cross_entropy > 0.0 && dataset.labels_digest().is_none() {
+        return Err(TrainError::NoLabels { weight: weights.cross_entropy });
+    }
     let cache = cache.map(CacheReader::open).transpose()?;
     let given = config.student.classes();
     let classes = match &cache {
@@ -71,10 +76,14 @@ pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Tra
             .unwrap_or_default(),
         (None, None) => PreprocessConfig::default(),
     };
-    let prepared = Preprocess::new(&preprocess, dataset.sample_shape())?;
+    let augment = match &cache {
+        Some(cache) => check_views(config.augment.as_ref(), cache)?,
+        None => config.augment.clone(),
+    };
+    let prepared = Preprocess::with_views(&preprocess, augment.as_ref(), dataset.sample_shape())?;
     let space = cache.as_ref().map(target_space);
     let samples = Arc::new(Samples::new(dataset, prepared, cache));
-    Ok(Training { samples, classes, space, preprocess })
+    Ok(Training { samples, classes, space, preprocess, augment })
 }
 
 /// Opens a validation set for students of `classes` classes.
@@ -92,6 +101,7 @@ pub(super) fn validation(
     let mut kl = None;
     if let Some(cache) = &cache {
         check_dataset(&format!("validation.{name}.dataset"), dataset.as_ref(), cache)?;
+        refuse_views(&format!("validation.{name}.cache"), cache)?;
         check_classes(Some(classes), cache)?;
         kl = Some(KlDivergence::new(&target_space(cache), Temperature::ONE, tail, device)?);
     }
@@ -154,4 +164,40 @@ fn check_classes(given: Option<usize>, cache: &CacheReader) -> Result<usize, Tra
         }),
         _ => Ok(cached),
     }
+}
+
+/// The views that the teacher saw, which a config need not give and may not change.
+fn check_views(
+    given: Option<&AugmentConfig>,
+    cache: &CacheReader,
+) -> Result<Option<AugmentConfig>, TrainError> {
+    let cached = cache.manifest().augment.as_ref().map(|augment| &augment.config);
+    match given {
+        Some(given) if Some(given) != cached => Err(TrainError::Mismatch {
+            key: "augment".into(),
+            cache: cache.dir().to_owned(),
+            cached: words(cached),
+            found: words(Some(given)),
+            hint: "leave the table out to take the cache's, or build a cache with this one",
+        }),
+        _ => Ok(cached.cloned()),
+    }
+}
+
+/// Students are measured on samples as they are.
+fn refuse_views(key: &str, cache: &CacheReader) -> Result<(), TrainError> {
+    let Some(augment) = &cache.manifest().augment else { return Ok(()) };
+    Err(TrainError::Mismatch {
+        key: key.to_owned(),
+        cache: cache.dir().to_owned(),
+        cached: words(Some(&augment.config)),
+        found: "samples as they are, which students are measured on".into(),
+        hint: "build a cache of this set without [augment]",
+    })
+}
+
+/// Views in a line.
+fn words(augment: Option<&AugmentConfig>) -> String {
+    let json = augment.and_then(|augment| serde_json::to_string(augment).ok());
+    json.unwrap_or_else(|| "no views".into())
 }

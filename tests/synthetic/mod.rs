@@ -219,6 +219,7 @@ impl Synthetic {
                     tokenizer_file: None,
                 }),
             },
+            augment: None,
             preprocess: Some(PreprocessIdentity {
                 digest: Digest::of_json(&preprocess).unwrap(),
                 config: preprocess,
@@ -247,6 +248,7 @@ impl Synthetic {
                 labels: if self.labelled { samples.clone().map(|n| self.label(n)).collect() } else { vec![] },
                 tokens: if self.sequence > 0 { samples.map(|n| self.tokens(n)).collect() } else { vec![] },
                 targets,
+                ..ShardRows::default()
             }
         };
         logits.chunks(per_shard * self.per_sample() as usize * self.classes).enumerate().map(shard).collect()

@@ -140,12 +140,8 @@ pub fn inspect(report: &InspectReport) -> String {
     } else {
         report.nodes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")
     };
-    let preprocess = report.preprocess.as_ref().map_or_else(
-        || "none: samples are tokens".to_owned(),
-        |p| {
-            format!("scale {:.6}, mean {:?}, std {:?}, {:?}", p.scale, p.mean, p.std, p.layout).to_lowercase()
-        },
-    );
+    let preprocess =
+        report.preprocess.as_ref().map_or_else(|| "none: samples are tokens".to_owned(), ToString::to_string);
     let complete = if report.complete {
         "yes".to_owned()
     } else {
@@ -169,6 +165,9 @@ pub fn inspect(report: &InspectReport) -> String {
     ];
     if let Some(accuracy) = report.teacher_accuracy {
         rows.insert(10, ("", format!("accuracy {accuracy:.4} on the cached labels")));
+    }
+    if let Some(augment) = &report.augment {
+        rows.insert(rows.len() - 1, ("augment", augment.to_string()));
     }
     rows.into_iter().map(|(name, value)| format!("{name:<13}{value}\n")).collect()
 }

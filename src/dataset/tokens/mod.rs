@@ -104,7 +104,7 @@ pub trait TokenDataset: Send + Sync {
 /// Opens the rows that `config` describes; `None` where it describes images.
 pub(super) fn open(config: &DatasetConfig) -> Result<Option<Box<dyn TokenDataset>>, TokensError> {
     Ok(match config {
-        DatasetConfig::Idx { .. } => None,
+        DatasetConfig::Idx { .. } | DatasetConfig::Folder(_) => None,
         DatasetConfig::Text(config) => Some(Box::new(open::text(config)?)),
         DatasetConfig::Jsonl(config) => Some(Box::new(open::jsonl(config)?)),
         DatasetConfig::Parquet(config) => Some(Box::new(open::parquet(config)?)),

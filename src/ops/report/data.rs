@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::size::SizeReport;
 use super::targets::{KeptMass, LabelRanks, TargetShape, tell};
 use crate::cache::{
-    CacheError, CacheReader, DatasetIdentity, FileEntry, Manifest, PreprocessIdentity, ShardEntry,
-    TeacherIdentity,
+    AugmentIdentity, CacheError, CacheReader, DatasetIdentity, FileEntry, Manifest, PreprocessIdentity,
+    ShardEntry, TeacherIdentity,
 };
 use crate::digest::Digest;
 use crate::ids::SampleId;
@@ -100,6 +100,9 @@ pub struct Provenance {
     /// How samples became the teacher's input; absent where they are tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessIdentity>,
+    /// What views of a sample are; absent where there are none but the sample itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentIdentity>,
     /// The tail model's file; absent when the head holds every class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail_model: Option<FileEntry>,
@@ -123,6 +126,7 @@ impl Provenance {
             teacher: manifest.teacher.clone(),
             dataset: manifest.dataset.clone(),
             preprocess: manifest.preprocess.clone(),
+            augment: manifest.augment.clone(),
             tail_model: manifest.tail.model.clone(),
             tail_model_from: manifest.tail.from.clone(),
             codebook: manifest.storage.codebook.clone(),

@@ -87,13 +87,12 @@ fn data(markup: &mut Markup, report: &CacheReport) {
         ("sample shape", format!("{:?}", dataset.sample_shape)),
     ];
     if let Some(preprocess) = &report.provenance.preprocess {
-        let settings = &preprocess.config;
-        let words = format!(
-            "scale {:.6}, mean {:?}, std {:?}, {:?}",
-            settings.scale, settings.mean, settings.std, settings.layout
-        );
-        rows.push(("preprocessing", words.to_lowercase()));
+        rows.push(("preprocessing", preprocess.config.to_string()));
         rows.push(("", preprocess.digest.to_string()));
+    }
+    if let Some(augment) = &report.provenance.augment {
+        rows.push(("augmentation", augment.config.to_string()));
+        rows.push(("", augment.digest.to_string()));
     }
     facts(markup, &rows);
 }

@@ -257,6 +257,6 @@ fn images_are_wanted_elsewhere() {
     let error = open_images(&config, "validation.test.dataset").err().unwrap().to_string();
     assert_eq!(
         error,
-        "validation.test.dataset.kind: expected images (\"idx\"), found \"text\", which is of tokens"
+        "validation.test.dataset.kind: expected images (\"folder\" or \"idx\"), found \"text\", which is of tokens"
     );
 }

@@ -235,6 +235,6 @@ fn configs() {
     );
     assert_eq!(
         faults("kind = 'words'"),
-        ["dataset.kind: expected one of idx, text, jsonl, parquet, tokens, found \"words\""]
+        ["dataset.kind: expected one of idx, folder, text, jsonl, parquet, tokens, found \"words\""]
     );
 }
