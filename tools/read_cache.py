@@ -357,7 +357,9 @@ class Cache:
         augment = m.get("augment") if later else None
         self.views = augment["views"] if augment else 1
         sound = m["views"] == self.views >= 1 and (self.vocabulary or m["positions"] == m["samples"] * self.views)
-        require(sound, f"views: expected {self.views} of each sample, with a position each, found {m['views']}")
+        expected = "one view" if self.views == 1 else f"{self.views} views"
+        found = f"{m['views']} of {m['samples']} samples with {m['positions']} positions in all"
+        require(sound, f"views: expected {expected} of each sample, with a position each, found {found}")
         require(not self.has_tail or m["tail"].get("model"), "tail.model is missing, and k < classes")
         after = 0
         for shard in m["shards"]:
