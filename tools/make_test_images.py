@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Writes tests/fixtures/images: image files of every kind, and what PIL and torchvision make of them.
 
-    tools/make_test_images.py              needs torch, torchvision and Pillow
+    pip install torch==2.11.0 torchvision==0.26.0 pillow==11.3.0
+    tools/make_test_images.py
+
+Pillow 13 resizes some shapes in another order of passes, which moves values by one.
 
 `decoded/NAME` is a file and `decoded/NAME.rgb` the bytes of `Image.open(NAME).convert("RGB")`, row by row.
 `geometry/source.png` is an image, and `geometry/*.rgb` what the transforms of torchvision in `geometry.json`

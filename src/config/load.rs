@@ -233,9 +233,8 @@ mod tests {
         let found = faults(GOOD, &["preprocess.men=[0.1,0.2]", "preprocess.std=[1.0,1.0]"]);
         assert_eq!(
             found,
-            [
-                "preprocess.men: unknown key; did you mean mean? (known: crop, interpolation, layout, mean, resize, scale, size, std)"
-            ]
+            ["preprocess.men: unknown key; did you mean mean? (known: crop, \
+                 interpolation, layout, mean, resize, scale, size, std)"]
         );
     }
 

@@ -52,7 +52,8 @@ impl<'a> Pixels<'a> {
             Interpolation::Bicubic => FilterType::CatmullRom,
         };
         // PIL resizes each channel by itself; alpha does not weigh the others. And it rounds between its two
-        // passes, of which the first is along the rows: in the other order a fifth of all values are off by one.
+        // passes: in another order a fifth of all values are off by one. Rows first is the order of Pillow as
+        // teachers were trained with it; Pillow 13 begins with the columns where that suits the shape.
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
         let from = [self.height, self.width];
         let failed = |problem: String| PreprocessError::Resize { from, to: [height, width], problem };
@@ -198,11 +199,7 @@ mod tests {
             let off = output.bytes.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b));
             let largest = off.clone().max().unwrap();
             let share = off.filter(|off| *off > 0).count() as f64 / expected.len() as f64;
-            eprintln!("{file}: {largest} {share}");
-            // Where one side grows and the other shrinks, rounding between the passes tells on many values.
-            let mixed = (output.height > 43) != (output.width > 61);
-            let most = if mixed { 0.25 } else { 0.01 };
-            assert!(largest <= 1 && share < most, "{file}: off by {largest}, {share} of the values");
+            assert!(largest <= 1 && share < 0.01, "{file}: off by {largest}, {share} of the values");
         }
     }
 
