@@ -27,6 +27,7 @@ use kd_cache::select::Selector;
 use kd_cache::tail_model::{Fitted, TailFit};
 use kd_cache::target::{PositionTarget, TailHandling, TailModelAt, TailNodes, TargetBatch, Temperature};
 use rayon::prelude::*;
+use serde_json::json;
 
 /// Positions handed over at once, as a teacher would.
 const BATCH: usize = 128;
@@ -63,7 +64,7 @@ fn main() {
     // cargo adds `--bench`.
     let (flags, arguments): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|word| word.starts_with("--"));
-    let json = flags.iter().any(|flag| flag == "--json");
+    let as_json = flags.iter().any(|flag| flag == "--json");
     let question = match &arguments[..] {
         [fit, measure, classes, variants] => Question {
             fit: read(fit),
@@ -78,7 +79,7 @@ fn main() {
         _ => made_up(),
     };
     let classes = question.classes;
-    if !json {
+    if !as_json {
         let (fit, measure) = (question.fit.len() / classes, question.measure.len() / classes);
         println!("{fit} positions fitted, {measure} measured, {classes} classes");
         println!("                    |  us a position, one thread       |  rms / KL / drift");
@@ -87,18 +88,17 @@ fn main() {
     for (k, rank) in &question.variants {
         let found = ask(&question, *k, *rank);
         let Found { bytes, fit_seconds, select, code, pack, unpack, errors } = &found;
-        if json {
-            let errors: Vec<String> = errors
-                .iter()
-                .map(|[t, rms, kl, drift]| {
-                    format!("\"{t}\": {{\"rms\": {rms}, \"kl\": {kl}, \"drift\": {drift}}}")
-                })
-                .collect();
+        if as_json {
+            let at = |[t, rms, kl, drift]: &[f64; 4]| {
+                (t.to_string(), json!({ "rms": rms, "kl": kl, "drift": drift }))
+            };
+            let errors: serde_json::Map<_, _> = errors.iter().map(at).collect();
             println!(
-                "{{\"k\": {k}, \"rank\": {rank}, \"bytes\": {bytes}, \"fit_seconds\": {fit_seconds}, \
-                 \"select\": {select}, \"code\": {code}, \"pack\": {pack}, \"unpack\": {unpack}, \
-                 \"errors\": {{{}}}}}",
-                errors.join(", ")
+                "{}",
+                json!({
+                    "k": k, "rank": rank, "bytes": bytes, "fit_seconds": fit_seconds, "select": select,
+                    "code": code, "pack": pack, "unpack": unpack, "errors": errors,
+                })
             );
             continue;
         }

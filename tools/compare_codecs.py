@@ -41,8 +41,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPERATURES = (1.0, 2.0, 4.0)
-# Positions encoded, decoded and measured at once.
-BLOCK = 512
+# Positions encoded and decoded at once, and written out over all classes.
+BLOCK, DENSE = 512, 64
 # The temperature of decoding that is timed; the bench of ours has the same.
 TIMED = 2.0
 
@@ -64,12 +64,13 @@ class Codec:
         """Ids [positions, k], probabilities at a temperature [positions, k], mass of everything else [positions]."""
         raise NotImplementedError
 
-    def dense(self, payload, temperature, classes):
-        """Probabilities of all classes [positions, V], what is left over spread evenly."""
-        ids, p, left = self.decode(payload, temperature)
-        rest = left.double() / max(classes - ids.shape[1], 1)
-        out = rest[:, None].expand(-1, classes).clone()
-        return out.scatter_(1, ids, p.double())
+
+def dense(ids, p, left, classes):
+    """What is decoded as probabilities of all classes [positions, V], what is left over spread evenly."""
+    rest = left.double() / max(classes - ids.shape[1], 1)
+    out = rest[:, None].expand(-1, classes).clone()
+    # Added, because what fills a shorter record has no mass and the id of a class that may have some.
+    return out.scatter_(1, ids, 0.0).scatter_add_(1, ids, p.double())
 
 
 def top(logits, k):
@@ -203,11 +204,6 @@ class Megatron(Codec):
         log_p = torch.where(log_p > 0.5 * self.SENTINEL, log_p, -math.inf)
         return ids, renormalised(log_p, temperature), torch.zeros(rows)
 
-    def dense(self, payload, temperature, classes):
-        ids, p, _ = self.decode(payload, temperature)
-        # Beyond the cut ids stand for nothing, and some are another's.
-        return torch.zeros(len(ids), classes, dtype=torch.float64).scatter_add_(1, ids, p.double())
-
 
 class Sampled(Codec):
     """Distinct classes of draws with replacement at one temperature, with their counts."""
@@ -230,10 +226,6 @@ class Sampled(Codec):
         for row, (of, counts) in enumerate(payload):
             ids[row, : len(of)], p[row, : len(of)] = of, counts / self.draws
         return ids, p, torch.zeros(len(payload))
-
-    def dense(self, payload, temperature, classes):
-        ids, p, _ = self.decode(payload, temperature)
-        return torch.zeros(len(ids), classes, dtype=torch.float64).scatter_add_(1, ids, p.double())
 
 
 class Errors:
@@ -271,25 +263,13 @@ def measure(codec, logits, temperatures):
         codec.decode(payload, TIMED)
         decode += time.perf_counter() - begun
         for temperature, sums in errors.items():
-            for row in range(0, len(block), 64):
-                part = part_of(payload, row, row + 64, codec)
-                sums.add(block[row : row + 64], codec.dense(part, temperature, logits.shape[1]))
+            decoded = codec.decode(payload, temperature)
+            for row in range(0, len(block), DENSE):
+                part = [of[row : row + DENSE] for of in (*decoded, block)]
+                sums.add(part[3], dense(*part[:3], logits.shape[1]))
     n = len(logits)
     times = {"encode": encode * 1e6 / n, "decode": decode * 1e6 / n}
     return {"bytes": size / n, **times, "errors": {f"{t:g}": sums.result() for t, sums in errors.items()}}
-
-
-def part_of(payload, start, end, codec):
-    """Some positions of a payload; a block that is compressed as a whole is made anew of them."""
-    if isinstance(payload, list):
-        return payload[start:end]
-    if isinstance(codec, Megatron):
-        rows, width, data = payload
-        data, count = np.frombuffer(codec.expand.decompress(data), np.uint8), rows * width
-        parts = [(0, 2), (2 * count, 2), (4 * count, 1)]
-        cut = [data[at + start * width * size : at + min(end, rows) * width * size] for at, size in parts]
-        return min(end, rows) - start, width, codec.compress.compress(b"".join(part.tobytes() for part in cut))
-    return tuple(part[start:end] for part in payload)
 
 
 def ours(options):
