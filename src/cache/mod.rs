@@ -7,7 +7,7 @@
 //! ├── encoder.arrow          what gave positions their tail codes (absent for rank 0)
 //! ├── codebook.arrow         codes of quantized positions
 //! ├── shards/00000.arrow …   Arrow IPC files, one record batch each, or .parquet
-//! └── build/                 while a build is unfinished: plan.json, encoder.arrow, shards.jsonl, lock
+//! └── build/                 while a build is unfinished: plan.json, shards.jsonl, lock
 //! ```
 //!
 //! Writer and reader never see each other: they agree through [`mod@format`], [`Manifest`] and the

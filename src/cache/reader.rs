@@ -114,14 +114,6 @@ impl CacheReader {
         self.tail_model.as_ref()
     }
 
-    /// What gave positions their tail codes; `None` for rank 0.
-    ///
-    /// # Errors
-    /// Those of reading it.
-    pub fn encoder(&self) -> Result<Option<EncoderTable>, CacheError> {
-        read_encoder(&self.dir, &self.manifest)
-    }
-
     /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.starts[self.starts.len() - 1]

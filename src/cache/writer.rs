@@ -9,7 +9,6 @@ use super::format::{
     BUILD_FOLDER, CODEBOOK_FILE, ENCODER_FILE, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SAMPLE_FILE,
     SHARDS_FOLDER, TAIL_MODEL_FILE, shard_file,
 };
-use super::reader::read_encoder;
 use super::shard_encode::{ShardRows, encode_shard};
 use super::{
     CacheError, EncoderTable, FileEntry, Manifest, ShardEntry, WriterLock, durable, journal, tail_file,
@@ -146,14 +145,6 @@ impl CacheWriter {
         self.plan.save(&self.dir.join(BUILD_FOLDER).join(PLAN_FILE))?;
         self.planned = true;
         Ok(())
-    }
-
-    /// The encoder of this build, once it has begun; `None` for rank 0.
-    ///
-    /// # Errors
-    /// Those of reading it.
-    pub fn encoder(&self) -> Result<Option<EncoderTable>, CacheError> {
-        read_encoder(&self.dir, &self.plan)
     }
 
     /// Writes a file of the cache and says what it is.

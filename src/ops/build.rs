@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::source::{Source, SourceError};
 use super::{InspectReport, Progress, pipeline, prepass};
-use crate::cache::{CacheError, CacheWriter, Found, Manifest, read_tail_model};
+use crate::cache::{CacheError, CacheWriter, Found, Manifest, read_encoder, read_tail_model};
 use crate::config::CacheConfig;
 use crate::tail_model::{FitError, TailEncoder};
 
@@ -172,11 +172,10 @@ impl Run {
 /// interrupted build goes on with exactly what it began with.
 fn encoder(writer: &CacheWriter, dir: &Path) -> Result<Option<TailEncoder>, BuildError> {
     let manifest = writer.manifest();
-    let (Some(table), Some(model)) = (writer.encoder()?, read_tail_model(dir, manifest)?) else {
+    let (Some(table), Some(model)) = (read_encoder(dir, manifest)?, read_tail_model(dir, manifest)?) else {
         return Ok(None);
     };
     let positions = manifest.tail.fit_samples as usize;
-    let shape = model.shape().ok_or(FitError::NotFinite { positions })?;
-    let encoder = TailEncoder::new(shape.rank(), table.mean, table.weights, shape.basis());
-    Ok(Some(encoder.ok_or(FitError::NotFinite { positions })?))
+    let encoder = prepass::encoder(table, &model).ok_or(FitError::NotFinite { positions })?;
+    Ok(Some(encoder))
 }

@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use super::prepass::fit_codes;
 use super::{InspectReport, Progress};
-use crate::cache::{Beginnings, CacheError, CacheReader, CacheWriter, Coding, Found, Manifest, ShardRows};
+use crate::cache::{
+    Beginnings, CacheError, CacheReader, CacheWriter, Coding, Found, Manifest, ShardRows, read_encoder,
+};
 use crate::config::{StorageForm, ValueEncoding};
 use crate::encoding::{Codebook, StepsError};
 use crate::ids::{SampleId, ShardIndex};
@@ -107,7 +109,7 @@ pub fn convert(
     };
     if !writer.is_planned() {
         let codebook = codebook(&reader, writer.manifest())?;
-        let (model, encoder) = (reader.tail_model(), reader.encoder()?);
+        let (model, encoder) = (reader.tail_model(), read_encoder(from, source)?);
         writer.begin(Beginnings { model, encoder: encoder.as_ref(), codebook: codebook.as_ref() })?;
     }
     progress.phase("convert", source.rows(), writer.manifest().committed_rows());

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::prepass;
 use crate::cache::{CacheError, Coding, Manifest, read_encoder, read_manifest, read_tail_model};
 use crate::config::CacheConfig;
 use crate::digest::Digest;
@@ -66,9 +67,7 @@ impl Inherited {
         let no_tail = || InheritError::NoTail { path: path.to_owned() };
         let model = read_tail_model(path, &manifest)?.ok_or_else(no_tail)?;
         let digest = manifest.tail.model.as_ref().ok_or_else(no_tail)?.digest.clone();
-        let encoder = read_encoder(path, &manifest)?.zip(model.shape()).and_then(|(table, shape)| {
-            TailEncoder::new(shape.rank(), table.mean, table.weights, shape.basis())
-        });
+        let encoder = read_encoder(path, &manifest)?.and_then(|table| prepass::encoder(table, &model));
         if model.rank() > 0 && encoder.is_none() {
             return Err(InheritError::NoEncoder { path: path.to_owned(), rank: model.rank() });
         }

@@ -89,6 +89,13 @@ fn table(encoder: &TailEncoder) -> EncoderTable {
     EncoderTable { mean: encoder.mean().to_vec(), weights: encoder.weights().to_vec() }
 }
 
+/// What gives positions their codes in `model`, from the file that keeps it; `None` where the two are not of
+/// one shape, or there is none.
+pub(super) fn encoder(table: EncoderTable, model: &TailModel) -> Option<TailEncoder> {
+    let shape = model.shape()?;
+    TailEncoder::new(shape.rank(), table.mean, table.weights, shape.basis())
+}
+
 /// What the teacher says of the sample.
 #[derive(Default)]
 struct Sample {

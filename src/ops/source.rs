@@ -199,7 +199,7 @@ impl Source {
             _ if k == self.reading.classes => 0,
             Some(rank) => rank,
             // What nobody asked for is no fault of a dataset that is too small for it.
-            None => config.rank().min(usize::try_from(fit_samples - 1).unwrap_or(usize::MAX)),
+            None => config.default_rank().min(usize::try_from(fit_samples - 1).unwrap_or(usize::MAX)),
         };
         let values = config.values();
         let quantised = values == ValueEncoding::Quantized;
