@@ -19,6 +19,7 @@ use super::heads::Heads;
 use super::least_squares::add_outer;
 use super::panels::Panels;
 use super::sample::Watched;
+use crate::permutation::mix;
 
 /// Columns beyond the rank; they let the wanted ones converge.
 const OVERSAMPLING: usize = 8;
@@ -144,10 +145,8 @@ fn orthonormal(panels: &Panels, columns: usize) -> Panels {
     Panels::from_fn(classes, columns, |class, column| matrix[(class, column)] as f32)
 }
 
-/// ±1, as good as random and the same on every machine (the finaliser of SplitMix64).
+/// ±1, as good as random and the same on every machine.
 fn sign(class: usize, column: usize) -> f32 {
-    let mut x = ((class as u64) << 8 | column as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    if (x ^ x >> 31) & 1 == 0 { 1.0 } else { -1.0 }
+    let place = ((class as u64) << 8 | column as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if mix(place) & 1 == 0 { 1.0 } else { -1.0 }
 }
