@@ -323,9 +323,9 @@ impl CacheConfig {
         if self.is_of_tokens() { self.teacher.token_batch() } else { self.teacher.image_batch() }
     }
 
-    /// Directions of the tail shape, of a cache that fits its own and has a tail.
-    pub fn rank(&self) -> usize {
-        self.tail.rank.unwrap_or(if self.is_of_tokens() { DEFAULT_TOKEN_RANK } else { 0 })
+    /// [`TailConfig::rank`] unless given.
+    pub fn default_rank(&self) -> usize {
+        if self.is_of_tokens() { DEFAULT_TOKEN_RANK } else { 0 }
     }
 
     /// How logits and curves are written.
@@ -344,14 +344,14 @@ impl Config for CacheConfig {
             let problem = format!("expected at most teacher.classes = {classes}, found {k}");
             faults.push(Fault::new("head.k", problem));
         }
-        if self.dataset.rows().is_some() && self.preprocess != PreprocessConfig::default() {
+        if self.is_of_tokens() && self.preprocess != PreprocessConfig::default() {
             let problem =
                 "is for images, and dataset.kind is of tokens, which a teacher takes as they are; remove it";
             faults.push(Fault::new("preprocess", problem));
         }
         if let Some(augment) = &self.augment {
             faults.extend(augment.validate("augment"));
-            if self.dataset.rows().is_some() {
+            if self.is_of_tokens() {
                 faults.push(Fault::new("augment", "is for images, and dataset.kind is of tokens; remove it"));
             }
         }

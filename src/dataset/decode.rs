@@ -1,8 +1,9 @@
 //! Image files as RGB bytes, as PIL's `Image.open(path).convert("RGB")` gives them.
 //!
 //! What a file is, is told by its content. Grey becomes three equal channels, alpha is dropped and not
-//! blended, 16 bits keep their upper 8 (of grey, where PIL makes all above 255 white), CMYK is `(255 − C)(255 − K) / 255`, and EXIF's orientation is not
-//! applied: torchvision's loader does none of it either, and a teacher is to see what it was trained on.
+//! blended, 16 bits keep their upper 8 (of grey, where PIL makes all above 255 white), CMYK is
+//! `(255 − C)(255 − K) / 255`, and EXIF's orientation is not applied: torchvision's loader does none of it
+//! either, and a teacher is to see what it was trained on.
 
 use std::io::Cursor;
 
@@ -21,6 +22,9 @@ const ADOBE: [u8; 2] = [0xff, 0xee];
 const MOST_PIXELS: u64 = 2 * 89_478_485;
 /// Bytes of the largest image with what decoding takes beside it.
 const MOST_BYTES: u64 = 8 * MOST_PIXELS;
+
+/// A JPEG that is being decoded.
+type Jpeg<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
 
 /// An image in RGB.
 pub(super) struct Rgb {
@@ -46,15 +50,15 @@ pub(super) fn rgb(file: &[u8]) -> Result<Rgb, String> {
 
 /// Width and height by a file's header, without decoding it; the error says what is wrong with it.
 pub(super) fn dimensions(file: &[u8]) -> Result<(u64, u64), String> {
-    let (width, height) = if file.starts_with(&JPEG) {
-        let mut decoder = jpeg_decoder(file);
-        decoder.decode_headers().map_err(|error| error.to_string())?;
-        let (width, height) = decoder.dimensions().ok_or("a header without dimensions")?;
-        (width as u64, height as u64)
-    } else {
-        let (width, height) = reader(file)?.into_dimensions().map_err(|error| error.to_string())?;
-        (u64::from(width), u64::from(height))
-    };
+    if file.starts_with(&JPEG) {
+        return jpeg_headers(file).map(|(_, dimensions)| dimensions);
+    }
+    let (width, height) = reader(file)?.into_dimensions().map_err(|error| error.to_string())?;
+    sound(u64::from(width), u64::from(height))
+}
+
+/// Width and height of an image that there can be, and that is not too large.
+fn sound(width: u64, height: u64) -> Result<(u64, u64), String> {
     if width == 0 || height == 0 {
         return Err(format!("an image of {width} × {height} pixels"));
     }
@@ -73,24 +77,24 @@ fn reader(file: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>, String> {
     }
 }
 
-/// A decoder that refuses files that are cut off, where browsers show grey.
-fn jpeg_decoder(file: &[u8]) -> JpegDecoder<ZCursor<&[u8]>> {
+/// A decoder that refuses files that are cut off, where browsers show grey; and [`dimensions`].
+fn jpeg_headers(file: &[u8]) -> Result<(Jpeg<'_>, (u64, u64)), String> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::from(u16::MAX))
         .set_max_height(usize::from(u16::MAX));
-    JpegDecoder::new_with_options(ZCursor::new(file), options)
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions().ok_or("a header without dimensions")?;
+    Ok((decoder, sound(width as u64, height as u64)?))
 }
 
 fn jpeg(file: &[u8]) -> Result<Rgb, String> {
-    dimensions(file)?;
-    let mut decoder = jpeg_decoder(file);
-    decoder.decode_headers().map_err(|error| error.to_string())?;
+    let (mut decoder, (width, height)) = jpeg_headers(file)?;
     let inks = decoder.input_colorspace() == Some(ColorSpace::CMYK);
     let out = if inks { ColorSpace::CMYK } else { ColorSpace::RGB };
     decoder.set_options(decoder.options().jpeg_set_out_colorspace(out));
     let mut bytes = decoder.decode().map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions().ok_or("a header without dimensions")?;
     if inks {
         // Adobe's programs, which make most such files, write 255 less the ink, and say so.
         let adobe = file.windows(9).any(|at| at[..2] == ADOBE && &at[4..] == b"Adobe");
@@ -99,7 +103,7 @@ fn jpeg(file: &[u8]) -> Result<Rgb, String> {
             |pixel: &[u8]| [pixel[0], pixel[1], pixel[2]].map(|ink| times(stored(ink), stored(pixel[3])));
         bytes = bytes.chunks_exact(4).flat_map(rgb).collect();
     }
-    Ok(Rgb { width, height, bytes })
+    Ok(Rgb { width: width as usize, height: height as usize, bytes })
 }
 
 /// `a · b / 255`, rounded.
