@@ -10,14 +10,14 @@ use super::format::{CODE_TABLES, ORDER, codebook_schema, shard_file};
 use super::shard_encode::{ShardRows, encode_shard};
 use super::tail_file::{Table, encode_lists};
 use super::{CacheError, Manifest};
-use crate::encoding::{Codebook, CodebookTables, Steps};
+use crate::encoding::{Codebook, CodebookTables, Scale};
 use crate::ids::ShardIndex;
 
 /// What quantized and packed targets are read and written with.
 #[derive(Clone, Debug, Default)]
 pub struct Coding {
     /// `None` for floats.
-    pub(super) steps: Option<Steps>,
+    pub(super) scale: Option<Scale>,
     /// Absent for floats, and in a build that has not begun.
     pub(super) codebook: Option<Codebook>,
 }
@@ -28,11 +28,11 @@ impl Coding {
     /// # Errors
     /// [`CacheError`]: a codebook that is missing or unsound.
     pub fn read(dir: &Path, manifest: &Manifest) -> Result<Self, CacheError> {
-        let steps = manifest.steps().ok().flatten();
-        let codebook = manifest.storage.codebook.as_ref().zip(steps);
+        let scale = manifest.scale().ok().flatten();
+        let codebook = manifest.storage.codebook.as_ref().zip(scale);
         let codebook =
-            codebook.map(|(entry, steps)| read(&dir.join(&entry.file), manifest, &steps)).transpose()?;
-        Ok(Self { steps, codebook })
+            codebook.map(|(entry, scale)| read(&dir.join(&entry.file), manifest, &scale)).transpose()?;
+        Ok(Self { scale, codebook })
     }
 
     /// The codes, if there are any.
@@ -47,11 +47,11 @@ impl Coding {
 /// # Errors
 /// [`CacheError::Arrow`]: rows that are not of this cache, or too many.
 pub fn measure_shard(manifest: &Manifest, rows: &ShardRows, level: i32) -> Result<u64, CacheError> {
-    let steps = manifest.steps().ok().flatten();
-    let fit = |steps: &Steps| {
-        Codebook::fit(manifest.code_layout(), steps.curve(), &steps.quantise(&rows.targets), None)
+    let scale = manifest.scale().ok().flatten();
+    let fit = |scale: &Scale| {
+        Codebook::fit(manifest.code_layout(), scale.curve_step(), &scale.quantise(&rows.targets), None)
     };
-    let coding = Coding { steps, codebook: steps.as_ref().map(fit) };
+    let coding = Coding { scale, codebook: scale.as_ref().map(fit) };
     let bytes = encode_shard(rows, &manifest.columns(), &coding, level);
     let path = || shard_file(ShardIndex(0), manifest.storage.form).into();
     Ok(bytes.map_err(|source| CacheError::Arrow { path: path(), source })?.len() as u64)
@@ -71,7 +71,7 @@ pub(super) fn encode(codebook: &Codebook, path: &Path) -> Result<Vec<u8>, CacheE
     encode_lists(codebook_schema(layout.classes, layout.table_sizes()), columns, path)
 }
 
-fn read(path: &Path, manifest: &Manifest, steps: &Steps) -> Result<Codebook, CacheError> {
+fn read(path: &Path, manifest: &Manifest, scale: &Scale) -> Result<Codebook, CacheError> {
     let layout = manifest.code_layout();
     let sizes = layout.table_sizes();
     let table = Table::open(path, &codebook_schema(layout.classes, sizes), 1)?;
@@ -89,6 +89,6 @@ fn read(path: &Path, manifest: &Manifest, steps: &Steps) -> Result<Codebook, Cac
         tail_codes: lengths(3)?,
         counts: lengths(4)?,
     };
-    Codebook::new(layout, steps.curve(), &tables)
+    Codebook::new(layout, scale.curve_step(), &tables)
         .map_err(|source| CacheError::Codebook { path: path.to_owned(), source })
 }

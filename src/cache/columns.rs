@@ -22,14 +22,15 @@
 //! `Lists` has the same columns as lists of what all positions of the row have, one after another, and
 //! first `head_counts`, `list<uint16>`, where heads differ in size; quantized logits are uint16 (steps
 //! below the largest), quantized curves int16 (steps). `Packed` has one column `targets`, `binary`, as
-//! [`crate::encoding::Codebook::pack`] writes it.
+//! [`crate::encoding::Codebook::pack`] writes it. Sampled targets (version 4) have `head_draws`, uint16, how often
+//! each class was drawn, where others have `head_values`, and no curves.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::format::{
-    DOCUMENTS, HEAD_COUNTS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS,
+    DOCUMENTS, HEAD_COUNTS, HEAD_DRAWS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS,
     TOKENS, VIEW, item_field, list_of, row_bytes,
 };
 use crate::config::{StorageForm, ValueEncoding};
@@ -73,7 +74,7 @@ impl ShardColumns {
     pub fn layout(&self) -> ShardLayout {
         match (self.form, self.values) {
             (StorageForm::Parquet, _) => ShardLayout::Lists,
-            (StorageForm::Arrow, ValueEncoding::Quantized) => ShardLayout::Packed,
+            (StorageForm::Arrow, ValueEncoding::Quantized | ValueEncoding::Counts) => ShardLayout::Packed,
             _ if self.variable || self.tokens.is_some() => ShardLayout::Lists,
             _ => ShardLayout::Fixed,
         }
@@ -105,7 +106,7 @@ impl ShardColumns {
             _ => fields.push(list(name, item)),
         };
         part(HEAD_IDS, self.ids.data_type(), self.k);
-        part(HEAD_VALUES, head_type(self.values), self.k);
+        part(head_name(self.values), head_type(self.values), self.k);
         part(TAIL_CURVE, curve_type(self.values), self.nodes);
         part(TAIL_CODE, DataType::Int8, self.rank);
         Arc::new(Schema::new(fields))
@@ -137,12 +138,20 @@ impl ShardColumns {
     }
 }
 
+/// The column of head logits, or of what stands for them.
+pub fn head_name(values: ValueEncoding) -> &'static str {
+    match values {
+        ValueEncoding::F16 | ValueEncoding::F32 | ValueEncoding::Quantized => HEAD_VALUES,
+        ValueEncoding::Counts => HEAD_DRAWS,
+    }
+}
+
 /// The Arrow type of head logits.
 pub fn head_type(values: ValueEncoding) -> DataType {
     match values {
         ValueEncoding::F16 => DataType::Float16,
         ValueEncoding::F32 => DataType::Float32,
-        ValueEncoding::Quantized => DataType::UInt16,
+        ValueEncoding::Quantized | ValueEncoding::Counts => DataType::UInt16,
     }
 }
 

@@ -25,7 +25,7 @@ pub const FORMAT: &str = "kd-cache";
 /// The oldest version that this build reads.
 pub const OLDEST_FORMAT_VERSION: u32 = 1;
 /// The newest version that this build reads.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// The commit point.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The tail prior.
@@ -57,6 +57,8 @@ pub const LABEL: &str = "label";
 pub const HEAD_IDS: &str = "head_ids";
 /// Column of head values.
 pub const HEAD_VALUES: &str = "head_values";
+/// Column of numbers of draws (version 4).
+pub const HEAD_DRAWS: &str = "head_draws";
 /// Column of tail curves.
 pub const TAIL_CURVE: &str = "tail_curve";
 /// Column of tail codes.

@@ -10,16 +10,17 @@ use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION};
 use super::{CacheError, durable};
 use crate::config::{AugmentConfig, PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use crate::digest::Digest;
-use crate::encoding::{Layout, Steps, StepsError};
+use crate::encoding::{Draws, Layout, Scale, Steps, StepsError};
 use crate::target::{MAX_RANK, NotCovered, TailNodes, Temperature};
 
 /// The contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(title = "kd-cache manifest, format versions 1 to 3")]
+#[schemars(title = "kd-cache manifest, format versions 1 to 4")]
 pub struct Manifest {
     /// `kd-cache`.
     pub format: String,
-    /// 1; 2 where `tail.rank` is above 0; 3 where shards have columns of version 3.
+    /// 1; 2 where `tail.rank` is above 0; 3 where shards have columns of version 3; 4 where targets are
+    /// sampled.
     pub format_version: u32,
     /// Program and version that wrote the cache.
     pub created_by: String,
@@ -63,6 +64,20 @@ pub struct HeadLayout {
     /// Where heads differ in size: the mass at T = 1 that each holds, unless it has `k` classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mass: Option<f64>,
+    /// Where targets are sampled: draws for each prediction, of which its head has the distinct classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draws: Option<u16>,
+    /// Where targets are sampled: the temperature of the softmax they were drawn from, the only one at
+    /// which they mean anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+}
+
+impl HeadLayout {
+    /// Whether heads differ in size.
+    pub fn is_variable(&self) -> bool {
+        self.mass.is_some() || self.draws.is_some()
+    }
 }
 
 /// What is kept of the classes outside the head.
@@ -294,7 +309,7 @@ impl Manifest {
         ShardColumns {
             form: self.storage.form,
             k: self.head.k,
-            variable: self.head.mass.is_some(),
+            variable: self.head.is_variable(),
             nodes: if self.has_tail() { self.tail.nodes.len() } else { 0 },
             rank: self.tail.rank,
             ids: self.storage.ids,
@@ -304,16 +319,25 @@ impl Manifest {
         }
     }
 
-    /// The steps of quantized values; `None` for floats.
+    /// What the whole numbers of heads and curves stand for; `None` for floats.
     ///
     /// # Errors
     /// What [`Steps::new`] refuses; never for a manifest that has been loaded.
-    pub fn steps(&self) -> Result<Option<Steps>, StepsError> {
-        if self.storage.values != ValueEncoding::Quantized {
-            return Ok(None);
+    pub fn scale(&self) -> Result<Option<Scale>, StepsError> {
+        match self.storage.values {
+            ValueEncoding::F16 | ValueEncoding::F32 => Ok(None),
+            ValueEncoding::Quantized => {
+                let step = |step: Option<f64>| step.unwrap_or(f64::NAN);
+                let steps = Steps::new(step(self.storage.step), step(self.storage.curve_step))?;
+                Ok(Some(Scale::Steps(steps)))
+            }
+            ValueEncoding::Counts => Ok(self.draws().map(Scale::Draws)),
         }
-        let step = |step: Option<f64>| step.unwrap_or(f64::NAN);
-        Steps::new(step(self.storage.step), step(self.storage.curve_step)).map(Some)
+    }
+
+    /// How targets were sampled; `None` where they were not.
+    pub fn draws(&self) -> Option<Draws> {
+        Draws::new(self.head.draws?, self.head.temperature?)
     }
 
     /// What decides the codes of quantized positions.
@@ -321,7 +345,7 @@ impl Manifest {
         Layout {
             classes: self.classes,
             k: self.head.k,
-            variable: self.head.mass.is_some(),
+            variable: self.head.is_variable(),
             nodes: self.has_tail().then(|| self.tail.nodes.clone()),
             rank: self.tail.rank,
         }
@@ -330,6 +354,7 @@ impl Manifest {
     /// The lowest version that has what this cache holds, so that older programs read what they can.
     pub fn version(&self) -> u32 {
         match self.columns().layout() {
+            _ if self.head.draws.is_some() => 4,
             _ if self.augment.is_some() => 3,
             ShardLayout::Fixed => 1 + u32::from(self.tail.rank > 0),
             ShardLayout::Lists | ShardLayout::Packed => 3,
@@ -357,16 +382,20 @@ impl Manifest {
         self.shards.iter().map(ShardEntry::positions).fold(0, u64::saturating_add)
     }
 
-    /// Whether there are classes outside the head.
+    /// Whether anything is kept of classes outside the head: not of sampled targets, nor where the head
+    /// holds every class.
     pub fn has_tail(&self) -> bool {
-        self.head.k < self.classes
+        self.head.k < self.classes && self.head.draws.is_none()
     }
 
-    /// Refuses a temperature at which the tail's mass is not known.
+    /// Refuses a temperature at which the tail's mass is not known, or at which nothing was drawn.
     ///
     /// # Errors
     /// [`NotCovered`].
     pub fn require_covered(&self, temperature: Temperature) -> Result<(), NotCovered> {
+        if let Some(draws) = self.draws() {
+            return draws.require(temperature);
+        }
         if self.has_tail() { self.tail.nodes.require(temperature) } else { Ok(()) }
     }
 
@@ -421,12 +450,19 @@ impl Manifest {
             let expected = format!("{} views of {} samples, a position each", views.max(1), self.samples);
             return damaged("views", expected, format!("{} views, {} positions", self.views, self.positions));
         }
-        if let Err(error) = self.steps() {
+        if let Err(error) = self.scale() {
             return damaged("storage.step, storage.curve_step", error.to_string(), "others".into());
         }
-        let quantised = self.storage.values == ValueEncoding::Quantized;
+        let quantised = matches!(self.storage.values, ValueEncoding::Quantized | ValueEncoding::Counts);
         if quantised && self.complete && self.storage.codebook.is_none() {
             return damaged("storage.codebook", "a file, because values are quantized".into(), "none".into());
+        }
+        let sampled = self.head.draws.is_some();
+        let counted = self.storage.values == ValueEncoding::Counts;
+        if sampled != counted || sampled != self.draws().is_some() || sampled && self.head.mass.is_some() {
+            let expected = "head.draws of at least 1, with storage.values = counts and without head.mass, or neither";
+            let found = format!("{:?} with {:?}", self.head, self.storage.values);
+            return damaged("head.draws", expected.into(), found);
         }
         if let Some(mass) = self.head.mass.filter(|mass| !(*mass > 0.0 && *mass <= 1.0 && self.has_tail())) {
             let expected = "above 0 and at most 1, with k below the number of classes".into();

@@ -33,7 +33,7 @@ mod tail_file;
 mod writer;
 
 pub use codebook_file::{Coding, measure_shard};
-pub use columns::{ShardColumns, ShardLayout, curve_type, head_type};
+pub use columns::{ShardColumns, ShardLayout, curve_type, head_name, head_type};
 pub use error::CacheError;
 pub use lock::WriterLock;
 pub use manifest::{

@@ -17,7 +17,7 @@ use super::format::{IdType, item_field};
 use super::ipc::encode_batch;
 use super::parquet_file;
 use crate::config::{StorageForm, ValueEncoding};
-use crate::encoding::QuantisedBatch;
+use crate::encoding::{QuantisedBatch, Scale};
 use crate::ids::SampleId;
 use crate::target::TargetBatch;
 
@@ -93,10 +93,10 @@ fn record_batch(
         arrays.push(list(Arc::new(starts), rows.tokens.iter().map(|row| row.documents.len()))?);
     }
     let positions = rows.positions();
-    let quantised = coding.steps.as_ref().map(|steps| steps.quantise(&rows.targets));
+    let quantised = coding.scale.as_ref().map(|scale| scale.quantise(&rows.targets));
     match columns.layout() {
         ShardLayout::Packed => arrays.push(packed(quantised.as_ref(), coding, &positions)?),
-        ShardLayout::Fixed => arrays.extend(parts(rows, columns, None, |values, per_position| {
+        ShardLayout::Fixed => arrays.extend(parts(rows, columns, None, None, |values, per_position| {
             let item = item_field(values.data_type().clone());
             let len = i32::try_from(per_position).unwrap_or(i32::MAX);
             Ok(Arc::new(FixedSizeListArray::try_new(item, len, values, None)?))
@@ -110,7 +110,7 @@ fn record_batch(
             let heads: Vec<usize> =
                 by_row(&positions).map(|positions| positions.map(|at| targets.count(at)).sum()).collect();
             let mut head_columns = 2;
-            arrays.extend(parts(rows, columns, quantised.as_ref(), |values, per_position| {
+            arrays.extend(parts(rows, columns, coding.scale.as_ref(), quantised.as_ref(), |values, per_position| {
                 // Ids and logits come first; of these a position may have fewer.
                 let is_head = head_columns > 0;
                 head_columns -= i32::from(is_head);
@@ -138,6 +138,7 @@ fn by_row(positions: &[usize]) -> impl Iterator<Item = Range<usize>> {
 fn parts(
     rows: &ShardRows,
     columns: &ShardColumns,
+    scale: Option<&Scale>,
     quantised: Option<&QuantisedBatch>,
     mut column: impl FnMut(ArrayRef, usize) -> Result<ArrayRef, ArrowError>,
 ) -> Result<Vec<ArrayRef>, ArrowError> {
@@ -147,15 +148,17 @@ fn parts(
         (0..targets.rows).flat_map(|row| row * targets.k..row * targets.k + targets.count(row)).collect();
     let mut arrays =
         vec![column(encode_ids(kept.iter().map(|at| targets.ids[*at]), columns.ids), columns.k)?];
-    arrays.push(column(
-        match quantised {
-            Some(quantised) => {
-                Arc::new(UInt16Array::from_iter_values(kept.iter().map(|at| quantised.values[*at])))
-            }
-            None => encode_floats(kept.iter().map(|at| targets.values[*at]), columns.values),
-        },
-        columns.k,
-    )?);
+    let values: ArrayRef = match (scale, quantised) {
+        (Some(Scale::Draws(draws)), _) => {
+            let counts = (0..targets.rows).flat_map(|row| draws.counts(targets.row(row).1));
+            Arc::new(UInt16Array::from_iter_values(counts))
+        }
+        (_, Some(quantised)) => {
+            Arc::new(UInt16Array::from_iter_values(kept.iter().map(|at| quantised.values[*at])))
+        }
+        _ => encode_floats(kept.iter().map(|at| targets.values[*at]), columns.values),
+    };
+    arrays.push(column(values, columns.k)?);
     if columns.nodes > 0 {
         let curve: ArrayRef = match quantised {
             Some(quantised) => Arc::new(Int16Array::from_iter_values(quantised.curve.iter().copied())),
@@ -225,6 +228,6 @@ fn encode_floats(values: impl Iterator<Item = f32>, encoding: ValueEncoding) -> 
         ValueEncoding::F16 => Arc::new(Float16Array::from_iter_values(
             values.map(|v| f16::from_f32(v.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))),
         )),
-        ValueEncoding::F32 | ValueEncoding::Quantized => Arc::new(Float32Array::from_iter_values(values)),
+        _ => Arc::new(Float32Array::from_iter_values(values)),
     }
 }

@@ -13,15 +13,15 @@ use arrow::datatypes::{
 use half::f16;
 
 use super::codebook_file::Coding;
-use super::columns::{ShardColumns, ShardLayout};
+use super::columns::{ShardColumns, ShardLayout, head_name};
 use super::format::{
-    DOCUMENTS, HEAD_COUNTS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS,
+    DOCUMENTS, HEAD_COUNTS, HEAD_IDS, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS,
     TOKENS, VIEW,
 };
 use super::ipc::read_batch;
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};
 use crate::config::{StorageForm, ValueEncoding};
-use crate::encoding::Steps;
+use crate::encoding::{Scale, UnsoundDraws};
 use crate::target::TargetBatch;
 
 /// One shard. Of an Arrow file the columns lie in the map; a Parquet file has been decoded.
@@ -162,7 +162,7 @@ impl ShardReader {
                     parts.column(TARGETS)?.as_binary_opt::<i32>().ok_or_else(|| parts.missing(TARGETS))?;
                 Targets::Packed(bits.offsets().clone(), bits.values().clone())
             }
-            _ => Targets::Columns(Columns::new(&parts, columns, coding.steps, tokens.as_ref())?),
+            _ => Targets::Columns(Columns::new(&parts, columns, coding.scale, tokens.as_ref())?),
         };
         Ok(Self {
             sample_ids: parts.primitive::<UInt64Type>(SAMPLE_ID)?,
@@ -199,20 +199,22 @@ impl ShardReader {
     pub(super) fn copy_row(&self, row: usize, out: &mut TargetBatch, to: usize) -> Result<usize, CacheError> {
         let positions = self.positions(row..row + 1);
         let count = positions.len();
+        let damaged = |expected: String, found: String| CacheError::Damaged {
+            path: self.path.clone(),
+            what: format!("row {row}"),
+            expected,
+            found,
+        };
         match &self.targets {
-            Targets::Columns(columns) => columns.copy(positions, out, to),
+            Targets::Columns(columns) => columns
+                .copy(positions, out, to)
+                .map_err(|UnsoundDraws { expected, found }| damaged(expected, found))?,
             Targets::Packed(offsets, bytes) => {
                 let bytes = &bytes[offsets[row] as usize..offsets[row + 1] as usize];
-                let damaged = |expected: String, found: String| CacheError::Damaged {
-                    path: self.path.clone(),
-                    what: format!("row {row}"),
-                    expected,
-                    found,
-                };
-                let coding = self.coding.codebook.as_ref().zip(self.coding.steps.as_ref());
-                let (codebook, steps) =
+                let coding = self.coding.codebook.as_ref().zip(self.coding.scale.as_ref());
+                let (codebook, scale) =
                     coding.ok_or_else(|| damaged("a codebook in the manifest".into(), "none".into()))?;
-                codebook.unpack(bytes, count, 0..count, steps, out, to).map_err(|unreadable| {
+                codebook.unpack(bytes, count, 0..count, scale, out, to).map_err(|unreadable| {
                     let at = format!("position {}: ", unreadable.position);
                     damaged(at + &unreadable.expected, unreadable.found)
                 })?;
@@ -294,7 +296,7 @@ impl Columns {
     fn new(
         parts: &Parts<'_>,
         columns: &ShardColumns,
-        steps: Option<Steps>,
+        scale: Option<Scale>,
         tokens: Option<&Tokens>,
     ) -> Result<Self, CacheError> {
         let layout = columns.layout();
@@ -316,11 +318,12 @@ impl Columns {
             Some(heads) => heads.starts[first(row + 1)] - heads.starts[first(row)],
         };
         let ids = IdColumn::new(parts.part(HEAD_IDS, layout, &in_heads)?, columns.ids);
-        let values = ValueColumn::new(parts.part(HEAD_VALUES, layout, &in_heads)?, columns.values, steps);
+        let name = head_name(columns.values);
+        let values = ValueColumn::new(parts.part(name, layout, &in_heads)?, columns.values, scale);
         let fixed = |per_position: usize| move |row: usize| positions(row).saturating_mul(per_position);
         let curve = || {
             let items = parts.part(TAIL_CURVE, layout, &fixed(columns.nodes))?;
-            ValueColumn::new(items, columns.values, steps).ok_or_else(|| parts.missing(TAIL_CURVE))
+            ValueColumn::new(items, columns.values, scale).ok_or_else(|| parts.missing(TAIL_CURVE))
         };
         let codes = || {
             let items = parts.part(TAIL_CODE, layout, &fixed(columns.rank))?;
@@ -329,19 +332,19 @@ impl Columns {
         let (curve, codes) = ((columns.nodes > 0).then(curve), (columns.rank > 0).then(codes));
         Ok(Self {
             ids: ids.ok_or_else(|| parts.missing(HEAD_IDS))?,
-            values: values.ok_or_else(|| parts.missing(HEAD_VALUES))?,
+            values: values.ok_or_else(|| parts.missing(name))?,
             curve: curve.transpose()?,
             codes: codes.transpose()?,
             heads,
         })
     }
 
-    /// Copies `positions` into the rows of `out` from `to` on.
-    fn copy(&self, positions: Range<usize>, out: &mut TargetBatch, to: usize) {
+    /// Copies `positions` into the rows of `out` from `to` on; `Err`: numbers of draws that are none.
+    fn copy(&self, positions: Range<usize>, out: &mut TargetBatch, to: usize) -> Result<(), UnsoundDraws> {
         let (k, nodes, rank) = (out.k, out.nodes, out.rank);
         let (at, count) = (positions.start, positions.len());
         if let Some(curve) = &self.curve {
-            curve.copy(at * nodes, &mut out.curve[to * nodes..][..count * nodes]);
+            curve.copy(at * nodes, &mut out.curve[to * nodes..][..count * nodes])?;
         }
         if let Some(codes) = &self.codes {
             out.codes[to * rank..][..count * rank].copy_from_slice(&codes[at * rank..][..count * rank]);
@@ -354,9 +357,10 @@ impl Columns {
             let count = usize::from(heads.counts[position]);
             let start = heads.starts[position];
             self.ids.copy(start, &mut out.ids[(to + row) * k..][..count]);
-            self.values.copy(start, &mut out.values[(to + row) * k..][..count]);
+            self.values.copy(start, &mut out.values[(to + row) * k..][..count])?;
             out.set_count(to + row, count);
         }
+        Ok(())
     }
 }
 
@@ -417,36 +421,39 @@ impl IdColumn {
 enum ValueColumn {
     F16(ScalarBuffer<f16>),
     F32(ScalarBuffer<f32>),
-    /// Logits.
-    Below(ScalarBuffer<u16>, Steps),
+    /// Logits in steps, or numbers of draws.
+    Whole(ScalarBuffer<u16>, Scale),
     /// Curves.
-    Curve(ScalarBuffer<i16>, Steps),
+    Curve(ScalarBuffer<i16>, Scale),
 }
 
 impl ValueColumn {
-    fn new(array: &dyn Array, values: ValueEncoding, steps: Option<Steps>) -> Option<Self> {
+    fn new(array: &dyn Array, values: ValueEncoding, scale: Option<Scale>) -> Option<Self> {
         Some(match values {
             ValueEncoding::F16 => Self::F16(primitive::<Float16Type>(array)?),
             ValueEncoding::F32 => Self::F32(primitive::<Float32Type>(array)?),
-            ValueEncoding::Quantized => match primitive::<UInt16Type>(array) {
-                Some(below) => Self::Below(below, steps?),
-                None => Self::Curve(primitive::<Int16Type>(array)?, steps?),
+            ValueEncoding::Quantized | ValueEncoding::Counts => match primitive::<UInt16Type>(array) {
+                Some(whole) => Self::Whole(whole, scale?),
+                None => Self::Curve(primitive::<Int16Type>(array)?, scale?),
             },
         })
     }
 
-    fn copy(&self, start: usize, out: &mut [f32]) {
+    /// `out` are the values of one head where they are numbers of draws.
+    fn copy(&self, start: usize, out: &mut [f32]) -> Result<(), UnsoundDraws> {
         let range = start..start + out.len();
         match self {
             Self::F16(values) => out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = v.to_f32()),
             Self::F32(values) => out.copy_from_slice(&values[range]),
-            Self::Below(values, steps) => {
-                out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = steps.value_of(*v));
+            Self::Whole(counts, Scale::Draws(draws)) => {
+                return draws.logits(counts[range].iter().copied(), out);
             }
-            Self::Curve(values, steps) => {
-                out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = steps.curve_of(*v));
+            Self::Whole(below, scale) => return scale.logits(&below[range], out),
+            Self::Curve(values, scale) => {
+                out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = scale.curve_of(*v));
             }
         }
+        Ok(())
     }
 }
 

@@ -183,7 +183,8 @@ fn default_device() -> String {
     "cpu".into()
 }
 
-/// The part of a prediction that is kept class by class: `k` classes, or as many as hold `mass`.
+/// The part of a prediction that is kept class by class: `k` classes, as many as hold `mass`, or those of
+/// so many `draws`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeadConfig {
@@ -201,15 +202,61 @@ pub struct HeadConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub max_k: Option<usize>,
+    /// Instead of `k`: sampled targets (random-sampling KD). So many classes are drawn, with replacement,
+    /// from the softmax at `temperature`, and nothing else is kept: right on average, at that temperature
+    /// and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub draws: Option<u16>,
+    /// With `draws`: the temperature of the softmax they are drawn from, 1 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    pub temperature: Option<f64>,
 }
 
 impl HeadConfig {
     /// The size of the largest head of a teacher of `classes` classes.
     pub fn largest(&self, classes: usize) -> usize {
-        match self.k {
-            Some(k) => k,
-            None => self.max_k.unwrap_or(DEFAULT_MAX_K).min(classes.saturating_sub(1)),
+        match (self.k, self.draws) {
+            (Some(k), _) => k,
+            (None, Some(draws)) => usize::from(draws).min(classes),
+            (None, None) => self.max_k.unwrap_or(DEFAULT_MAX_K).min(classes.saturating_sub(1)),
         }
+    }
+}
+
+impl HeadConfig {
+    fn validate(&self) -> Vec<Fault> {
+        let Self { k, mass, max_k, draws, temperature } = self;
+        let mut faults = Vec::new();
+        let ways: Vec<&str> = [("k", k.is_some()), ("mass", mass.is_some()), ("draws", draws.is_some())]
+            .into_iter()
+            .filter_map(|(key, given)| given.then_some(key))
+            .collect();
+        match ways[..] {
+            [_] => {}
+            [] => {
+                let problem = "expected k, the number of classes kept, mass, what they are to hold, or draws, \
+                               how many to sample; found none";
+                faults.push(Fault::new("head", problem));
+            }
+            _ => {
+                let problem = format!(
+                    "expected either k, mass or draws, found {}; for a bound beside mass use max_k",
+                    ways.join(" and ")
+                );
+                faults.push(Fault::new("head", problem));
+            }
+        }
+        if max_k.is_some() && mass.is_none() && !ways.is_empty() {
+            faults.push(Fault::new("head.max_k", format!("goes with mass, not with {}; remove it", ways[0])));
+        }
+        if temperature.is_some() && draws.is_none() {
+            let problem = "is that of draws, and none are asked for; what a head and a curve say holds at every \
+                           temperature, so remove it";
+            faults.push(Fault::new("head.temperature", problem));
+        }
+        faults
     }
 }
 
@@ -273,6 +320,20 @@ pub enum ValueEncoding {
     F32,
     /// Multiples of [`StorageConfig::step`], written in as few bits as they need.
     Quantized,
+    /// How often each class was drawn, as it is: what sampled targets ([`HeadConfig::draws`]) have.
+    Counts,
+}
+
+impl ValueEncoding {
+    /// The word used in configs and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+            Self::Quantized => "quantized",
+            Self::Counts => "counts",
+        }
+    }
 }
 
 /// How the cache lies on disk.
@@ -281,7 +342,8 @@ pub enum ValueEncoding {
 pub struct StorageConfig {
     /// The form of the shards.
     pub form: StorageForm,
-    /// How logits and curves are written: unless given `f16`, or `quantized` where samples are rows of tokens.
+    /// How logits and curves are written: unless given `f16`, or `quantized` where samples
+    /// are rows of tokens; draws are `counts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub values: Option<ValueEncoding>,
     /// With quantized values: the step of logits, in nats. Adds about step² / 24 nats to the divergence at
@@ -330,7 +392,11 @@ impl CacheConfig {
 
     /// How logits and curves are written.
     pub fn values(&self) -> ValueEncoding {
-        let unless_given = if self.is_of_tokens() { ValueEncoding::Quantized } else { ValueEncoding::F16 };
+        let unless_given = match (self.head.draws, self.is_of_tokens()) {
+            (Some(_), _) => ValueEncoding::Counts,
+            (None, true) => ValueEncoding::Quantized,
+            (None, false) => ValueEncoding::F16,
+        };
         self.storage.values.unwrap_or(unless_given)
     }
 }
@@ -355,18 +421,31 @@ impl Config for CacheConfig {
                 faults.push(Fault::new("augment", "is for images, and dataset.kind is of tokens; remove it"));
             }
         }
-        match (self.head.k, self.head.mass) {
-            (None, None) => {
-                let problem =
-                    "expected k, the number of classes kept, or mass, what they are to hold; found neither";
-                faults.push(Fault::new("head", problem));
+        faults.extend(self.head.validate());
+        if self.head.draws.is_some() {
+            let given = [
+                ("tail.rank", self.tail.rank.is_some_and(|rank| rank > 0)),
+                ("tail.from", self.tail.from.is_some()),
+            ];
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                faults.push(Fault::new(
+                    key,
+                    "is of tails, and with head.draws nothing is kept of them; remove it",
+                ));
             }
-            (Some(_), Some(_)) => {
-                let problem = "expected either k or mass, found both; for a bound beside mass use max_k";
-                faults.push(Fault::new("head", problem));
+        }
+        match (self.head.draws, self.storage.values) {
+            (Some(_), Some(values)) if values != ValueEncoding::Counts => {
+                faults.push(Fault::new(
+                    "storage.values",
+                    "is of logits, and with head.draws none are kept; remove it",
+                ));
             }
-            (Some(_), None) if self.head.max_k.is_some() => {
-                faults.push(Fault::new("head.max_k", "goes with mass, not with k; remove it"));
+            (None, Some(ValueEncoding::Counts)) => {
+                faults.push(Fault::new(
+                    "storage.values",
+                    "counts are of draws; expected head.draws with it, found none",
+                ));
             }
             _ => {}
         }

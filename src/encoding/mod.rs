@@ -2,7 +2,8 @@
 //!
 //! Two steps, each with its inverse:
 //!
-//! 1. [`Steps`] rounds logits and curves to multiples of a step: [`QuantisedBatch`]. What a cache
+//! 1. [`Scale`] makes whole numbers of them, [`QuantisedBatch`]: [`Steps`] rounds logits and curves to
+//!    multiples of a step, [`Draws`] counts how often each class of a sampled target was drawn. What a cache
 //!    promises of its accuracy is decided here, and only here; whatever follows is lossless.
 //! 2. [`Codebook`] gives frequent numbers short codes and packs positions into rows of bits
 //!    ([`Codebook::pack`]): class ids by how often they stand in heads, logits as falls from one rank to
@@ -14,13 +15,17 @@
 mod bits;
 mod codebook;
 mod curve;
+mod draws;
 mod huffman;
 mod pack;
 mod quantise;
+mod scale;
 mod symbol;
 
 pub use bits::{BitReader, BitWriter};
 pub use codebook::{Codebook, CodebookError, CodebookTables, Layout};
+pub use draws::{Draws, UnsoundDraws};
 pub use pack::{ANCHOR_POSITIONS, Unreadable};
 pub use quantise::{QuantisedBatch, Steps, StepsError};
+pub use scale::Scale;
 pub use symbol::{MAX_CODE_BITS, SymbolCode, SymbolCodeError};

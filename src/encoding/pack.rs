@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::bits::{BitReader, BitWriter};
 use super::codebook::{Table, context};
 use super::curve::unzigzag;
-use super::{Codebook, QuantisedBatch, Steps};
+use super::{Codebook, QuantisedBatch, Scale, UnsoundDraws};
 use crate::target::{MAX_NODES, TargetBatch};
 
 /// Positions from one that is found directly to the next.
@@ -84,7 +84,7 @@ impl Codebook {
         bytes: &[u8],
         positions: usize,
         wanted: Range<usize>,
-        steps: &Steps,
+        scale: &Scale,
         out: &mut TargetBatch,
         at: usize,
     ) -> Result<(), Unreadable> {
@@ -115,7 +115,7 @@ impl Codebook {
                 let found = format!("bit {}, where the position before it ends", reader.position());
                 return Err(Unreadable { position, expected: format!("bit {place} (its anchor)"), found });
             }
-            self.read(&mut reader, position, steps, out, at + to)?;
+            self.read(&mut reader, position, scale, out, at + to)?;
             if reader.position() > bits.len() as u64 * 8 {
                 return Err(truncated(position));
             }
@@ -152,7 +152,7 @@ impl Codebook {
         &self,
         reader: &mut BitReader<'_>,
         position: usize,
-        steps: &Steps,
+        scale: &Scale,
         out: &mut TargetBatch,
         row: usize,
     ) -> Result<(), Unreadable> {
@@ -169,11 +169,21 @@ impl Codebook {
             *id = *class;
         }
         let mut below = 0u32;
-        for (at, value) in out.values[row * k..][..count].iter_mut().enumerate() {
+        let mut next = |at: usize| {
             if at > 0 {
                 below = below.saturating_add(self.falls[context(at)].read(reader)).min(u32::from(u16::MAX));
             }
-            *value = steps.value_of(below as u16);
+            below as u16
+        };
+        let values = out.values[row * k..][..count].iter_mut().enumerate();
+        if let Scale::Steps(steps) = scale {
+            values.for_each(|(at, value)| *value = steps.value_of(next(at)));
+        } else {
+            // What one stands for depends on the others.
+            let below: Vec<u16> = (0..count).map(next).collect();
+            let unsound =
+                |draws: UnsoundDraws| Unreadable { position, expected: draws.expected, found: draws.found };
+            scale.logits(&below, &mut out.values[row * k..][..count]).map_err(unsound)?;
         }
         if let Some(predictor) = &self.predictor {
             let mut curve = [0i16; MAX_NODES];
@@ -185,7 +195,7 @@ impl Codebook {
                 curve[at] = found.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16;
             }
             for (out, steps_of) in out.curve[row * nodes..][..nodes].iter_mut().zip(curve) {
-                *out = steps.curve_of(*steps_of);
+                *out = scale.curve_of(*steps_of);
             }
         }
         for (code, value) in self.tail_codes.iter().zip(&mut out.codes[row * rank..][..rank]) {
@@ -199,6 +209,7 @@ impl Codebook {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Steps;
     use super::super::codebook::{CodebookError, CodebookTables, Layout};
     use super::super::symbol::SymbolCodeError;
     use super::*;
@@ -249,13 +260,18 @@ mod tests {
         batch
     }
 
-    fn restored(steps: &Steps, quantised: &QuantisedBatch) -> TargetBatch {
+    fn restored(scale: &Scale, quantised: &QuantisedBatch) -> TargetBatch {
         let mut out = TargetBatch::default();
         out.resize(quantised.rows, quantised.k, quantised.nodes, quantised.rank);
         out.counts.clone_from(&quantised.counts);
         out.ids.clone_from(&quantised.ids);
-        out.values = quantised.values.iter().map(|q| steps.value_of(*q)).collect();
-        out.curve = quantised.curve.iter().map(|q| steps.curve_of(*q)).collect();
+        let rows = 0..quantised.rows;
+        out.values.resize(quantised.values.len(), 0.0);
+        for row in rows {
+            let head = row * quantised.k..row * quantised.k + quantised.count(row);
+            scale.logits(&quantised.values[head.clone()], &mut out.values[head]).unwrap();
+        }
+        out.curve = quantised.curve.iter().map(|q| scale.curve_of(*q)).collect();
         out.codes.clone_from(&quantised.codes);
         out.pad();
         out
@@ -275,10 +291,10 @@ mod tests {
         #[test]
         fn any_position_is_read_alone(seed: u64, rows in 1usize..200, variable: bool, rank in 0usize..4) {
             let layout = layout(variable, rank);
-            let steps = Steps::new(0.1, 0.0625).unwrap();
+            let steps = Scale::from(Steps::new(0.1, 0.0625).unwrap());
             let sample = batch(&layout, 50, seed ^ 1);
-            let book = Codebook::fit(layout.clone(), steps.curve(), &sample, None);
-            let book = Codebook::new(layout.clone(), steps.curve(), &book.tables()).unwrap();
+            let book = Codebook::fit(layout.clone(), steps.curve_step(), &sample, None);
+            let book = Codebook::new(layout.clone(), steps.curve_step(), &book.tables()).unwrap();
             let quantised = batch(&layout, rows, seed);
             let expected = restored(&steps, &quantised);
             let mut bytes = vec![1, 2, 3];
@@ -302,8 +318,8 @@ mod tests {
         #[test]
         fn arbitrary_bytes_are_refused_or_sound(bytes: Vec<u8>, positions in 1usize..300, variable: bool) {
             let layout = layout(variable, 2);
-            let steps = Steps::new(0.1, 0.0625).unwrap();
-            let book = Codebook::fit(layout.clone(), steps.curve(), &batch(&layout, 20, 3), None);
+            let steps = Scale::from(Steps::new(0.1, 0.0625).unwrap());
+            let book = Codebook::fit(layout.clone(), steps.curve_step(), &batch(&layout, 20, 3), None);
             let mut out = TargetBatch::default();
             out.resize(positions, 20, 5, 2);
             if variable {
@@ -319,9 +335,9 @@ mod tests {
     #[test]
     fn an_anchor_is_where_the_position_before_it_ends() {
         let layout = layout(true, 2);
-        let steps = Steps::new(0.1, 0.0625).unwrap();
+        let steps = Scale::from(Steps::new(0.1, 0.0625).unwrap());
         let quantised = batch(&layout, 130, 5);
-        let book = Codebook::fit(layout, steps.curve(), &quantised, None);
+        let book = Codebook::fit(layout, steps.curve_step(), &quantised, None);
         let mut out = empty_like(&restored(&steps, &quantised), 130);
         let mut bytes = Vec::new();
         book.pack(&quantised, 0..130, &mut bytes);

@@ -36,13 +36,15 @@ pub enum ConvertError {
     Steps(#[from] StepsError),
     /// Quantized values cannot be had back as floats.
     #[error(
-        "--values {asked}: expected quantized, as the values of {path} are; what was rounded away is not there to be written"
+        "--values {asked}: expected {kept}, as the values of {path} are; what they were made from is not there to be written"
     )]
     Values {
         /// The cache.
         path: std::path::PathBuf,
         /// What was asked for.
         asked: &'static str,
+        /// What they are.
+        kept: &'static str,
     },
 }
 
@@ -136,23 +138,22 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
     (plan.tail.model, plan.tail.encoder) = (None, None);
     plan.storage.codebook = None;
     plan.storage.form = settings.form;
-    let values = settings.values.unwrap_or(source.storage.values);
-    if source.storage.values == ValueEncoding::Quantized && values != ValueEncoding::Quantized {
-        let asked = if values == ValueEncoding::F16 { "f16" } else { "f32" };
-        return Err(ConvertError::Values { path: from.to_owned(), asked });
+    let (kept, values) = (source.storage.values, settings.values.unwrap_or(source.storage.values));
+    if matches!(kept, ValueEncoding::Quantized | ValueEncoding::Counts) && values != kept {
+        return Err(ConvertError::Values { path: from.to_owned(), asked: values.as_str(), kept: kept.as_str() });
     }
     if values == ValueEncoding::Quantized && source.storage.values != values {
         (plan.storage.step, plan.storage.curve_step) = (Some(settings.step), Some(settings.curve_step));
     }
     plan.storage.values = values;
-    plan.steps()?;
+    plan.scale()?;
     plan.format_version = plan.version();
     Ok(plan)
 }
 
 /// The codes of the other cache: those there are, or fitted to a seeded sample of its rows.
 fn codebook(reader: &CacheReader, plan: &Manifest) -> Result<Option<Codebook>, ConvertError> {
-    if plan.storage.values != ValueEncoding::Quantized {
+    if plan.scale()?.is_none() {
         return Ok(None);
     }
     if let Some(codebook) = Coding::read(reader.dir(), reader.manifest())?.into_codebook() {

@@ -118,8 +118,8 @@ impl Inherited {
 
     /// The other cache's codes, where they serve `plan` too.
     pub(super) fn codebook(&self, plan: &Manifest) -> Option<&Codebook> {
-        let same_steps = self.manifest.steps().ok() == plan.steps().ok();
-        let same = same_steps && self.manifest.code_layout() == plan.code_layout();
+        let same_scale = self.manifest.scale().ok() == plan.scale().ok();
+        let same = same_scale && self.manifest.code_layout() == plan.code_layout();
         self.codebook.as_ref().filter(|_| same)
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn run(
     let inherited = source.inherited.take().filter(|_| plan.has_tail());
     let fitting = plan.has_tail() && inherited.is_none();
     let codebook = inherited.as_ref().and_then(|inherited| inherited.codebook(&plan)).cloned();
-    let coding = plan.steps().ok().flatten().is_some() && codebook.is_none();
+    let coding = plan.scale().ok().flatten().is_some() && codebook.is_none();
     let mut sample = Sample::default();
     if fitting || coding {
         let new_fit =
@@ -79,10 +79,10 @@ pub(super) fn fit_codes(
     sample: &TargetBatch,
     model: Option<&TailModel>,
 ) -> Option<Codebook> {
-    let steps = plan.steps().ok().flatten()?;
+    let scale = plan.scale().ok().flatten()?;
     let popularity = model.map(|model| model.prior().at(Temperature::ONE));
-    let quantised = steps.quantise(sample);
-    Some(Codebook::fit(plan.code_layout(), steps.curve(), &quantised, popularity.as_deref()))
+    let quantised = scale.quantise(sample);
+    Some(Codebook::fit(plan.code_layout(), scale.curve_step(), &quantised, popularity.as_deref()))
 }
 
 fn table(encoder: &TailEncoder) -> EncoderTable {

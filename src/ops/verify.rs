@@ -247,9 +247,12 @@ impl<'a> Rules<'a> {
         let precision = match manifest.storage.values {
             ValueEncoding::F16 => 2f64.powi(-11),
             ValueEncoding::F32 => 2f64.powi(-22),
-            ValueEncoding::Quantized => 0.0,
+            ValueEncoding::Quantized | ValueEncoding::Counts => 0.0,
         };
-        let steps = manifest.steps().ok().flatten().map_or((0.0, 0.0), |steps| (steps.head(), steps.curve()));
+        let steps = match manifest.scale().ok().flatten() {
+            Some(Scale::Steps(steps)) => (steps.head(), steps.curve()),
+            Some(Scale::Draws(_)) | None => (0.0, 0.0),
+        };
         Self { manifest, precision, steps }
     }
 

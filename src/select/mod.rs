@@ -5,9 +5,11 @@ mod exp;
 mod head;
 mod powers;
 pub mod reference;
+mod sampler;
 mod selector;
 mod shorten;
 
 pub(crate) use exp::exp_non_positive;
 pub(crate) use powers::{BLOCK as POWERS_BLOCK, NodePowers};
+pub use sampler::{RowKey, Sampler};
 pub use selector::{NonFinite, Selector};

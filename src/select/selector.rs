@@ -19,6 +19,14 @@ pub struct NonFinite {
     pub value: f32,
 }
 
+impl NonFinite {
+    /// The first of a row's logits that is not finite.
+    pub(super) fn in_row(row: usize, logits: &[f32]) -> Self {
+        let class = logits.iter().position(|z| !z.is_finite()).unwrap_or(0);
+        Self { row, class, value: logits[class] }
+    }
+}
+
 /// Turns logits into heads and tail curves.
 #[derive(Clone, Debug)]
 pub struct Selector {
@@ -109,11 +117,7 @@ impl Selector {
                 }
                 Ok(batch)
             }
-            Some((row, _)) => {
-                let logits = &logits[row * self.classes..(row + 1) * self.classes];
-                let class = logits.iter().position(|z| !z.is_finite()).unwrap_or(0);
-                Err(NonFinite { row, class, value: logits[class] })
-            }
+            Some((row, _)) => Err(NonFinite::in_row(row, &logits[row * self.classes..][..self.classes])),
         }
     }
 
@@ -180,7 +184,7 @@ fn sum(values: &[f32]) -> f32 {
 }
 
 /// Whether no value is NaN or infinite (an exponent of all ones).
-fn all_finite(values: &[f32]) -> bool {
+pub(super) fn all_finite(values: &[f32]) -> bool {
     let exponent = f32::INFINITY.to_bits();
     values.iter().fold(0, |largest: u32, v| largest.max(v.to_bits() & exponent)) != exponent
 }

@@ -31,18 +31,31 @@ pub enum NodesError {
     WithoutOne(Vec<f64>),
 }
 
-/// A temperature at which a tail's curve would have to be extrapolated.
+/// A temperature at which a cache's targets are not known.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error(
-    "temperature {temperature} is below {lowest}, the lowest this cache's tail nodes cover; build with tail.nodes up to {beta}"
-)]
-pub struct NotCovered {
-    /// Asked for.
-    pub temperature: f64,
-    /// The lowest covered.
-    pub lowest: f64,
-    /// The node that would cover it.
-    pub beta: f64,
+pub enum NotCovered {
+    /// A tail's curve would have to be extrapolated.
+    #[error(
+        "temperature {temperature} is below {lowest}, the lowest this cache's tail nodes cover; build with tail.nodes up to {beta}"
+    )]
+    Nodes {
+        /// Asked for.
+        temperature: f64,
+        /// The lowest covered.
+        lowest: f64,
+        /// The node that would cover it.
+        beta: f64,
+    },
+    /// Targets were sampled at another.
+    #[error(
+        "temperature {temperature}: this cache's targets were drawn at temperature {drawn} and mean nothing at another; build one with head.temperature = {temperature}, or with head.k instead of head.draws, which serves every temperature"
+    )]
+    Draws {
+        /// Asked for.
+        temperature: f64,
+        /// That of the draws.
+        drawn: f64,
+    },
 }
 
 /// Strictly rising inverse temperatures `β > 0`, among them 1; `β = 0` is an implied further node.
@@ -118,13 +131,13 @@ impl TailNodes {
     /// Refuses a temperature that these nodes do not cover.
     ///
     /// # Errors
-    /// [`NotCovered`].
+    /// [`NotCovered::Nodes`].
     pub fn require(&self, temperature: Temperature) -> Result<(), NotCovered> {
         if self.covers(temperature) {
             return Ok(());
         }
         let (lowest, beta) = (self.lowest_temperature(), temperature.beta());
-        Err(NotCovered { temperature: temperature.get(), lowest, beta })
+        Err(NotCovered::Nodes { temperature: temperature.get(), lowest, beta })
     }
 
     /// The weights `w` with which node values give the value at `temperature`:
@@ -185,7 +198,7 @@ mod tests {
         assert!(nodes.covers(Temperature::ONE) && nodes.covers(Temperature::new(1e6).unwrap()));
         assert!(!nodes.covers(Temperature::new(0.99).unwrap()));
         let refused = nodes.require(Temperature::new(0.5).unwrap()).unwrap_err();
-        assert_eq!(refused, NotCovered { temperature: 0.5, lowest: 1.0, beta: 2.0 });
+        assert_eq!(refused, NotCovered::Nodes { temperature: 0.5, lowest: 1.0, beta: 2.0 });
     }
 
     proptest! {

@@ -36,7 +36,7 @@ impl Number {
         match values {
             ValueEncoding::F16 => Self::F16,
             // Steps come out as what they stand for.
-            ValueEncoding::F32 | ValueEncoding::Quantized => Self::F32,
+            ValueEncoding::F32 | ValueEncoding::Quantized | ValueEncoding::Counts => Self::F32,
         }
     }
 
