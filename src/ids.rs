@@ -26,6 +26,15 @@ pub struct SampleView {
     pub view: u16,
 }
 
+/// One prediction of a teacher: a position of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The row.
+    pub row: SampleView,
+    /// Which of its positions, from 0; 0 where samples have one.
+    pub position: u32,
+}
+
 /// The position of a shard in the manifest, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -1,9 +1,10 @@
 //! Every version of the format stays what it is: today's writer gives the bytes of the fixtures, and
 //! today's reader their targets.
 //!
-//! The caches in `tests/fixtures/v1` to `v3` were written once and are kept for ever. `expected.json` of
+//! The caches in `tests/fixtures/v1` to `v4` were written once and are kept for ever. `expected.json` of
 //! version 1 was computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of caches; those
-//! of version 3 are what the `f64` reference makes of the logits, rounded to steps, without a shard between.
+//! of version 3 are what the `f64` reference makes of the logits, rounded to steps, without a shard between;
+//! those of version 4 what was drawn, before it was written.
 //! The fixtures' `created_by` is fixed by the test, so all files compare byte by byte whatever the crate's
 //! version. For a new format version: a new folder, written with `KD_CACHE_WRITE_FIXTURE=1`.
 
@@ -17,6 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use kd_cache::cache::{CacheReader, TokenRow};
 use kd_cache::config::StorageForm;
+use kd_cache::encoding::Scale;
 use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
 use kd_cache::target::{PositionTarget, TailHandling, TailModel, TargetBatch, Temperature};
 use serde_json::{Value, json};
@@ -37,13 +39,15 @@ fn folder(version: &str) -> PathBuf {
 }
 
 /// A cache of every version and layout, and where it is kept.
-fn versions() -> [(Synthetic, PathBuf); 5] {
+fn versions() -> [(Synthetic, PathBuf); 7] {
     [
         (Synthetic::fixture(), folder("v1/cache")),
         (Synthetic::with_shape(), folder("v2/cache")),
         (Synthetic::packed(), folder("v3/packed/cache")),
         (Synthetic::lists(), folder("v3/lists/cache")),
         (Synthetic::anchors(), folder("v3/anchors/cache")),
+        (Synthetic::sampled(), folder("v4/packed/cache")),
+        (Synthetic::sampled_lists(), folder("v4/lists/cache")),
     ]
 }
 
@@ -133,12 +137,15 @@ fn the_fixtures_are_sound() {
 
 #[test]
 fn packed_targets_become_the_lists_of_the_fixture() {
-    let dir = tempfile::tempdir().unwrap();
-    let to = dir.path().join("lists");
-    let settings =
-        ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, curve_step: 0.1, level: 3 };
-    convert(&folder("v3/packed/cache"), &to, &settings, &AtomicBool::new(false), &Silent).unwrap();
-    assert_is_the_fixture(&to, &folder("v3/lists/cache"));
+    for version in ["v3", "v4"] {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("lists");
+        let from = folder(version).join("packed/cache");
+        let settings =
+            ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, curve_step: 0.1, level: 3 };
+        convert(&from, &to, &settings, &AtomicBool::new(false), &Silent).unwrap();
+        assert_is_the_fixture(&to, &folder(version).join("lists/cache"));
+    }
 }
 
 /// Rows, and positions in them, whose targets stand in `expected.json`.
@@ -148,7 +155,8 @@ const ANCHORS: [(u64, usize); 6] = [(0, 0), (0, 63), (0, 64), (0, 127), (0, 128)
 /// A cache's targets as they must come out of it: rounded to steps, and no shard between.
 fn rounded(cache: &Synthetic) -> TargetBatch {
     let mut targets = cache.targets();
-    let steps = cache.plan().steps().unwrap().unwrap();
+    // Draws are whole numbers as they are.
+    let Some(Scale::Steps(steps)) = cache.plan().scale().unwrap() else { return targets };
     let quantised = steps.quantise(&targets);
     targets.values = quantised.values.iter().map(|s| steps.value_of(*s)).collect();
     targets.curve = quantised.curve.iter().map(|t| steps.curve_of(*t)).collect();
@@ -156,18 +164,24 @@ fn rounded(cache: &Synthetic) -> TargetBatch {
     targets
 }
 
-/// What `targets` are at several temperatures, by the reference.
-fn expected(cache: &Synthetic, targets: &TargetBatch, model: &TailModel, places: &[(u64, usize)]) -> Value {
+/// What `targets` are at several temperatures, by the reference; sampled ones at theirs.
+fn expected(
+    cache: &Synthetic,
+    targets: &TargetBatch,
+    model: Option<&TailModel>,
+    places: &[(u64, usize)],
+) -> Value {
     let nodes = cache.tail_nodes();
+    let temperatures = cache.draws.map_or(vec![1.0, 3.5, 8.0], |(_, temperature)| vec![temperature]);
     let target_of = |(row, position): &(u64, usize)| {
         let index = *row as usize * cache.per_sample() as usize + position;
         let (ids, values, curve) = targets.row(index);
         let target = PositionTarget { classes: cache.classes, ids, values, nodes: &nodes, curve };
-        let at = [1.0, 3.5, 8.0].map(|temperature| {
-            let t = Temperature::new(temperature).unwrap();
+        let at = temperatures.iter().map(|temperature| {
+            let t = Temperature::new(*temperature).unwrap();
             let decoded = target.decode(t);
-            let at = model.at(t);
-            let log_weights = at.log_weights(TailHandling::Shape, targets.code(index));
+            let at = model.map(|model| model.at(t));
+            let log_weights = at.as_ref().and_then(|at| at.log_weights(TailHandling::Shape, targets.code(index)));
             let dense = target.dense(t, TailHandling::Shape, log_weights.as_deref());
             json!({
                 "temperature": temperature,
@@ -183,7 +197,7 @@ fn expected(cache: &Synthetic, targets: &TargetBatch, model: &TailModel, places:
             "head_values": values.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>(),
             "tail_curve": curve.iter().map(|g| f64::from(*g)).collect::<Vec<f64>>(),
             "tail_code": targets.code(index),
-            "at": at,
+            "at": at.collect::<Vec<Value>>(),
         })
     };
     let tokens: Vec<TokenRow> = (0..cache.samples).map(|sample| cache.tokens(sample)).collect();
@@ -216,25 +230,29 @@ fn assert_near(found: &Value, wanted: &Value) {
 }
 
 #[test]
-fn version_3_decodes_to_the_targets_rounded_to_steps() {
+fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
     for (cache, name, json, places) in [
         (Synthetic::packed(), "v3/packed/cache", "v3/packed/expected.json", PACKED.as_slice()),
         (Synthetic::lists(), "v3/lists/cache", "v3/packed/expected.json", &PACKED),
         (Synthetic::anchors(), "v3/anchors/cache", "v3/anchors/expected.json", &ANCHORS),
+        (Synthetic::sampled(), "v4/packed/cache", "v4/packed/expected.json", &PACKED),
+        (Synthetic::sampled_lists(), "v4/lists/cache", "v4/packed/expected.json", &PACKED),
     ] {
         let wanted = rounded(&cache);
         let json = folder(json);
         if std::env::var_os("KD_CACHE_WRITE_FIXTURE").is_some() && !json.exists() {
-            let mut text = expected(&cache, &wanted, &cache.fitted().unwrap().model, places).to_string();
+            let fitted = cache.fitted();
+            let model = fitted.as_ref().map(|fitted| &fitted.model);
+            let mut text = expected(&cache, &wanted, model, places).to_string();
             text = text.replace("},{\"row\"", "},\n{\"row\"") + "\n";
             std::fs::write(&json, text).unwrap();
         }
         let reader = CacheReader::open(&folder(name)).unwrap();
-        assert_eq!(reader.manifest().format_version, 3);
+        assert_eq!(reader.manifest().format_version, if cache.draws.is_some() { 4 } else { 3 });
         let mut targets = TargetBatch::default();
         reader.gather(&(0..cache.samples).collect::<Vec<u64>>(), &mut targets).unwrap();
         assert_eq!(targets, wanted, "{name}");
-        let model = reader.tail_model().unwrap();
+        let model = reader.tail_model();
         let document: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
         assert_near(&expected(&cache, &targets, model, places), &document);
         for sample in 0..cache.samples {

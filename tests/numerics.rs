@@ -65,7 +65,7 @@ fn the_weighted_loss_and_its_gradient_are_pytorchs() {
     let reference = reference("kl.json");
     let (teacher, labels) = (matrix(&reference["teacher"]), labels(&reference["labels"]));
     let targets = TargetTensors::new(&whole_heads(&teacher), Device::Cpu);
-    let space = TargetSpace { classes: 7, k: 7, nodes: TailNodes::default(), tail_model: None };
+    let space = TargetSpace { classes: 7, k: 7, draws: None, nodes: TailNodes::default(), tail_model: None };
     let cases = reference["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 15);
     for case in cases {
@@ -149,6 +149,7 @@ fn the_python_reader_is_held_to_our_losses() {
         let space = TargetSpace {
             classes: manifest.classes,
             k: manifest.head.k,
+            draws: manifest.draws(),
             nodes: manifest.tail.nodes.clone(),
             tail_model: reader.tail_model().cloned(),
         };

@@ -42,7 +42,7 @@ fn stored(value: f32, encoding: ValueEncoding) -> f32 {
         ValueEncoding::F32 => value,
         ValueEncoding::F16 => f16::from_f32(value.clamp(-65504.0, 65504.0)).to_f32(),
         // Not among the settings: tests/forms.rs has it.
-        ValueEncoding::Quantized => f32::NAN,
+        ValueEncoding::Quantized | ValueEncoding::Counts => f32::NAN,
     }
 }
 

@@ -174,7 +174,7 @@ fn reports_fit() {
     assert!(!damaged.sound && !damaged.damages.is_empty());
     hold("verify", &value(&damaged), &[("/damages", json!([{ "file": 1, "problem": "" }]))]);
 
-    let shown = show(dir.path(), SampleId(2), 0, Temperature::new(2.0).unwrap()).unwrap();
+    let shown = show(dir.path(), SampleId(2), 0, Temperature::new(2.0).ok()).unwrap();
     hold("show", &value(&shown), &[("/tail_mass", Value::Null), ("/ids", json!([-1]))]);
 
     let built = BuildReport {

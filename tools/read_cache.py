@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Reads a cache with pyarrow and NumPy, and trains from it with PyTorch; shares no code with the library.
 
-    tools/read_cache.py CACHE                              every target at T = 1, as JSON
+    tools/read_cache.py CACHE                              every target at T = 1, as JSON; sampled ones at theirs
     tools/read_cache.py CACHE --sample 7 --temperature 4   one target at T = 4
     tools/read_cache.py CACHE --verify                     first compares every digest, and every row with the rules
     tools/read_cache.py CACHE --check EXPECTED             compares the targets with an expected.json of
                                                            tests/fixtures instead
 
-Written from schemas/format-v1.md, format-v2.md and format-v3.md alone; sections are the first's unless they are
-called 3.1, 3.2, …, which are the third's. This one file is the whole reader: copy it into your project. It needs
+Written from schemas/format-v1.md to format-v4.md alone; sections are the first's unless they are called 3.1, 3.2, …,
+which are the third's, or 4.1, …, which are the fourth's. This one file is the whole reader: copy it into your project. It needs
 NumPy and pyarrow, and PyTorch for the two last lines only:
 
     cache = Cache("my-cache")                      maps the shards when they are first touched
@@ -298,7 +298,7 @@ class Cache:
         try:
             self.read_manifest(json.loads(path.read_text(encoding="utf-8")), path)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{path}: not a manifest of versions 1 to 3: {type(error).__name__}: {error}") from error
+            raise CacheError(f"{path}: not a manifest of versions 1 to 4: {type(error).__name__}: {error}") from error
         if verify:
             for entry in self.entries():
                 self.verify(entry)
@@ -309,7 +309,7 @@ class Cache:
         if self.has_tail:
             self.read_tail_model()
         self.codebook = None
-        if self.quantized:
+        if self.whole:
             self.read_codebook()
         self.read_ids = self.read_labels = self.tail_tensors = None
         if verify:
@@ -322,15 +322,16 @@ class Cache:
 
     @property
     def has_tail(self):
-        return self.k < self.classes
+        return self.k < self.classes and self.draws is None
 
     # ---- section 6 ----------------------------------------------------------------------------
 
     def read_manifest(self, m, path):
         found = (m.get("format"), m.get("format_version"))
-        known = found in (("kd-cache", 1), ("kd-cache", 2), ("kd-cache", 3))
-        require(known, f"{path}: expected format kd-cache, versions 1 to 3, found {found}")
+        known = found[0] == "kd-cache" and found[1] in (1, 2, 3, 4)
+        require(known, f"{path}: expected format kd-cache, versions 1 to 4, found {found}")
         version = found[1]
+        self.draws, self.drawn_at = (m["head"]["draws"], m["head"]["temperature"]) if version == 4 else (None, None)
         self.manifest = m
         self.classes, self.k = m["classes"], m["head"]["k"]
         self.nodes = np.array(m["tail"]["nodes"], dtype=np.float64)
@@ -344,16 +345,17 @@ class Cache:
         ids = "u8" if self.classes <= 256 else "u16" if self.classes <= 65536 else "u32"
         require(m["storage"]["ids"] == ids, f"storage.ids: expected {ids}, found {m['storage']['ids']}")
         self.form, values = m["storage"]["form"], m["storage"]["values"]
-        later = version == 3
+        later = version >= 3
         require(self.form in (("arrow", "parquet") if later else ("arrow",)), f"storage.form: {self.form}")
-        require(values in (("f16", "f32", "quantized") if later else ("f16", "f32")), f"storage.values: {values}")
+        known = {3: ("f16", "f32", "quantized"), 4: ("counts",)}.get(version, ("f16", "f32"))
+        require(values in known, f"storage.values: {values}")
         require(m["storage"]["shard_samples"] >= 1, "storage.shard_samples: expected at least 1")
         self.rank = m["tail"]["rank"]
-        least, most = {1: (0, 0), 2: (1, 128), 3: (0, 128)}[version]
+        least, most = {1: (0, 0), 2: (1, 128), 3: (0, 128), 4: (0, 0)}[version]
         most = most if self.has_tail else 0
         sound = least <= self.rank <= most
         require(sound, f"tail.rank: expected {f'{least} to' if least else 'at most'} {most}, found {self.rank}")
-        self.read_version_3(m, later)
+        self.read_later_versions(m, later)
         augment = m.get("augment") if later else None
         self.views = augment["views"] if augment else 1
         sound = m["views"] == self.views >= 1 and (self.vocabulary or m["positions"] == m["samples"] * self.views)
@@ -374,25 +376,33 @@ class Cache:
         for entry in self.entries():
             self.path(entry["file"])
 
-    def read_version_3(self, m, later):
-        """Section 3.1, and which of the layouts of section 3.3 shards have."""
+    def read_later_versions(self, m, later):
+        """Sections 3.1 and 4.1, and which of the layouts of section 3.3 shards have."""
         mass = m["head"].get("mass") if later else None
         tokens = m["dataset"].get("tokens") if later else None
-        self.variable, self.vocabulary = mass is not None, None
-        if self.variable:
+        self.variable, self.vocabulary = mass is not None or self.draws is not None, None
+        if self.draws is not None:
+            require(mass is None, "head.mass: expected none, because targets are sampled")
+            require(1 <= self.draws <= 65535, f"head.draws: expected 1 to 65535, found {self.draws}")
+            sound = math.isfinite(self.drawn_at) and self.drawn_at > 0
+            require(sound, f"head.temperature: expected a positive, finite number, found {self.drawn_at}")
+        elif self.variable:
             sound = 0 < mass <= 1 and self.has_tail
             require(sound, f"head.mass: expected above 0, at most 1, and k < classes, found {mass}")
         if tokens is not None:
             self.vocabulary = tokens["vocabulary"]
             require(1 <= self.vocabulary < 2**32, f"dataset.tokens.vocabulary: {self.vocabulary}")
         self.quantized = m["storage"]["values"] == "quantized"
+        # Whether values are whole numbers.
+        self.whole = self.quantized or self.draws is not None
         if self.quantized:
             self.step, self.curve_step = m["storage"]["step"], m["storage"]["curve_step"]
             for name in ("step", "curve_step"):
                 found = m["storage"][name]
                 require(0.002 <= found <= 2, f"storage.{name}: expected 0.002 to 2, found {found}")
-            require(m["storage"].get("codebook"), "storage.codebook is missing, and values are quantized")
-        if self.quantized and self.form == "arrow":
+        if self.whole:
+            require(m["storage"].get("codebook"), "storage.codebook is missing, and values are whole numbers")
+        if self.whole and self.form == "arrow":
             self.layout = "packed"
         else:
             fixed = self.form == "arrow" and not self.variable and self.vocabulary is None
@@ -405,7 +415,7 @@ class Cache:
         m = self.manifest
         model = [m["tail"]["model"]] if self.has_tail else []
         encoder = [m["tail"]["encoder"]] if m["tail"].get("encoder") else []
-        return [*m["shards"], *model, *encoder, *([m["storage"]["codebook"]] if self.quantized else [])]
+        return [*m["shards"], *model, *encoder, *([m["storage"]["codebook"]] if self.whole else [])]
 
     def path(self, file):
         parts = PurePosixPath(file).parts
@@ -525,7 +535,7 @@ class Cache:
             require(sound, f"{entry['file']}: head_counts: expected 1 to {self.k}, found {counts.min()} to {counts.max()}")
             heads = np.diff(np.concatenate([[0], np.cumsum(counts)])[columns["row_positions"]])
         self.hold_lengths(entry, columns, "head_ids", heads)
-        self.hold_lengths(entry, columns, "head_values", heads)
+        self.hold_lengths(entry, columns, self.head_name, heads)
         if self.has_tail:
             self.hold_lengths(entry, columns, "tail_curve", len(self.nodes) * positions)
         if self.rank:
@@ -537,6 +547,11 @@ class Cache:
         if wrong.size:
             found = columns[name].lengths(wrong)[0]
             raise CacheError(f"{entry['file']}: row {wrong[0]}: {name}: expected {wanted[wrong[0]]} items, found {found}")
+
+    @property
+    def head_name(self):
+        """The column of a head's values."""
+        return "head_values" if self.draws is None else "head_draws"
 
     def shard_schema(self):
         m, kinds = self.manifest, {"u8": pa.uint8(), "u16": pa.uint16(), "u32": pa.uint32()}
@@ -556,7 +571,7 @@ class Cache:
             fixed = self.layout == "fixed"
             columns += [("head_counts", self.list_of(pa.uint16()))] if self.variable else []
             head = self.k if fixed else -1
-            columns += [("head_ids", self.list_of(ids, head)), ("head_values", self.list_of(values, head))]
+            columns += [("head_ids", self.list_of(ids, head)), (self.head_name, self.list_of(values, head))]
             columns += [("tail_curve", self.list_of(curve, len(self.nodes) if fixed else -1))] if self.has_tail else []
             columns += [("tail_code", self.list_of(pa.int8(), self.rank if fixed else -1))] if self.rank else []
         return self.schema(columns)
@@ -749,6 +764,17 @@ class Cache:
         values, curve = -self.step * steps.astype(np.float64), self.curve_step * curve.astype(np.float64)
         return values.astype(np.float32), curve.astype(np.float32)
 
+    def of_draws(self, drawn, in_head):
+        """Section 4.2: logits of how often each class was drawn, computed in double precision."""
+        drawn = np.where(in_head, drawn, 0)
+        sound = ((drawn > 0) == in_head).all(1) & (drawn[:, 1:] <= drawn[:, :-1]).all(1) & (drawn.sum(1) == self.draws)
+        if not sound.all():
+            at = int(np.argmin(sound))
+            found = drawn[at][in_head[at]].tolist()
+            raise CacheError(f"expected positive numbers that fall and sum to {self.draws} draws, found {found}")
+        log = np.log(np.maximum(drawn, 1) / drawn[:, :1])
+        return (self.drawn_at * log).astype(np.float32)
+
     def unpack(self, index, at):
         """Counts, ids, values, curve and codes of rows `at` of a shard of bits."""
         shard, file = self.shard(index), self.manifest["shards"][index]["file"]
@@ -756,7 +782,12 @@ class Cache:
         data, lengths = shard["targets"].of(at), shard["targets"].lengths(at)
         positions = starts[at + 1] - starts[at]
         counts, ids, steps, curve, codes = self.codebook.unpack(data, lengths, positions, lambda i: f"{file}: row {at[i]}")
-        return (counts, ids, *self.dequantized(steps, curve), codes)
+        if self.draws is None:
+            return (counts, ids, *self.dequantized(steps, curve), codes)
+        in_head = np.arange(self.k) < counts[:, None]
+        # Section 4.3: the largest count follows from what the others have less.
+        first = (self.draws + np.where(in_head, steps, 0).sum(1)) // counts
+        return counts, ids, self.of_draws(first[:, None] - steps, in_head), np.empty((len(ids), 0), np.float32), codes
 
     def unlist(self, index, at):
         """The same of a shard of lists."""
@@ -766,7 +797,7 @@ class Cache:
         counts = shard["head_counts"].of(at).astype(np.int64) if self.variable else np.full(n, self.k)
         in_head = np.arange(self.k) < counts[:, None]
         heads = []
-        for name in ("head_ids", "head_values"):
+        for name in ("head_ids", self.head_name):
             column = shard[name]
             heads.append(np.zeros((n, self.k), column.items.dtype))
             heads[-1][in_head] = column.of(at)
@@ -775,6 +806,8 @@ class Cache:
         codes = shard["tail_code"].of(at).reshape(n, -1) if self.rank else np.empty((n, 0), np.int8)
         if self.quantized:
             values, curve = self.dequantized(values, curve)
+        elif self.draws is not None:
+            values = self.of_draws(values.astype(np.int64), in_head)
         return counts, ids, values, curve, codes
 
     # ---- section 5 ----------------------------------------------------------------------------
@@ -795,6 +828,9 @@ class Cache:
         `tail` knows no tail."""
         require(tail in TAILS, f"tail: expected one of {', '.join(TAILS)}, found {tail!r}")
         require(np.isfinite(temperature) and temperature > 0, f"temperature {temperature} is not a positive, finite number")
+        if self.draws is not None:
+            known = temperature == self.drawn_at
+            require(known, f"temperature {temperature}: these targets were drawn at {self.drawn_at} and mean nothing at another")
         if not self.has_tail or tail == "renormalize":
             return None
         beta, factor = 1.0 / temperature, 1.0
@@ -1093,7 +1129,7 @@ def check(cache, expected):
 
 
 def check_targets(cache, expected, compare):
-    """Some targets of a cache of version 3, which are exact: they were rounded to its steps."""
+    """Some targets of a cache of version 3 or 4, which are exact: they were whole numbers before they were written."""
     rows = np.arange(cache.rows)
     if cache.vocabulary is not None:
         require([row.tolist() for row in cache.tokens(rows)] == expected["tokens"], "other tokens")
@@ -1140,7 +1176,7 @@ def targets(cache, row, temperature, dense):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cache")
-    parser.add_argument("--temperature", type=float, action="append", help="may be given several times; default 1")
+    parser.add_argument("--temperature", type=float, action="append", help="may be given several times; default 1, of sampled targets theirs")
     parser.add_argument("--sample", type=int, help="default: every sample")
     parser.add_argument("--dense", action="store_true", help="add every class's probability")
     parser.add_argument("--verify", action="store_true", help="check sizes, digests and every row's rules first")
@@ -1154,7 +1190,7 @@ def main():
             print(", ".join(f"{kind} {value:.1e}" for kind, value in largest.items()))
             return 0
         rows = range(cache.rows) if options.sample is None else cache.rows_of(options.sample).tolist()
-        temperatures = options.temperature or [1.0]
+        temperatures = options.temperature or [cache.drawn_at or 1.0]
         found = [x for row in rows for t in temperatures for x in targets(cache, row, t, options.dense)]
         json.dump(found, sys.stdout, indent=1)
         print()

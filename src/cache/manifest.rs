@@ -10,8 +10,8 @@ use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION};
 use super::{CacheError, durable};
 use crate::config::{AugmentConfig, PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use crate::digest::Digest;
-use crate::encoding::{Draws, Layout, Scale, Steps, StepsError};
-use crate::target::{MAX_RANK, NotCovered, TailNodes, Temperature};
+use crate::encoding::{Layout, Scale, Steps, StepsError};
+use crate::target::{Draws, MAX_RANK, NotCovered, TailNodes, Temperature};
 
 /// The contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,6 +74,11 @@ pub struct HeadLayout {
 }
 
 impl HeadLayout {
+    /// How targets were sampled; `None` where they were not.
+    pub fn draws(&self) -> Option<Draws> {
+        Draws::new(self.draws?, self.temperature?)
+    }
+
     /// Whether heads differ in size.
     pub fn is_variable(&self) -> bool {
         self.mass.is_some() || self.draws.is_some()
@@ -335,9 +340,18 @@ impl Manifest {
         }
     }
 
+    /// The temperatures at which to look where nobody says at which: `otherwise`, or the only one at which
+    /// sampled targets mean anything.
+    pub fn temperatures(&self, otherwise: &[f64]) -> Vec<Temperature> {
+        match self.draws() {
+            Some(draws) => vec![draws.temperature()],
+            None => otherwise.iter().filter_map(|t| Temperature::new(*t).ok()).collect(),
+        }
+    }
+
     /// How targets were sampled; `None` where they were not.
     pub fn draws(&self) -> Option<Draws> {
-        Draws::new(self.head.draws?, self.head.temperature?)
+        self.head.draws()
     }
 
     /// What decides the codes of quantized positions.

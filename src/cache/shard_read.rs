@@ -21,8 +21,8 @@ use super::format::{
 use super::ipc::read_batch;
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};
 use crate::config::{StorageForm, ValueEncoding};
-use crate::encoding::{Scale, UnsoundDraws};
-use crate::target::TargetBatch;
+use crate::encoding::Scale;
+use crate::target::{TargetBatch, UnsoundDraws};
 
 /// One shard. Of an Arrow file the columns lie in the map; a Parquet file has been decoded.
 #[derive(Debug)]

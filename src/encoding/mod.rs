@@ -3,7 +3,7 @@
 //! Two steps, each with its inverse:
 //!
 //! 1. [`Scale`] makes whole numbers of them, [`QuantisedBatch`]: [`Steps`] rounds logits and curves to
-//!    multiples of a step, [`Draws`] counts how often each class of a sampled target was drawn. What a cache
+//!    multiples of a step, [`Draws`](crate::target::Draws) counts how often each class of a sampled target was drawn. What a cache
 //!    promises of its accuracy is decided here, and only here; whatever follows is lossless.
 //! 2. [`Codebook`] gives frequent numbers short codes and packs positions into rows of bits
 //!    ([`Codebook::pack`]): class ids by how often they stand in heads, logits as falls from one rank to
@@ -15,7 +15,6 @@
 mod bits;
 mod codebook;
 mod curve;
-mod draws;
 mod huffman;
 mod pack;
 mod quantise;
@@ -24,7 +23,6 @@ mod symbol;
 
 pub use bits::{BitReader, BitWriter};
 pub use codebook::{Codebook, CodebookError, CodebookTables, Layout};
-pub use draws::{Draws, UnsoundDraws};
 pub use pack::{ANCHOR_POSITIONS, Unreadable};
 pub use quantise::{QuantisedBatch, Steps, StepsError};
 pub use scale::Scale;

@@ -9,8 +9,8 @@ use std::ops::Range;
 use super::bits::{BitReader, BitWriter};
 use super::codebook::{Table, context};
 use super::curve::unzigzag;
-use super::{Codebook, QuantisedBatch, Scale, UnsoundDraws};
-use crate::target::{MAX_NODES, TargetBatch};
+use super::{Codebook, QuantisedBatch, Scale};
+use crate::target::{MAX_NODES, TargetBatch, UnsoundDraws};
 
 /// Positions from one that is found directly to the next.
 pub const ANCHOR_POSITIONS: usize = 64;

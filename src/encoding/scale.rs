@@ -1,8 +1,7 @@
 //! What the whole numbers of a head stand for: steps of logits, or draws.
 
-use super::draws::{Draws, UnsoundDraws};
 use super::{QuantisedBatch, Steps};
-use crate::target::TargetBatch;
+use crate::target::{Draws, TargetBatch, UnsoundDraws};
 
 /// Between logits and the whole numbers that are kept of them.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -62,7 +62,8 @@ impl KlDivergence {
     /// Prepares the divergence for targets of `space`.
     ///
     /// # Errors
-    /// [`LossError::Temperature`] when the tail's mass at `temperature` is not known,
+    /// [`LossError::Temperature`] when the tail's mass at `temperature` is not known or targets were sampled at
+    /// another,
     /// [`LossError::NoTailModel`].
     pub fn new(
         space: &TargetSpace,
@@ -81,12 +82,11 @@ impl KlDivergence {
         device: Device,
         dense: bool,
     ) -> Result<Self, LossError> {
-        if space.has_tail() && tail.reads_curve() && !space.nodes.covers(temperature) {
-            return Err(LossError::Temperature {
-                temperature: temperature.get(),
-                lowest: space.nodes.lowest_temperature(),
-                beta: temperature.beta(),
-            });
+        if let Some(draws) = space.draws {
+            draws.require(temperature)?;
+        }
+        if space.has_tail() && tail.reads_curve() {
+            space.nodes.require(temperature)?;
         }
         let form = match tail {
             _ if !space.has_tail() => Tail::None,

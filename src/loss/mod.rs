@@ -15,24 +15,15 @@ pub use kl::KlDivergence;
 pub use targets::{DecodedBatch, TargetSpace, TargetTensors};
 pub use weighted::{LossTerms, WeightedLoss};
 
-use crate::target::TailHandling;
+use crate::target::{NotCovered, TailHandling};
 
 /// Why a loss cannot be computed from a cache.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[non_exhaustive]
 pub enum LossError {
-    /// Not covered by the nodes.
-    #[error(
-        "loss.temperature = {temperature} is below {lowest}, the lowest that the cache's tail nodes cover; raise it, or build a cache with tail.nodes up to {beta}"
-    )]
-    Temperature {
-        /// Asked for.
-        temperature: f64,
-        /// The lowest covered.
-        lowest: f64,
-        /// The node that would cover it.
-        beta: f64,
-    },
+    /// Targets are not known at the temperature.
+    #[error("loss.temperature: {0}")]
+    Temperature(#[from] NotCovered),
     /// A tail model is asked for and there is none.
     #[error(
         "loss.tail = \"{tail}\" needs the cache's tail model, and it has none; use loss.tail = \"uniform\""

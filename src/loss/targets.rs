@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::target::{TailHandling, TailModel, TailNodes, TailPrior, TargetBatch, Temperature};
+use crate::target::{Draws, TailHandling, TailModel, TailNodes, TailPrior, TargetBatch, Temperature};
 
 /// What all targets of a cache have in common.
 #[derive(Clone, Debug)]
@@ -11,6 +11,9 @@ pub struct TargetSpace {
     pub classes: usize,
     /// Head size.
     pub k: usize,
+    /// How targets were sampled: the head is then all there is of them, at one temperature. `None` where they
+    /// were not.
+    pub draws: Option<Draws>,
     /// Nodes of the tail curves.
     pub nodes: TailNodes,
     /// Where the tail's mass lies; `None` when the head holds every class.
@@ -18,9 +21,9 @@ pub struct TargetSpace {
 }
 
 impl TargetSpace {
-    /// Whether there are classes outside the head.
+    /// Whether anything is known of classes outside the head.
     pub fn has_tail(&self) -> bool {
-        self.k < self.classes
+        self.k < self.classes && self.draws.is_none()
     }
 }
 

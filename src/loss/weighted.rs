@@ -42,7 +42,7 @@ impl WeightedLoss {
     ) -> Result<Self, LossError> {
         let kl = space
             .filter(|_| weights.kl > 0.0)
-            .map(|space| Ok((weights.kl, KlDivergence::new(space, temperature, tail, device)?)))
+            .map(|space| KlDivergence::new(space, temperature, tail, device).map(|kl| (weights.kl, kl)))
             .transpose()?;
         Ok(Self { kl, cross_entropy: Some(weights.cross_entropy).filter(|weight| *weight > 0.0) })
     }

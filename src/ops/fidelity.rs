@@ -7,13 +7,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Progress;
+use super::keep;
 use super::samples::Wanted;
 use super::source::{Source, SourceError};
 use crate::cache::{CacheError, CacheReader, Manifest};
-use crate::config::{CacheConfig, HeadConfig, OutputKind};
+use crate::config::{CacheConfig, OutputKind};
 use crate::ids::SampleView;
 use crate::target::{NotCovered, PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
+/// Temperatures measured at unless others are asked for.
+const UNLESS_ASKED: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
 /// Stream of the seed from which samples are drawn; the tail model's sample is stream 0.
 const STREAM: u64 = 1;
 
@@ -77,7 +80,7 @@ pub struct FidelityReport {
 }
 
 /// Runs the teacher of `config` again on about `positions` of the cache in `dir`, drawn with the config's
-/// seed.
+/// seed, at `temperatures`; at 1, 2, 4 and 8, or at that of a sampled cache, where none is given.
 ///
 /// Teacher, dataset and preprocessing of `config` must be the cache's; head, tail and storage
 /// are taken from the cache.
@@ -93,15 +96,16 @@ pub fn fidelity(
 ) -> Result<FidelityReport, FidelityError> {
     let reader = CacheReader::open(dir)?;
     let manifest = reader.manifest();
-    for temperature in temperatures {
+    let temperatures = match temperatures {
+        [] => manifest.temperatures(&UNLESS_ASKED),
+        asked => asked.to_vec(),
+    };
+    for temperature in &temperatures {
         manifest.require_covered(*temperature)?;
     }
     let mut config = config.clone();
-    config.head = match manifest.head.mass {
-        None => HeadConfig { k: Some(manifest.head.k), mass: None, max_k: None },
-        mass => HeadConfig { k: None, mass, max_k: Some(manifest.head.k) },
-    };
-    (config.tail.nodes, config.tail.from) = (manifest.tail.nodes.clone(), None);
+    config.head = keep::config(&manifest.head);
+    (config.tail.nodes, config.tail.rank, config.tail.from) = (manifest.tail.nodes.clone(), None, None);
     config.teacher.output_kind = match manifest.teacher.output_kind.as_str() {
         "probabilities" => OutputKind::Probabilities,
         "log_probabilities" => OutputKind::LogProbabilities,
@@ -126,8 +130,14 @@ pub fn fidelity(
     let drawn = source.samples.draw(positions, config.seed, STREAM)?;
     // Without a shape, that handling is the prior's once more.
     let has_shape = manifest.tail.rank > 0;
-    let handlings: Vec<TailHandling> =
-        TailHandling::ALL.into_iter().filter(|tail| has_shape || *tail != TailHandling::Shape).collect();
+    let tells = |tail: &TailHandling| match tail {
+        TailHandling::Renormalize => true,
+        // Of what was not drawn nothing is kept that could be handled.
+        _ if manifest.head.draws.is_some() => false,
+        TailHandling::Shape => has_shape,
+        _ => true,
+    };
+    let handlings: Vec<TailHandling> = TailHandling::ALL.into_iter().filter(tells).collect();
     let mut sums: Vec<Sums<'_>> = temperatures
         .iter()
         .flat_map(|temperature| {

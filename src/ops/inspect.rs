@@ -25,8 +25,14 @@ pub struct InspectReport {
     pub positions: u64,
     /// Classes the teacher tells apart.
     pub classes: usize,
-    /// Classes kept exactly.
+    /// Classes of the largest head.
     pub k: usize,
+    /// Draws for each prediction, where targets are sampled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<u16>,
+    /// The one temperature of sampled targets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
     /// Inverse temperatures of the tail curve; empty when the head holds every class.
     pub nodes: Vec<f64>,
     /// Numbers per prediction that say where its tail lies; 0: the prior alone.
@@ -76,6 +82,8 @@ impl InspectReport {
             positions,
             classes: manifest.classes,
             k: columns.k,
+            draws: manifest.head.draws,
+            temperature: manifest.head.temperature,
             nodes: if columns.nodes > 0 { manifest.tail.nodes.as_slice().to_vec() } else { Vec::new() },
             rank: manifest.tail.rank,
             values: values(manifest),

@@ -6,6 +6,7 @@ mod export;
 mod fidelity;
 mod inherit;
 mod inspect;
+mod keep;
 mod pipeline;
 mod plan;
 mod prepass;

@@ -14,7 +14,7 @@ use super::build::BuildError;
 use super::samples::{Model, Prepared, Samples};
 use super::source::{Reading, Source, SourceError};
 use crate::cache::{CacheWriter, ShardRows, TokenRow};
-use crate::ids::{SampleId, SampleView};
+use crate::ids::{Position, SampleView};
 use crate::teacher::RawOutput;
 
 /// Batches that wait between two stages.
@@ -28,8 +28,8 @@ struct Batch {
 
 /// What the teacher's stage hands on.
 enum Answer {
-    /// Some positions of a batch, and the sample of each.
-    Positions(RawOutput, Vec<SampleId>),
+    /// What the teacher says of some positions of a batch.
+    Positions(RawOutput, Vec<Position>),
     /// The batch is done.
     End { rows: Vec<SampleView>, tokens: Vec<TokenRow>, last_of_shard: bool },
 }
@@ -109,13 +109,13 @@ fn read(
 
 fn teach(model: &mut Model, from: Receiver<Batch>, to: SyncSender<Answer>) -> Result<(), BuildError> {
     for Batch { prepared, last_of_shard } in from {
-        let mut of_positions = prepared.sample_of_positions();
+        let mut left = prepared.positions();
         let mut open = true;
         model
             .forward(&prepared, &mut |output| {
-                let rest = of_positions.split_off(output.rows.min(of_positions.len()));
-                let samples = std::mem::replace(&mut of_positions, rest);
-                open = to.send(Answer::Positions(output, samples)).is_ok();
+                let rest = left.split_off(output.rows.min(left.len()));
+                let positions = std::mem::replace(&mut left, rest);
+                open = to.send(Answer::Positions(output, positions)).is_ok();
                 if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })
             .map_err(SourceError::from)?;
@@ -137,8 +137,8 @@ fn select(
     let mut shard = ShardRows::default();
     for answer in from {
         let (rows, tokens, last_of_shard) = match answer {
-            Answer::Positions(output, samples) => {
-                shard.targets.extend(&reading.read(output, &samples)?.1);
+            Answer::Positions(output, positions) => {
+                shard.targets.extend(&reading.read(output, &positions)?.1);
                 continue;
             }
             Answer::End { rows, tokens, last_of_shard } => (rows, tokens, last_of_shard),

@@ -8,13 +8,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Progress;
+use super::keep::Keep;
 use super::prepass::STREAM;
 use super::source::{Source, SourceError};
 use crate::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
 use crate::cache::{CacheError, Manifest, ShardRows, TokenRow, measure_shard};
 use crate::config::CacheConfig;
-use crate::ids::SampleId;
-use crate::select::Selector;
+use crate::ids::{Position, SampleId, SampleView};
 
 /// Head sizes that are told beside the config's, as far as there are more classes.
 const HEADS: [usize; 6] = [4, 8, 12, 16, 32, 64];
@@ -95,7 +95,7 @@ pub struct PlanSize {
 /// teacher has been asked, is not in it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct PlanTime {
-    /// Hours for the tail model's sample; 0 when the head holds every class.
+    /// Hours for the sample that tail model and codes are fitted to; 0 where there are neither.
     pub tail_model_hours: f64,
     /// Hours for the main pass.
     pub main_pass_hours: f64,
@@ -115,7 +115,7 @@ pub struct PlanReport {
     pub positions: u64,
     /// Classes the teacher tells apart.
     pub classes: usize,
-    /// Samples from which the tail model will be fitted; 0 when the head holds every class.
+    /// Positions from which tail model and codes will be fitted; 0 where there are neither.
     pub fit_samples: u64,
     /// Shards to be written.
     pub shards: u64,
@@ -163,7 +163,8 @@ pub fn plan(
     let mut source = Source::open(config)?;
     let manifest = source.plan(config)?;
     let (rate, logits) = measure(&mut source, settings.batches, progress)?;
-    let fit_samples = if manifest.has_tail() { manifest.tail.fit_samples } else { 0 };
+    let coded = manifest.scale().ok().flatten().is_some();
+    let fit_samples = if manifest.has_tail() || coded { manifest.tail.fit_samples } else { 0 };
     let hours = |rows: u64| rows as f64 / rate.samples_per_second / 3600.0;
     // Of a row of tokens only some positions are drawn, but all are predicted.
     let drawn = source.samples.draw(fit_samples, manifest.seed, STREAM)?.len() as u64;
@@ -192,6 +193,8 @@ pub fn plan(
 fn sizes(manifest: &Manifest, logits: &[f32], level: i32) -> Result<Vec<PlanSize>, PlanError> {
     let configured = manifest.head.k;
     let mut heads: Vec<usize> = HEADS.into_iter().filter(|k| *k < manifest.classes).collect();
+    // Of draws there is one number, and no head that others could be compared with.
+    heads.retain(|_| manifest.head.draws.is_none());
     heads.push(configured);
     heads.sort_unstable();
     heads.dedup();
@@ -218,16 +221,17 @@ fn sizes(manifest: &Manifest, logits: &[f32], level: i32) -> Result<Vec<PlanSize
 
 /// Bytes of a position where they depend on what is in it, from the positions of `logits`.
 fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, PlanError> {
-    let (classes, k) = (manifest.classes, manifest.head.k);
-    let selector = Selector::new(classes, k, &manifest.tail.nodes)
-        .and_then(|selector| selector.with_mass(manifest.head.mass))
-        .ok_or(SourceError::Head { k, classes })?;
+    let classes = manifest.classes;
+    let keep = Keep::new(&manifest.head, classes, &manifest.tail.nodes, manifest.seed)?;
     // What makes codes is not fitted yet.
     let codes = manifest.tail.rank as f64;
     let mut manifest = manifest.clone();
     manifest.tail.rank = 0;
     // Such as the source has not refused.
-    let targets = selector.select(logits).unwrap_or_default();
+    let row = SampleView { sample: SampleId(0), view: 0 };
+    let positions: Vec<Position> =
+        (0..logits.len() / classes).map(|at| Position { row, position: at as u32 }).collect();
+    let targets = keep.targets(logits, &positions).unwrap_or_default();
     let rows = targets.rows;
     // Of tokens, all positions in a row; a token takes the same whichever it is.
     let tokens =
@@ -263,14 +267,14 @@ fn measure(
         let here = (first..first + batch).map(|index| source.samples.row_at(index % rows)).collect();
         let begun = Instant::now();
         let prepared = source.samples.prepare(here)?;
-        let of_positions = prepared.sample_of_positions();
+        let all = prepared.positions();
         let (reading, mut done, mut selecting, mut failed) = (&source.reading, 0, Duration::ZERO, None);
         let asked = Instant::now();
         source.model.forward(&prepared, &mut |output| {
             let selected = Instant::now();
             let here = done..done + output.rows;
             done = here.end;
-            match reading.read(output, &of_positions[here]) {
+            match reading.read(output, &all[here]) {
                 Ok((read, _)) => logits = read,
                 Err(error) => failed = Some(error),
             }
@@ -282,7 +286,7 @@ fn measure(
         if at > 0 {
             alone.push(answered);
             whole.push(begun.elapsed());
-            positions += of_positions.len();
+            positions += all.len();
         }
         progress.advance(batch);
     }

@@ -6,7 +6,7 @@ use super::source::SourceError;
 use crate::cache::TokenRow;
 use crate::config::CacheConfig;
 use crate::dataset::{self, AnyDataset, Dataset, TokenDataset};
-use crate::ids::{SampleId, SampleView};
+use crate::ids::{Position, SampleId, SampleView};
 use crate::permutation::Permutation;
 use crate::preprocess::Preprocess;
 use crate::teacher::{self, RawOutput, Teacher, TeacherError, TokenBatch, TokenTeacher};
@@ -167,13 +167,14 @@ impl Samples {
 }
 
 impl Prepared {
-    /// The sample of each position, in the order in which the teacher answers.
-    pub(super) fn sample_of_positions(&self) -> Vec<SampleId> {
+    /// What is asked about, in the order in which the teacher answers.
+    pub(super) fn positions(&self) -> Vec<Position> {
+        let of = |row: SampleView, count: u32| (0..count).map(move |position| Position { row, position });
         match &self.input {
-            Input::Images(_) => self.rows.iter().map(|row| row.sample).collect(),
+            Input::Images(_) => self.rows.iter().flat_map(|row| of(*row, 1)).collect(),
             Input::Tokens(_) => {
                 let rows = self.rows.iter().zip(&self.tokens);
-                rows.flat_map(|(row, made)| std::iter::repeat_n(row.sample, made.tokens.len())).collect()
+                rows.flat_map(|(row, made)| of(*row, made.tokens.len() as u32)).collect()
             }
         }
     }

@@ -70,7 +70,8 @@ pub struct ShowReport {
     pub tail_classes: usize,
 }
 
-/// Decodes the target of one position of a sample.
+/// Decodes the target of one position of a sample at `temperature`; at 1, or that of a sampled cache, where
+/// none is given.
 ///
 /// # Errors
 /// [`ShowError`].
@@ -78,9 +79,11 @@ pub fn show(
     dir: &Path,
     sample: SampleId,
     position: u32,
-    temperature: Temperature,
+    temperature: Option<Temperature>,
 ) -> Result<ShowReport, ShowError> {
     let reader = CacheReader::open_partial(dir)?;
+    let drawn = reader.manifest().draws().map(|draws| draws.temperature());
+    let temperature = temperature.or(drawn).unwrap_or(Temperature::ONE);
     reader.manifest().require_covered(temperature)?;
     let Some(row) = reader.row_of(sample, 0)? else {
         let shards = &reader.manifest().shards;

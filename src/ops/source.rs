@@ -4,17 +4,18 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::inherit::{InheritError, Inherited};
+use super::keep::{self, Keep};
 use super::samples::{Model, Samples, Wanted};
 use crate::cache::{
-    AugmentIdentity, DatasetIdentity, HeadLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
+    AugmentIdentity, DatasetIdentity, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
     TeacherIdentity, TokensIdentity, format,
 };
 use crate::config::{CacheConfig, TeacherConfig, ValueEncoding};
 use crate::dataset::{self, DatasetError};
 use crate::digest::Digest;
-use crate::ids::SampleId;
+use crate::ids::{Position, SampleId};
 use crate::preprocess::PreprocessError;
-use crate::select::{NonFinite, Selector};
+use crate::select::NonFinite;
 use crate::tail_model::TailEncoder;
 use crate::target::{TailNodes, TargetBatch};
 use crate::teacher::{OutputReading, OutputType, RawOutput, TeacherError};
@@ -101,7 +102,9 @@ pub(super) struct Source {
 pub(super) struct Reading {
     pub(super) classes: usize,
     pub(super) output: OutputReading,
-    pub(super) selector: Selector,
+    /// Of the tail curves.
+    nodes: TailNodes,
+    pub(super) keep: Keep,
     /// Gives positions their tail codes, once it is known.
     pub(super) encoder: Option<TailEncoder>,
 }
@@ -117,7 +120,7 @@ impl Source {
         let mut model = Model::open(config, &samples)?;
         let first = (batch as u64).min(samples.rows());
         let prepared = samples.prepare((0..first).map(|index| samples.row_at(index)).collect())?;
-        let of_positions = prepared.sample_of_positions();
+        let positions = prepared.positions();
         let mut at = 0;
         let mut probed: Option<Result<(Reading, OutputType), SourceError>> = None;
         model.forward(&prepared, &mut |output| {
@@ -128,7 +131,7 @@ impl Source {
             };
             // A teacher that answers nonsense is found out before anything is written.
             let read = reading.and_then(|(reading, dtype)| {
-                reading.read(output, &of_positions[at..at + rows])?;
+                reading.read(output, &positions[at..at + rows])?;
                 Ok((reading, dtype))
             });
             at += rows;
@@ -153,9 +156,9 @@ impl Source {
         mut each: impl FnMut(&[f32], &TargetBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         let prepared = self.samples.prepare(wanted.iter().map(|wanted| wanted.row).collect())?;
-        let of_positions = prepared.sample_of_positions();
+        let positions = prepared.positions();
         // Whether each position of the batch is wanted.
-        let mut asked = Vec::with_capacity(of_positions.len());
+        let mut asked = Vec::with_capacity(positions.len());
         for wanted in wanted {
             let start = asked.len();
             asked.resize(start + self.samples.positions_of(wanted.row.sample)?, false);
@@ -167,7 +170,7 @@ impl Source {
             at = here.end;
             let classes = output.classes;
             let kept: Vec<usize> = (0..output.rows).filter(|row| asked[here.start + row]).collect();
-            let samples: Vec<SampleId> = kept.iter().map(|row| of_positions[here.start + row]).collect();
+            let wanted: Vec<Position> = kept.iter().map(|row| positions[here.start + row]).collect();
             for (to, row) in kept.iter().enumerate() {
                 output.values.copy_within(row * classes..(row + 1) * classes, to * classes);
             }
@@ -176,7 +179,7 @@ impl Source {
             if kept.is_empty() {
                 return ControlFlow::Continue(());
             }
-            let read = reading.read(output, &samples).map_err(E::from);
+            let read = reading.read(output, &wanted).map_err(E::from);
             match read.and_then(|(logits, targets)| each(&logits, &targets)) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
@@ -192,11 +195,11 @@ impl Source {
     /// The manifest of a cache made from this source, before anything is in it.
     pub(super) fn plan(&self, config: &CacheConfig) -> Result<Manifest, SourceError> {
         // Where the head holds every class there is no tail to give a shape.
-        let k = config.head.largest(self.reading.classes);
+        let head = keep::layout(&config.head, self.reading.classes);
         let positions = self.samples.positions();
         let fit_samples = config.tail.fit_samples.min(positions);
         let rank = match config.tail.rank {
-            _ if k == self.reading.classes => 0,
+            _ if head.k == self.reading.classes || head.draws.is_some() => 0,
             Some(rank) => rank,
             // What nobody asked for is no fault of a dataset that is too small for it.
             None => config.default_rank().min(usize::try_from(fit_samples - 1).unwrap_or(usize::MAX)),
@@ -212,9 +215,9 @@ impl Source {
             views: u32::from(self.samples.views()),
             positions,
             classes: self.reading.classes,
-            head: HeadLayout { k, mass: config.head.mass },
+            head,
             tail: TailLayout {
-                nodes: self.reading.selector.nodes().clone(),
+                nodes: self.reading.nodes.clone(),
                 rank,
                 fit_samples,
                 from: None,
@@ -327,19 +330,16 @@ impl Reading {
                 }
             }
         }
-        let k = config.head.largest(classes);
-        let selector = Selector::new(classes, k, nodes)
-            .and_then(|selector| selector.with_mass(config.head.mass))
-            .ok_or(SourceError::Head { k, classes })?;
+        let keep = Keep::new(&keep::layout(&config.head, classes), classes, nodes, config.seed)?;
         let output = OutputReading::decide(config.teacher.output_kind, first);
-        Ok(Self { classes, output, selector, encoder: None })
+        Ok(Self { classes, output, nodes: nodes.clone(), keep, encoder: None })
     }
 
-    /// An output as logits, and what is selected from them; `ids` is the sample of each position.
+    /// An output as logits, and what is kept of them; `positions` are whose they are.
     pub(super) fn read(
         &self,
         output: RawOutput,
-        ids: &[SampleId],
+        positions: &[Position],
     ) -> Result<(Vec<f32>, TargetBatch), SourceError> {
         let classes = output.classes;
         if classes != self.classes {
@@ -348,13 +348,13 @@ impl Reading {
             return Err(TeacherError::Output { path: "teacher".into(), expected, found }.into());
         }
         let logits = self.output.into_logits(output).map_err(|source| match source {
-            TeacherError::Value { row, .. } => SourceError::Value { sample: ids[row], source },
+            TeacherError::Value { row, .. } => SourceError::Value { sample: positions[row].row.sample, source },
             other => other.into(),
         })?;
         let mut targets = self
-            .selector
-            .select(&logits)
-            .map_err(|source| SourceError::NonFinite { sample: ids[source.row], source })?;
+            .keep
+            .targets(&logits, positions)
+            .map_err(|source| SourceError::NonFinite { sample: positions[source.row].row.sample, source })?;
         if let Some(encoder) = &self.encoder {
             encoder.encode(&logits, &mut targets);
         }

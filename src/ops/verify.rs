@@ -13,6 +13,7 @@ use crate::cache::{
 };
 use crate::config::ValueEncoding;
 use crate::digest::Digest;
+use crate::encoding::Scale;
 use crate::target::TargetBatch;
 
 /// Damages listed at most per file; the rest is counted.

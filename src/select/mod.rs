@@ -11,5 +11,5 @@ mod shorten;
 
 pub(crate) use exp::exp_non_positive;
 pub(crate) use powers::{BLOCK as POWERS_BLOCK, NodePowers};
-pub use sampler::{RowKey, Sampler};
+pub use sampler::Sampler;
 pub use selector::{NonFinite, Selector};

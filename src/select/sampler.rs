@@ -6,25 +6,16 @@ use rayon::prelude::*;
 
 use super::exp::exp_non_positive;
 use super::selector::{NonFinite, all_finite};
-use crate::encoding::Draws;
-use crate::target::TargetBatch;
+use crate::ids::Position;
+use crate::target::{Draws, TargetBatch};
 
 /// Classes whose weights are summed before any of them is looked at alone.
 const BLOCK: usize = 512;
 
-/// Which prediction of a dataset a row of logits is. What is drawn for it depends on this and on the seed,
-/// and on nothing else: neither on batches, nor on threads, nor on what was drawn before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowKey {
-    /// The sample.
-    pub sample: u64,
-    /// Its augmentation view.
-    pub view: u16,
-    /// Its position, where a sample has several.
-    pub position: u32,
-}
-
 /// Draws classes from `softmax(z / T)`, with replacement.
+///
+/// What is drawn for a position depends on its identity and on the seed, and on nothing else: neither on
+/// batches, nor on threads, nor on what was drawn before.
 ///
 /// Inverse-transform sampling: uniform numbers of 53 bits from ChaCha8, against cumulative weights
 /// `exp((z − z_max) / T)` that are single precision (off by less than 2⁻²² of their value) and summed in
@@ -68,7 +59,7 @@ impl Sampler {
     ///
     /// # Panics
     /// When `logits` and `keys` are of different numbers of rows.
-    pub fn draw(&self, logits: &[f32], keys: &[RowKey]) -> Result<TargetBatch, NonFinite> {
+    pub fn draw(&self, logits: &[f32], keys: &[Position]) -> Result<TargetBatch, NonFinite> {
         assert_eq!(logits.len(), keys.len() * self.classes, "a key for each row of logits");
         let k = self.largest();
         let mut batch = TargetBatch::zeroed(keys.len(), k, 0);
@@ -102,10 +93,10 @@ impl Sampler {
     }
 
     /// Leaves in `scratch.drawn` what is drawn for one row.
-    fn draw_row(&self, row: &[f32], key: RowKey, scratch: &mut Scratch) {
+    fn draw_row(&self, row: &[f32], key: Position, scratch: &mut Scratch) {
         let Scratch { weights, blocks, points, drawn } = scratch;
         let z_max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let beta = self.draws.temperature().recip() as f32;
+        let beta = self.draws.temperature().beta() as f32;
         weights.clear();
         weights.extend(row.iter().map(|z| exp_non_positive((z - z_max) * beta)));
         blocks.clear();
@@ -140,11 +131,11 @@ impl Sampler {
 }
 
 /// The generator's key: who is drawn for, as it is.
-fn seed(seed: u64, key: RowKey) -> [u8; 32] {
+fn seed(seed: u64, key: Position) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    bytes[8..16].copy_from_slice(&key.sample.to_le_bytes());
-    bytes[16..18].copy_from_slice(&key.view.to_le_bytes());
+    bytes[8..16].copy_from_slice(&key.row.sample.0.to_le_bytes());
+    bytes[16..18].copy_from_slice(&key.row.view.to_le_bytes());
     bytes[18..22].copy_from_slice(&key.position.to_le_bytes());
     bytes
 }
@@ -159,9 +150,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ids::{SampleId, SampleView};
 
-    fn key(sample: u64) -> RowKey {
-        RowKey { sample, view: 0, position: 0 }
+    fn key(sample: u64) -> Position {
+        Position { row: SampleView { sample: SampleId(sample), view: 0 }, position: 0 }
     }
 
     fn sampler(classes: usize, draws: u16, temperature: f64) -> Sampler {
@@ -182,7 +174,7 @@ mod tests {
     }
 
     /// The same draws by definition: each point against cumulative probabilities in `f64`.
-    fn slow(z: &[f32], t: f64, draws: u16, key: RowKey, seed_of: u64) -> Vec<u32> {
+    fn slow(z: &[f32], t: f64, draws: u16, key: Position, seed_of: u64) -> Vec<u32> {
         let p = softmax(z, t);
         let mut random = ChaCha8Rng::from_seed(seed(seed_of, key));
         let mut found = vec![0u32; z.len()];
@@ -203,7 +195,7 @@ mod tests {
             z in proptest::collection::vec(-12.0f32..12.0, 1..1500),
             t in 0.5f64..4.0, draws in 1u16..200, sample: u64, position: u32,
         ) {
-            let key = RowKey { sample, view: 3, position };
+            let key = Position { row: SampleView { sample: SampleId(sample), view: 3 }, position };
             let sampler = sampler(z.len(), draws, t);
             let batch = sampler.draw(&z, &[key]).unwrap();
             let found = counts(&batch, &sampler.draws, 0);
@@ -227,7 +219,7 @@ mod tests {
         let z: Vec<f32> = (0..40).map(|class| ((class * 7) % 11) as f32 / 3.0).collect();
         for t in [1.0, 2.0] {
             let sampler = sampler(40, 50, t);
-            let keys: Vec<RowKey> = (0..4000).map(key).collect();
+            let keys: Vec<Position> = (0..4000).map(key).collect();
             let batch = sampler.draw(&z.repeat(4000), &keys).unwrap();
             let mut seen = [0.0; 40];
             for row in 0..4000 {
@@ -242,7 +234,7 @@ mod tests {
     #[test]
     fn batches_and_threads_change_nothing() {
         let z: Vec<f32> = (0..64 * 700).map(|at| ((at * 7919) % 1009) as f32 / 100.0).collect();
-        let keys: Vec<RowKey> = (0..64).map(|at| RowKey { sample: at / 8, view: 0, position: at as u32 % 8 }).collect();
+        let keys: Vec<Position> = (0..64).map(|at| Position { position: at as u32 % 8, ..key(at / 8) }).collect();
         let sampler = sampler(700, 20, 1.0);
         let whole = sampler.draw(&z, &keys).unwrap();
         let mut parts = TargetBatch::default();

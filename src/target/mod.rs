@@ -18,6 +18,7 @@
 
 mod batch;
 mod decode;
+mod draws;
 mod handling;
 mod model;
 mod nodes;
@@ -26,6 +27,7 @@ mod temperature;
 
 pub use batch::{PADDING, TargetBatch};
 pub use decode::{DecodedTarget, PositionTarget};
+pub use draws::{Draws, UnsoundDraws};
 pub use handling::TailHandling;
 pub use model::{MAX_RANK, TailModel, TailModelAt, TailShape};
 pub use nodes::{DEFAULT_NODES, MAX_NODES, NodesError, NotCovered, TailNodes};

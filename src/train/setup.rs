@@ -101,7 +101,9 @@ pub(super) fn validation(
     let mut kl = None;
     if let Some(cache) = &cache {
         check_dataset(&format!("validation.{name}.dataset"), dataset.as_ref(), cache)?;
-        refuse_views(&format!("validation.{name}.cache"), cache)?;
+        let key = format!("validation.{name}.cache");
+        refuse_views(&key, cache)?;
+        refuse_draws(&key, cache)?;
         check_classes(Some(classes), cache)?;
         kl = Some(KlDivergence::new(&target_space(cache), Temperature::ONE, tail, device)?);
     }
@@ -116,6 +118,7 @@ fn target_space(cache: &CacheReader) -> TargetSpace {
     TargetSpace {
         classes: manifest.classes,
         k: manifest.head.k,
+        draws: manifest.draws(),
         nodes: manifest.tail.nodes.clone(),
         tail_model: cache.tail_model().cloned(),
     }
@@ -193,6 +196,18 @@ fn refuse_views(key: &str, cache: &CacheReader) -> Result<(), TrainError> {
         cached: words(Some(&augment.config)),
         found: "samples as they are, which students are measured on".into(),
         hint: "build a cache of this set without [augment]",
+    })
+}
+
+/// Students are measured against what a teacher says, not against draws from it.
+fn refuse_draws(key: &str, cache: &CacheReader) -> Result<(), TrainError> {
+    let Some(draws) = cache.manifest().draws() else { return Ok(()) };
+    Err(TrainError::Mismatch {
+        key: key.to_owned(),
+        cache: cache.dir().to_owned(),
+        cached: format!("{} draws from each softmax at temperature {}", draws.number(), draws.temperature().get()),
+        found: "whole targets, which the KL to the teacher is measured against".into(),
+        hint: "build a cache of this set with head.k, or leave validation's cache out",
     })
 }
 

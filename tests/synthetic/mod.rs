@@ -12,10 +12,10 @@ use kd_cache::cache::{
 use kd_cache::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
 use kd_cache::digest::Digest;
 use kd_cache::encoding::Codebook;
-use kd_cache::ids::SampleId;
-use kd_cache::select::Selector;
+use kd_cache::ids::{Position, SampleId, SampleView};
+use kd_cache::select::{Sampler, Selector};
 use kd_cache::tail_model::{Fitted, TailFit};
-use kd_cache::target::{TailNodes, TargetBatch};
+use kd_cache::target::{Draws, TailNodes, TargetBatch};
 
 /// What a synthetic cache is like.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Synthetic {
     pub sequence: usize,
     /// Whether heads differ in size.
     pub variable: bool,
+    /// Sampled targets: so many draws, at that temperature.
+    pub draws: Option<(u16, f64)>,
 }
 
 impl Synthetic {
@@ -50,6 +52,7 @@ impl Synthetic {
             form: StorageForm::Arrow,
             sequence: 0,
             variable: false,
+            draws: None,
         }
     }
 
@@ -81,6 +84,17 @@ impl Synthetic {
             sequence: 130,
             ..Self::packed()
         }
+    }
+
+    /// The cache of `tests/fixtures/v4/packed`: rows of tokens, sampled targets in bits.
+    pub fn sampled() -> Self {
+        let draws = Some((10, 2.0));
+        Self { values: ValueEncoding::Counts, k: 10, rank: 0, variable: false, draws, ..Self::packed() }
+    }
+
+    /// The cache of `tests/fixtures/v4/lists`: the same in Parquet.
+    pub fn sampled_lists() -> Self {
+        Self { form: StorageForm::Parquet, ..Self::sampled() }
     }
 
     /// `tools/fixture_v1.py` has the same formula: the operations are exact or rounded once, so
@@ -135,8 +149,23 @@ impl Synthetic {
 
     /// Every row's target, as selected, without codes.
     fn selected(&self) -> TargetBatch {
-        let mut targets = self.selector().select(&self.logits()).unwrap();
-        self.vary(0, &self.logits(), &mut targets);
+        self.select(0, &self.logits())
+    }
+
+    /// The targets of some rows of logits, `first` being the number of the first position.
+    fn select(&self, first: usize, logits: &[f32]) -> TargetBatch {
+        if let Some((number, temperature)) = self.draws {
+            let position = |at: usize| {
+                let at = (first + at) as u64;
+                let row = SampleView { sample: SampleId(at / self.per_sample()), view: 0 };
+                Position { row, position: (at % self.per_sample()) as u32 }
+            };
+            let positions: Vec<Position> = (0..logits.len() / self.classes).map(position).collect();
+            let draws = Draws::new(number, temperature).unwrap();
+            return Sampler::new(self.classes, draws, 0).draw(logits, &positions).unwrap();
+        }
+        let mut targets = self.selector().select(logits).unwrap();
+        self.vary(first, logits, &mut targets);
         targets
     }
 
@@ -149,9 +178,9 @@ impl Synthetic {
         targets
     }
 
-    /// The tail model of all rows, or `None` when the head holds every class.
+    /// The tail model of all rows, or `None` where there is no tail.
     pub fn fitted(&self) -> Option<Fitted> {
-        (self.k < self.classes).then(|| {
+        self.plan().has_tail().then(|| {
             let dir = tempfile::tempdir().unwrap();
             let scratch = dir.path().join("sample");
             let mut fit =
@@ -175,7 +204,12 @@ impl Synthetic {
             views: 1,
             positions: self.samples * self.per_sample(),
             classes: self.classes,
-            head: HeadLayout { k: self.k, mass: self.variable.then_some(0.5) },
+            head: HeadLayout {
+                k: self.k,
+                mass: self.variable.then_some(0.5),
+                draws: self.draws.map(|(number, _)| number),
+                temperature: self.draws.map(|(_, temperature)| temperature),
+            },
             tail: TailLayout {
                 nodes: self.tail_nodes(),
                 rank: self.rank,
@@ -236,8 +270,7 @@ impl Synthetic {
         let per_shard = self.shard_samples as usize;
         let encoder = self.fitted().and_then(|fitted| fitted.encoder);
         let shard = |(at, logits): (usize, &[f32])| {
-            let mut targets = self.selector().select(logits).unwrap();
-            self.vary(at * per_shard * self.per_sample() as usize, logits, &mut targets);
+            let mut targets = self.select(at * per_shard * self.per_sample() as usize, logits);
             if let Some(encoder) = &encoder {
                 encoder.encode(logits, &mut targets);
             }
@@ -273,10 +306,10 @@ impl Synthetic {
                 weights: encoder.weights().to_vec(),
             });
             let model = fitted.as_ref().map(|fitted| &fitted.model);
-            let steps = self.plan().steps().unwrap();
-            let codebook = steps.map(|steps| {
-                let sample = steps.quantise(&self.targets());
-                Codebook::fit(self.plan().code_layout(), steps.curve(), &sample, None)
+            let scale = self.plan().scale().unwrap();
+            let codebook = scale.map(|scale| {
+                let sample = scale.quantise(&self.targets());
+                Codebook::fit(self.plan().code_layout(), scale.curve_step(), &sample, None)
             });
             let encoder = table.as_ref();
             writer.begin(Beginnings { model, encoder, codebook: codebook.as_ref() }).unwrap();

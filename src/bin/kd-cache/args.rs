@@ -156,9 +156,9 @@ pub struct ShowArgs {
     /// The sample's id (for IDX files its index, from 0)
     #[arg(long, value_name = "ID")]
     pub sample: u64,
-    /// Softmax temperature T
-    #[arg(long, value_name = "T", default_value_t = 1.0)]
-    pub temperature: f64,
+    /// Softmax temperature T [default: 1; that of a sampled cache]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
     /// The position in the sample
     #[arg(long, value_name = "P", default_value_t = 0)]
     pub position: u32,
@@ -176,8 +176,8 @@ pub struct FidelityArgs {
     /// Samples to measure, drawn with the config's seed
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
-    /// Temperatures to measure at
-    #[arg(long, value_name = "T,T,…", value_delimiter = ',', default_value = "1,2,4,8")]
+    /// Temperatures to measure at [default: 1,2,4,8; that of a sampled cache]
+    #[arg(long, value_name = "T,T,…", value_delimiter = ',')]
     pub temperatures: Vec<f64>,
     /// No progress on standard error
     #[arg(long, short)]

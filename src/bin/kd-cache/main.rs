@@ -83,7 +83,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let temperature = Temperature::new(args.temperature).context("--temperature")?;
+    let temperature = args.temperature.map(Temperature::new).transpose().context("--temperature")?;
     let report = ops::show(&args.cache.dir, SampleId(args.sample), args.position, temperature)?;
     give(&args.cache.report, &report, || report::show(&report))?;
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::*;
 use crate::loss::reference;
-use crate::target::{PositionTarget, TailModel, TailNodes, TailPrior, TailShape, TargetBatch};
+use crate::target::{NotCovered, PositionTarget, TailModel, TailNodes, TailPrior, TailShape, TargetBatch};
 
 /// A batch of targets over `classes` classes made from random logits, and their space.
 struct Case {
@@ -57,7 +57,7 @@ fn case(seed: u64, rows: usize, classes: usize, k: usize, rank: usize) -> Case {
         });
         teacher.push(z);
     }
-    Case { space: TargetSpace { classes, k, nodes, tail_model }, batch, teacher }
+    Case { space: TargetSpace { classes, k, draws: None, nodes, tail_model }, batch, teacher }
 }
 
 impl Case {
@@ -230,7 +230,7 @@ fn with_every_class_in_the_head_it_is_the_usual_distillation_loss() {
 fn a_temperature_below_the_nodes_is_refused_where_the_curve_is_needed() {
     let case = case(1, 1, 10, 3, 0);
     let new = |tail| KlDivergence::new(&case.space, t(0.5), tail, Device::Cpu).map(|_| ());
-    let refused = LossError::Temperature { temperature: 0.5, lowest: 1.0, beta: 2.0 };
+    let refused = LossError::Temperature(NotCovered::Nodes { temperature: 0.5, lowest: 1.0, beta: 2.0 });
     assert_eq!(new(TailHandling::Prior), Err(refused));
     assert_eq!(new(TailHandling::Renormalize), Ok(()));
     let mut without = case.space.clone();

@@ -10,7 +10,8 @@ use crate::cache::CacheReader;
 use crate::ops::Progress;
 use crate::target::{PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
-/// Temperatures at which the kept mass is told. None is below 1, which every cache covers.
+/// Temperatures at which the kept mass is told, unless targets are of one only. None is below 1, which every
+/// cache covers.
 const KEPT_AT: [f64; 9] = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0];
 /// Temperatures at which targets are looked at in full: the teacher's own, and one at which
 /// students are often trained.
@@ -73,10 +74,9 @@ pub(super) struct Told {
 /// Reads `rows`, of which there is at least one.
 pub(super) fn tell(reader: &CacheReader, rows: &[u64], progress: &dyn Progress) -> Result<Told, ReportError> {
     let k = reader.manifest().head.k;
-    // The constants are temperatures, every one.
-    let kept_at: Vec<Temperature> = KEPT_AT.iter().filter_map(|t| Temperature::new(*t).ok()).collect();
+    let kept_at = reader.manifest().temperatures(&KEPT_AT);
     let mut kept = vec![Vec::with_capacity(rows.len()); kept_at.len()];
-    let shapes_at = SHAPES_AT.iter().filter_map(|t| Temperature::new(*t).ok());
+    let shapes_at = reader.manifest().temperatures(&SHAPES_AT).into_iter();
     let mut shapes: Vec<Shape<'_>> = shapes_at.map(|temperature| Shape::new(reader, temperature)).collect();
     let mut labels: Option<LabelRanks> = None;
     let mut targets = TargetBatch::default();
@@ -187,6 +187,8 @@ impl<'a> Shape<'a> {
         let log_weights = self.tail_model.as_ref().and_then(|model| model.log_weights(tail, code));
         let dense = target.dense(self.temperature, tail, log_weights.as_deref());
         let mut decoded = target.decode(self.temperature);
+        // A head that has less has nothing at the other ranks.
+        decoded.probabilities.resize(decoded.probabilities.len().max(self.ranks.len()), 0.0);
         let further = decoded.probabilities.split_off(self.ranks.len());
         Look {
             entropy: entropy(&dense),

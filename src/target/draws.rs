@@ -1,6 +1,6 @@
 //! Numbers of draws: what is kept of a target that was sampled.
 
-use crate::target::{NotCovered, Temperature};
+use super::{NotCovered, Temperature};
 
 /// How targets were sampled: so many draws with replacement from the softmax at a temperature.
 ///
@@ -10,7 +10,7 @@ use crate::target::{NotCovered, Temperature};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draws {
     number: u16,
-    temperature: f64,
+    temperature: Temperature,
 }
 
 /// Numbers of draws that are none.
@@ -25,7 +25,8 @@ pub struct UnsoundDraws {
 impl Draws {
     /// `number` draws at `temperature`; `None` unless there is one and the temperature is positive.
     pub fn new(number: u16, temperature: f64) -> Option<Self> {
-        (number > 0 && temperature.is_finite() && temperature > 0.0).then_some(Self { number, temperature })
+        let temperature = Temperature::new(temperature).ok()?;
+        (number > 0).then_some(Self { number, temperature })
     }
 
     /// Draws of a position.
@@ -38,14 +39,14 @@ impl Draws {
     /// # Errors
     /// [`NotCovered::Draws`].
     pub fn require(&self, temperature: Temperature) -> Result<(), NotCovered> {
-        match temperature.get() == self.temperature {
+        match temperature == self.temperature {
             true => Ok(()),
-            false => Err(NotCovered::Draws { temperature: temperature.get(), drawn: self.temperature }),
+            false => Err(NotCovered::Draws { temperature: temperature.get(), drawn: self.temperature.get() }),
         }
     }
 
     /// The temperature of the softmax they are of.
-    pub fn temperature(&self) -> f64 {
+    pub fn temperature(&self) -> Temperature {
         self.temperature
     }
 
@@ -70,7 +71,7 @@ impl Draws {
         let first = counts.clone().next().map_or(1.0, f64::from);
         for (out, count) in out.iter_mut().zip(counts) {
             // From 0, so that nothing is minus zero.
-            *out = (0.0 + self.temperature * (f64::from(count) / first).ln()) as f32;
+            *out = (0.0 + self.temperature.get() * (f64::from(count) / first).ln()) as f32;
         }
         Ok(())
     }
@@ -78,7 +79,7 @@ impl Draws {
     /// How often each class of a head was drawn, from its logits; exact, because single precision tells
     /// logarithms of whole numbers below 2¹⁶ apart.
     pub fn counts(&self, logits: &[f32]) -> impl Iterator<Item = u16> + Clone {
-        let weight = |logit: f32| (f64::from(logit) / self.temperature).exp();
+        let weight = |logit: f32| (f64::from(logit) * self.temperature.beta()).exp();
         let all: f64 = logits.iter().map(|logit| weight(*logit)).sum();
         let first = (f64::from(self.number) / all).round();
         // Casts saturate.
