@@ -5,8 +5,8 @@
 //!
 //! `FIT` and `MEASURE` are raw logits, little-endian single precision, `[positions, CLASSES]`: the first
 //! for the fit of tail model and codes, the second, of other documents, for everything that is told
-//! (`tools/dump_logits.py` makes both from a language model). `VARIANTS` are `k:rank`. Without arguments:
-//! made-up logits of 1,000 classes, a bias and a map of 24 hidden numbers, which say whether it works and
+//! (`tools/dump_logits.py` makes both from a language model). `VARIANTS` are `k:rank` or `k:rank:step`, the
+//! step of logits, in nats, being the programs' default otherwise. Without arguments: made-up logits of 1,000 classes, a bias and a map of 24 hidden numbers, which say whether it works and
 //! nothing of any teacher.
 //!
 //! For each variant: bytes a position, quantized and packed in rows as a cache of the Arrow form has them;
@@ -21,7 +21,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use kd_cache::encoding::{Codebook, Layout, QuantisedBatch, Steps};
+use kd_cache::config::{DEFAULT_CURVE_STEP, DEFAULT_STEP, DEFAULT_STEP_GROWTH};
+use kd_cache::encoding::{Codebook, Layout, QuantisedBatch, Scale, Steps};
 use kd_cache::permutation::Permutation;
 use kd_cache::select::Selector;
 use kd_cache::tail_model::{Fitted, TailFit};
@@ -33,8 +34,6 @@ use serde_json::json;
 const BATCH: usize = 128;
 /// Positions of a row.
 const ROW: usize = 512;
-/// Steps of logits and curves, the defaults of the programs.
-const STEPS: (f64, f64) = (0.1, 0.0625);
 /// The temperature of what is timed: no node that is stored for T = 1 alone would do.
 const TIMED: f64 = 2.0;
 
@@ -42,8 +41,23 @@ struct Question {
     fit: Vec<f32>,
     measure: Vec<f32>,
     classes: usize,
-    /// Head size and rank.
-    variants: Vec<(usize, usize)>,
+    variants: Vec<Variant>,
+}
+
+#[derive(Clone, Copy)]
+struct Variant {
+    k: usize,
+    rank: usize,
+    step: f64,
+}
+
+impl Variant {
+    fn parse(text: &str) -> Self {
+        let mut parts = text.split(':');
+        let k = parts.next().unwrap().parse().unwrap();
+        let rank = parts.next().unwrap().parse().unwrap();
+        Self { k, rank, step: parts.next().map_or(DEFAULT_STEP, |step| step.parse().unwrap()) }
+    }
 }
 
 /// What is found out of a variant.
@@ -70,11 +84,7 @@ fn main() {
             fit: read(fit),
             measure: read(measure),
             classes: classes.parse().unwrap(),
-            variants: variants
-                .split(',')
-                .map(|variant| variant.split_once(':').unwrap())
-                .map(|(k, rank)| (k.parse().unwrap(), rank.parse().unwrap()))
-                .collect(),
+            variants: variants.split(',').map(Variant::parse).collect(),
         },
         _ => made_up(),
     };
@@ -82,11 +92,12 @@ fn main() {
     if !as_json {
         let (fit, measure) = (question.fit.len() / classes, question.measure.len() / classes);
         println!("{fit} positions fitted, {measure} measured, {classes} classes");
-        println!("                    |  us a position, one thread       |  rms / KL / drift");
-        println!("   k rank  B  fit s | select   code   pack  unpack     |  T = 1, 2, 4");
+        println!("                           |  us a position, one thread       |  rms / KL / drift");
+        println!("   k rank   step  B  fit s | select   code   pack  unpack     |  T = 1, 2, 4");
     }
-    for (k, rank) in &question.variants {
-        let found = ask(&question, *k, *rank);
+    for variant in &question.variants {
+        let found = ask(&question, *variant);
+        let Variant { k, rank, step } = variant;
         let Found { bytes, fit_seconds, select, code, pack, unpack, errors } = &found;
         if as_json {
             let at = |[t, rms, kl, drift]: &[f64; 4]| {
@@ -96,13 +107,13 @@ fn main() {
             println!(
                 "{}",
                 json!({
-                    "k": k, "rank": rank, "bytes": bytes, "fit_seconds": fit_seconds, "select": select,
+                    "k": k, "rank": rank, "step": step, "bytes": bytes, "fit_seconds": fit_seconds, "select": select,
                     "code": code, "pack": pack, "unpack": unpack, "errors": errors,
                 })
             );
             continue;
         }
-        print!("{k:>4} {rank:>3} {bytes:>5.1} {fit_seconds:>5.1} |");
+        print!("{k:>4} {rank:>3} {step:>6} {bytes:>5.1} {fit_seconds:>5.1} |");
         print!("{select:>7.1} {code:>6.1} {pack:>6.2} {unpack:>7.2}     |");
         println!(
             "{}",
@@ -111,11 +122,11 @@ fn main() {
     }
 }
 
-fn ask(question: &Question, k: usize, rank: usize) -> Found {
+fn ask(question: &Question, Variant { k, rank, step }: Variant) -> Found {
     let Question { fit, measure, classes, .. } = question;
     let nodes = TailNodes::default();
     let selector = Selector::new(*classes, k, &nodes).unwrap();
-    let steps = Steps::new(STEPS.0, STEPS.1).unwrap();
+    let scale = Scale::from(Steps::new(step, DEFAULT_STEP_GROWTH, DEFAULT_CURVE_STEP).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let scratch = folder.path().join("sample");
     let mut sample = TailFit::new(*classes, k, &nodes, rank, &scratch).unwrap();
@@ -129,9 +140,9 @@ fn ask(question: &Question, k: usize, rank: usize) -> Found {
     (seen.rank, seen.codes) = (rank, fitted.codes.clone());
     let layout = Layout { classes: *classes, k, variable: false, nodes: Some(nodes.clone()), rank };
     let popularity = fitted.model.prior().at(Temperature::ONE);
-    let codebook = Codebook::fit(layout, steps.curve(), &steps.quantise(&seen), Some(&popularity));
+    let codebook = Codebook::fit(layout, scale.curve_step(), &scale.quantise(&seen), Some(&popularity));
     let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let mut found = one_thread.install(|| times(measure, *classes, &selector, &fitted, &steps, &codebook));
+    let mut found = one_thread.install(|| times(measure, *classes, &selector, &fitted, &scale, &codebook));
     found.0.fit_seconds = fit_seconds;
     for temperature in [1.0, 2.0, 4.0] {
         let at = Temperature::new(temperature).unwrap();
@@ -147,7 +158,7 @@ fn times(
     classes: usize,
     selector: &Selector,
     fitted: &Fitted,
-    steps: &Steps,
+    scale: &Scale,
     codebook: &Codebook,
 ) -> (Found, TargetBatch) {
     let (select, mut targets) = seconds(|| selector.select(logits).unwrap());
@@ -157,7 +168,7 @@ fn times(
     let rows: Vec<std::ops::Range<usize>> =
         (0..targets.rows).step_by(ROW).map(|start| start..(start + ROW).min(targets.rows)).collect();
     let (pack, packed) = seconds(|| {
-        let quantised: QuantisedBatch = steps.quantise(&targets);
+        let quantised: QuantisedBatch = scale.quantise(&targets);
         let mut packed: Vec<Vec<u8>> = vec![Vec::new(); rows.len()];
         rows.iter().zip(&mut packed).for_each(|(row, bytes)| codebook.pack(&quantised, row.clone(), bytes));
         packed
@@ -166,7 +177,7 @@ fn times(
     out.resize(targets.rows, targets.k, targets.nodes, targets.rank);
     let (unpack, ()) = seconds(|| {
         for (row, bytes) in rows.iter().zip(&packed) {
-            codebook.unpack(bytes, row.len(), 0..row.len(), steps, &mut out, row.start).unwrap();
+            codebook.unpack(bytes, row.len(), 0..row.len(), scale, &mut out, row.start).unwrap();
         }
         probabilities(&out, classes, selector.nodes());
     });
@@ -275,6 +286,6 @@ fn made_up() -> Question {
         fit: rows(0, 2048),
         measure: rows(2048, 1024),
         classes: CLASSES,
-        variants: [0, 1, 2, 4, 8, 16].map(|rank| (8, rank)).to_vec(),
+        variants: [0, 1, 2, 4, 8, 16].map(|rank| Variant { k: 8, rank, step: DEFAULT_STEP }).to_vec(),
     }
 }

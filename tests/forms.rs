@@ -101,7 +101,7 @@ fn forms_turn_into_each_other_without_loss() {
         let expected = contents(&paths[0]);
         let other = FORMS[usize::from(case.form == FORMS[0])];
         for (from, to, form) in [(0, 1, other), (1, 2, case.form)] {
-            let settings = ConvertSettings { form, values: None, step: 0.1, curve_step: 0.1, level: 3 };
+            let settings = ConvertSettings { form, values: None, step: 0.1, step_growth: 0.0, curve_step: 0.1, level: 3 };
             let done =
                 convert(&paths[from], &paths[to], &settings, &AtomicBool::new(false), &Silent).unwrap();
             assert!(done.lossless && done.complete);
@@ -164,7 +164,7 @@ fn an_interrupted_conversion_goes_on() {
     let [from, to, whole] = ["from", "to", "whole"].map(|name| dir.path().join(name));
     Synthetic { values: ValueEncoding::Quantized, ..Synthetic::with_shape() }.write(&from);
     let settings =
-        ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, curve_step: 0.1, level: 3 };
+        ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, step_growth: 0.0, curve_step: 0.1, level: 3 };
     let stopped = convert(&from, &to, &settings, &AtomicBool::new(true), &Silent).unwrap();
     assert!(!stopped.complete);
     assert!(CacheReader::open(&to).is_err());

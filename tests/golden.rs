@@ -39,13 +39,14 @@ fn folder(version: &str) -> PathBuf {
 }
 
 /// A cache of every version and layout, and where it is kept.
-fn versions() -> [(Synthetic, PathBuf); 7] {
+fn versions() -> [(Synthetic, PathBuf); 8] {
     [
         (Synthetic::fixture(), folder("v1/cache")),
         (Synthetic::with_shape(), folder("v2/cache")),
         (Synthetic::packed(), folder("v3/packed/cache")),
         (Synthetic::lists(), folder("v3/lists/cache")),
         (Synthetic::anchors(), folder("v3/anchors/cache")),
+        (Synthetic::grown(), folder("v4/steps/cache")),
         (Synthetic::sampled(), folder("v4/packed/cache")),
         (Synthetic::sampled_lists(), folder("v4/lists/cache")),
     ]
@@ -142,7 +143,7 @@ fn packed_targets_become_the_lists_of_the_fixture() {
         let to = dir.path().join("lists");
         let from = folder(version).join("packed/cache");
         let settings =
-            ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, curve_step: 0.1, level: 3 };
+            ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, step_growth: 0.0, curve_step: 0.1, level: 3 };
         convert(&from, &to, &settings, &AtomicBool::new(false), &Silent).unwrap();
         assert_is_the_fixture(&to, &folder(version).join("lists/cache"));
     }
@@ -235,6 +236,7 @@ fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
         (Synthetic::packed(), "v3/packed/cache", "v3/packed/expected.json", PACKED.as_slice()),
         (Synthetic::lists(), "v3/lists/cache", "v3/packed/expected.json", &PACKED),
         (Synthetic::anchors(), "v3/anchors/cache", "v3/anchors/expected.json", &ANCHORS),
+        (Synthetic::grown(), "v4/steps/cache", "v4/steps/expected.json", &PACKED),
         (Synthetic::sampled(), "v4/packed/cache", "v4/packed/expected.json", &PACKED),
         (Synthetic::sampled_lists(), "v4/lists/cache", "v4/packed/expected.json", &PACKED),
     ] {
@@ -248,7 +250,7 @@ fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
             std::fs::write(&json, text).unwrap();
         }
         let reader = CacheReader::open(&folder(name)).unwrap();
-        assert_eq!(reader.manifest().format_version, if cache.draws.is_some() { 4 } else { 3 });
+        assert_eq!(reader.manifest().format_version, if cache.draws.is_some() || cache.growth > 0.0 { 4 } else { 3 });
         let mut targets = TargetBatch::default();
         reader.gather(&(0..cache.samples).collect::<Vec<u64>>(), &mut targets).unwrap();
         assert_eq!(targets, wanted, "{name}");

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Our targets beside those of other caches, on the same logits: bytes, errors at several temperatures, speed.
 
-    tools/compare_codecs.py FIT MEASURE CLASSES --out FOLDER [--variants 12:0,12:8,12:32,50:8] [--positions N]
+    tools/compare_codecs.py FIT MEASURE CLASSES --out FOLDER [--variants 12:0,12:8:0.05,…] [--positions N]
                             [--seed 0]
 
 FIT and MEASURE: raw logits, little-endian single precision, [positions, CLASSES], of different documents or images
@@ -282,7 +282,7 @@ def ours(options):
     for line in done.stdout.splitlines():
         found = json.loads(line)
         yield {
-            "name": f"kd-cache, k = {found['k']}, r = {found['rank']}",
+            "name": f"kd-cache, k = {found['k']}, r = {found['rank']}, step {found['step']:g}",
             "bytes": found["bytes"],
             "encode": found["select"] + found["code"] + found["pack"],
             "decode": found["unpack"],
@@ -326,7 +326,7 @@ def main():
     parser.add_argument("measure", type=Path)
     parser.add_argument("classes", type=int)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variants", default="12:0,12:8,12:32,50:8", help="of ours: k:rank, several by commas")
+    parser.add_argument("--variants", default="12:0,12:8,12:32,50:8,50:8:0.0125", help="of ours: k:rank or k:rank:step, several by commas")
     parser.add_argument("--positions", type=int, default=1024, help="positions of MEASURE to take, evenly spaced")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     options = parser.parse_args()

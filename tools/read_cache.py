@@ -331,7 +331,7 @@ class Cache:
         known = found[0] == "kd-cache" and found[1] in (1, 2, 3, 4)
         require(known, f"{path}: expected format kd-cache, versions 1 to 4, found {found}")
         version = found[1]
-        self.draws, self.drawn_at = (m["head"]["draws"], m["head"]["temperature"]) if version == 4 else (None, None)
+        self.draws, self.drawn_at = (m["head"].get(name) if version == 4 else None for name in ("draws", "temperature"))
         self.manifest = m
         self.classes, self.k = m["classes"], m["head"]["k"]
         self.nodes = np.array(m["tail"]["nodes"], dtype=np.float64)
@@ -347,11 +347,12 @@ class Cache:
         self.form, values = m["storage"]["form"], m["storage"]["values"]
         later = version >= 3
         require(self.form in (("arrow", "parquet") if later else ("arrow",)), f"storage.form: {self.form}")
-        known = {3: ("f16", "f32", "quantized"), 4: ("counts",)}.get(version, ("f16", "f32"))
-        require(values in known, f"storage.values: {values}")
+        known = ("f16", "f32", *(("quantized",) if later else ()))
+        known = known if self.draws is None else ("counts",)
+        require(values in known, f"storage.values: expected one of {', '.join(known)}, found {values}")
         require(m["storage"]["shard_samples"] >= 1, "storage.shard_samples: expected at least 1")
         self.rank = m["tail"]["rank"]
-        least, most = {1: (0, 0), 2: (1, 128), 3: (0, 128), 4: (0, 0)}[version]
+        least, most = {1: (0, 0), 2: (1, 128), 3: (0, 128), 4: (0, 128)}[version]
         most = most if self.has_tail else 0
         sound = least <= self.rank <= most
         require(sound, f"tail.rank: expected {f'{least} to' if least else 'at most'} {most}, found {self.rank}")
@@ -400,6 +401,8 @@ class Cache:
             for name in ("step", "curve_step"):
                 found = m["storage"][name]
                 require(0.002 <= found <= 2, f"storage.{name}: expected 0.002 to 2, found {found}")
+            self.growth = m["storage"].get("step_growth", 0.0) if m["format_version"] == 4 else 0.0
+            require(0 <= self.growth <= 1, f"storage.step_growth: expected 0 to 1, found {self.growth}")
         if self.whole:
             require(m["storage"].get("codebook"), "storage.codebook is missing, and values are whole numbers")
         if self.whole and self.form == "arrow":
@@ -407,6 +410,10 @@ class Cache:
         else:
             fixed = self.form == "arrow" and not self.variable and self.vocabulary is None
             self.layout = "fixed" if fixed else "lists"
+        if m["format_version"] == 4:
+            own = self.draws is not None or m["storage"].get("step_growth") is not None
+            require(own, "format_version: expected at most 3 without head.draws and storage.step_growth, found 4")
+            return
         lowest = not later or self.layout != "fixed" or m.get("augment") is not None
         require(lowest, "format_version: expected 1 or 2 for shards with columns of version 1 or 2, found 3")
 
@@ -760,12 +767,13 @@ class Cache:
         return zip(np.split(here, cuts), np.split(at, cuts))
 
     def dequantized(self, steps, curve):
-        """Section 3.2: computed in double precision, and rounded to single."""
-        values, curve = -self.step * steps.astype(np.float64), self.curve_step * curve.astype(np.float64)
+        """Sections 3.2 and 4.2: computed in double precision, and rounded to single."""
+        steps = steps.astype(np.float64)
+        values, curve = -self.step * (steps + self.growth * steps**2 / 2), self.curve_step * curve.astype(np.float64)
         return values.astype(np.float32), curve.astype(np.float32)
 
     def of_draws(self, drawn, in_head):
-        """Section 4.2: logits of how often each class was drawn, computed in double precision."""
+        """Section 4.3: logits of how often each class was drawn, computed in double precision."""
         drawn = np.where(in_head, drawn, 0)
         sound = ((drawn > 0) == in_head).all(1) & (drawn[:, 1:] <= drawn[:, :-1]).all(1) & (drawn.sum(1) == self.draws)
         if not sound.all():
@@ -785,7 +793,7 @@ class Cache:
         if self.draws is None:
             return (counts, ids, *self.dequantized(steps, curve), codes)
         in_head = np.arange(self.k) < counts[:, None]
-        # Section 4.3: the largest count follows from what the others have less.
+        # Section 4.4: the largest count follows from what the others have less.
         first = (self.draws + np.where(in_head, steps, 0).sum(1)) // counts
         return counts, ids, self.of_draws(first[:, None] - steps, in_head), np.empty((len(ids), 0), np.float32), codes
 
@@ -947,6 +955,8 @@ class Cache:
         step, curve_step = (self.step, self.curve_step) if self.quantized else (0.0, 0.0)
         zero = np.log(self.classes - raw.counts)
         lowest = values[np.arange(len(values)), raw.counts - 1]
+        if self.quantized:
+            step = step * np.sqrt(1 - 2 * self.growth * lowest / step)
         before = zero
         for beta, g in zip(self.nodes, curve.T):
             slack = 1e-4 + curve_step + beta * step / 2 + precision * (abs(g) + abs(beta * lowest) + abs(before))
@@ -1105,8 +1115,9 @@ def check(cache, expected):
 
     def compare(kind, found, wanted, tolerance):
         difference = np.abs(np.asarray(found) - np.asarray(wanted))
-        largest[kind] = max(largest.get(kind, 0.0), float(difference.max()))
-        require((difference <= tolerance).all(), f"{kind}: off by {difference.max():.2e}, more than {np.max(tolerance):.2e}")
+        most = float(difference.max(initial=0.0))
+        largest[kind] = max(largest.get(kind, 0.0), most)
+        require((difference <= tolerance).all(), f"{kind}: off by {most:.2e}, more than {np.max(tolerance):.2e}")
 
     if "targets" in expected:
         check_targets(cache, expected, compare)

@@ -20,7 +20,7 @@ pub struct Manifest {
     /// `kd-cache`.
     pub format: String,
     /// 1; 2 where `tail.rank` is above 0; 3 where shards have columns of version 3; 4 where targets are
-    /// sampled.
+    /// sampled or steps grow.
     pub format_version: u32,
     /// Program and version that wrote the cache.
     pub created_by: String,
@@ -115,9 +115,12 @@ pub struct StorageLayout {
     pub ids: IdType,
     /// What logits and curves are.
     pub values: ValueEncoding,
-    /// The step of quantized logits, in nats.
+    /// The step of quantized logits at the largest, in nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
+    /// By how much of that each further step is larger; absent where all are alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_growth: Option<f64>,
     /// The step of quantized curves, in nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curve_step: Option<f64>,
@@ -333,7 +336,8 @@ impl Manifest {
             ValueEncoding::F16 | ValueEncoding::F32 => Ok(None),
             ValueEncoding::Quantized => {
                 let step = |step: Option<f64>| step.unwrap_or(f64::NAN);
-                let steps = Steps::new(step(self.storage.step), step(self.storage.curve_step))?;
+                let growth = self.storage.step_growth.unwrap_or(0.0);
+                let steps = Steps::new(step(self.storage.step), growth, step(self.storage.curve_step))?;
                 Ok(Some(Scale::Steps(steps)))
             }
             ValueEncoding::Counts => Ok(self.draws().map(Scale::Draws)),
@@ -368,7 +372,7 @@ impl Manifest {
     /// The lowest version that has what this cache holds, so that older programs read what they can.
     pub fn version(&self) -> u32 {
         match self.columns().layout() {
-            _ if self.head.draws.is_some() => 4,
+            _ if self.head.draws.is_some() || self.storage.step_growth.is_some() => 4,
             _ if self.augment.is_some() => 3,
             ShardLayout::Fixed => 1 + u32::from(self.tail.rank > 0),
             ShardLayout::Lists | ShardLayout::Packed => 3,
@@ -465,7 +469,7 @@ impl Manifest {
             return damaged("views", expected, format!("{} views, {} positions", self.views, self.positions));
         }
         if let Err(error) = self.scale() {
-            return damaged("storage.step, storage.curve_step", error.to_string(), "others".into());
+            return damaged("storage.step, storage.step_growth, storage.curve_step", error.to_string(), "others".into());
         }
         let quantised = matches!(self.storage.values, ValueEncoding::Quantized | ValueEncoding::Counts);
         if quantised && self.complete && self.storage.codebook.is_none() {

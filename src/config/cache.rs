@@ -23,7 +23,9 @@ pub const DEFAULT_FIT_SAMPLES: u64 = 4096;
 /// Default of [`HeadConfig::max_k`].
 pub const DEFAULT_MAX_K: usize = 64;
 /// Default of [`StorageConfig::step`].
-pub const DEFAULT_STEP: f64 = 0.1;
+pub const DEFAULT_STEP: f64 = 0.025;
+/// Default of [`StorageConfig::step_growth`].
+pub const DEFAULT_STEP_GROWTH: f64 = 0.0625;
 /// Default of [`StorageConfig::curve_step`].
 pub const DEFAULT_CURVE_STEP: f64 = 0.0625;
 /// Default of [`StorageConfig::level`].
@@ -346,10 +348,14 @@ pub struct StorageConfig {
     /// are rows of tokens; draws are `counts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub values: Option<ValueEncoding>,
-    /// With quantized values: the step of logits, in nats. Adds about step² / 24 nats to the divergence at
-    /// T = 1, less at higher ones.
+    /// With quantized values: the step of logits at the largest, in nats.
     #[schemars(range(min = 0.002, max = 2.0))]
     pub step: f64,
+    /// With quantized values: by how much of it each further step is larger, because errors of improbable
+    /// classes cost less; 0 for steps that are all alike. Adds about (step² + 2 · step_growth · step · x̄) / 24
+    /// nats to the divergence at T = 1, x̄ being how far below the largest logit the mean outcome is.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub step_growth: f64,
     /// With quantized values: the step of tail curves, in nats.
     #[schemars(range(min = 0.002, max = 2.0))]
     pub curve_step: f64,
@@ -367,6 +373,7 @@ impl Default for StorageConfig {
             form: StorageForm::default(),
             values: None,
             step: DEFAULT_STEP,
+            step_growth: DEFAULT_STEP_GROWTH,
             curve_step: DEFAULT_CURVE_STEP,
             level: DEFAULT_LEVEL,
             shard_samples: DEFAULT_SHARD_SAMPLES,

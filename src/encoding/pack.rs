@@ -291,7 +291,7 @@ mod tests {
         #[test]
         fn any_position_is_read_alone(seed: u64, rows in 1usize..200, variable: bool, rank in 0usize..4) {
             let layout = layout(variable, rank);
-            let steps = Scale::from(Steps::new(0.1, 0.0625).unwrap());
+            let steps = Scale::from(Steps::new(0.1, 0.25, 0.0625).unwrap());
             let sample = batch(&layout, 50, seed ^ 1);
             let book = Codebook::fit(layout.clone(), steps.curve_step(), &sample, None);
             let book = Codebook::new(layout.clone(), steps.curve_step(), &book.tables()).unwrap();
@@ -318,7 +318,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_are_refused_or_sound(bytes: Vec<u8>, positions in 1usize..300, variable: bool) {
             let layout = layout(variable, 2);
-            let steps = Scale::from(Steps::new(0.1, 0.0625).unwrap());
+            let steps = Scale::from(Steps::new(0.1, 0.25, 0.0625).unwrap());
             let book = Codebook::fit(layout.clone(), steps.curve_step(), &batch(&layout, 20, 3), None);
             let mut out = TargetBatch::default();
             out.resize(positions, 20, 5, 2);
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn an_anchor_is_where_the_position_before_it_ends() {
         let layout = layout(true, 2);
-        let steps = Scale::from(Steps::new(0.1, 0.0625).unwrap());
+        let steps = Scale::from(Steps::new(0.1, 0.25, 0.0625).unwrap());
         let quantised = batch(&layout, 130, 5);
         let book = Codebook::fit(layout, steps.curve_step(), &quantised, None);
         let mut out = empty_like(&restored(&steps, &quantised), 130);

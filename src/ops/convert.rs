@@ -32,7 +32,7 @@ pub enum ConvertError {
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// A step that no cache is written with.
-    #[error("--step, --curve-step: {0}")]
+    #[error("--step, --step-growth, --curve-step: {0}")]
     Steps(#[from] StepsError),
     /// Quantized values cannot be had back as floats.
     #[error(
@@ -57,6 +57,8 @@ pub struct ConvertSettings {
     pub values: Option<ValueEncoding>,
     /// The step of quantized logits, in nats, where they are floats to begin with.
     pub step: f64,
+    /// By how much of it each further step is larger.
+    pub step_growth: f64,
     /// The step of quantized curves, in nats, where they are floats to begin with.
     pub curve_step: f64,
     /// The zstd level of Parquet.
@@ -144,6 +146,7 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
     }
     if values == ValueEncoding::Quantized && source.storage.values != values {
         (plan.storage.step, plan.storage.curve_step) = (Some(settings.step), Some(settings.curve_step));
+        plan.storage.step_growth = Some(settings.step_growth).filter(|growth| *growth != 0.0);
     }
     plan.storage.values = values;
     plan.scale()?;

@@ -114,7 +114,8 @@ impl InspectReport {
 fn values(manifest: &Manifest) -> String {
     match (manifest.storage.values, manifest.storage.step, manifest.storage.curve_step) {
         (ValueEncoding::Quantized, Some(step), Some(curve)) => {
-            format!("quantized, steps of {step} and {curve}")
+            let grows = manifest.storage.step_growth.map_or_else(String::new, |g| format!(" growing by {g}"));
+            format!("quantized, steps of {step}{grows} and {curve}")
         }
         (values, ..) => head_type(values).to_string().to_lowercase(),
     }

@@ -229,6 +229,7 @@ impl Source {
                 ids: format::IdType::for_classes(self.reading.classes),
                 values,
                 step: quantised.then_some(config.storage.step),
+                step_growth: quantised.then_some(config.storage.step_growth).filter(|growth| *growth > 0.0),
                 curve_step: quantised.then_some(config.storage.curve_step),
                 codebook: None,
                 shard_samples: config.storage.shard_samples,

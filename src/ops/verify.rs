@@ -13,7 +13,7 @@ use crate::cache::{
 };
 use crate::config::ValueEncoding;
 use crate::digest::Digest;
-use crate::encoding::Scale;
+use crate::encoding::{Scale, Steps};
 use crate::target::TargetBatch;
 
 /// Damages listed at most per file; the rest is counted.
@@ -239,8 +239,8 @@ struct Rules<'a> {
     manifest: &'a Manifest,
     /// Relative error of the encoding.
     precision: f64,
-    /// Absolute error of the encoding, of logits and of curves.
-    steps: (f64, f64),
+    /// Steps of the encoding, where it has some.
+    steps: Option<Steps>,
 }
 
 impl<'a> Rules<'a> {
@@ -251,8 +251,8 @@ impl<'a> Rules<'a> {
             ValueEncoding::Quantized | ValueEncoding::Counts => 0.0,
         };
         let steps = match manifest.scale().ok().flatten() {
-            Some(Scale::Steps(steps)) => (steps.head(), steps.curve()),
-            Some(Scale::Draws(_)) | None => (0.0, 0.0),
+            Some(Scale::Steps(steps)) => Some(steps),
+            Some(Scale::Draws(_)) | None => None,
         };
         Self { manifest, precision, steps }
     }
@@ -290,7 +290,7 @@ impl<'a> Rules<'a> {
         let log_tail_classes = ((self.manifest.classes - count) as f64).ln();
         let mut before = log_tail_classes;
         for (g, beta) in curve.iter().map(|g| f64::from(*g)).zip(self.manifest.tail.nodes.as_slice()) {
-            let rounding = self.steps.1 + beta * self.steps.0 / 2.0;
+            let rounding = self.steps.map_or(0.0, |s| s.curve() + beta * s.head_at(lowest) / 2.0);
             let slack = 1e-4 + rounding + self.precision * (g.abs() + (beta * lowest).abs() + before.abs());
             let most = log_tail_classes + beta * lowest;
             if g > most + slack {

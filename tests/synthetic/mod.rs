@@ -33,6 +33,8 @@ pub struct Synthetic {
     pub sequence: usize,
     /// Whether heads differ in size.
     pub variable: bool,
+    /// By how much of the first each further step of quantized logits is larger.
+    pub growth: f64,
     /// Sampled targets: so many draws, at that temperature.
     pub draws: Option<(u16, f64)>,
 }
@@ -52,6 +54,7 @@ impl Synthetic {
             form: StorageForm::Arrow,
             sequence: 0,
             variable: false,
+            growth: 0.0,
             draws: None,
         }
     }
@@ -84,6 +87,11 @@ impl Synthetic {
             sequence: 130,
             ..Self::packed()
         }
+    }
+
+    /// The cache of `tests/fixtures/v4/steps`: version 3's in bits, with steps that grow.
+    pub fn grown() -> Self {
+        Self { growth: 0.25, ..Self::packed() }
     }
 
     /// The cache of `tests/fixtures/v4/packed`: rows of tokens, sampled targets in bits.
@@ -223,6 +231,7 @@ impl Synthetic {
                 ids: IdType::for_classes(self.classes),
                 values: self.values,
                 step: quantised.then_some(0.125),
+                step_growth: (self.growth > 0.0).then_some(self.growth),
                 curve_step: quantised.then_some(0.0625),
                 codebook: None,
                 shard_samples: self.shard_samples,

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kd_cache::config::{DEFAULT_CURVE_STEP, DEFAULT_LEVEL, DEFAULT_STEP, StorageForm, ValueEncoding};
+use kd_cache::config::{
+    DEFAULT_CURVE_STEP, DEFAULT_LEVEL, DEFAULT_STEP, DEFAULT_STEP_GROWTH, StorageForm, ValueEncoding,
+};
 use kd_cache::ops::ExportForm;
 
 use crate::shared::Format;
@@ -222,9 +224,12 @@ pub struct ConvertArgs {
     /// What its logits and curves are, if not what they were: quantized loses a little, and is not undone
     #[arg(long, value_enum, value_name = "VALUES")]
     pub values: Option<Values>,
-    /// Step of logits that become quantized, in nats
+    /// Step of logits that become quantized, at the largest, in nats
     #[arg(long, value_name = "NATS", default_value_t = DEFAULT_STEP)]
     pub step: f64,
+    /// By how much of it each further step is larger, 0 for steps that are all alike
+    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_STEP_GROWTH)]
+    pub step_growth: f64,
     /// Step of tail curves that become quantized, in nats
     #[arg(long, value_name = "NATS", default_value_t = DEFAULT_CURVE_STEP)]
     pub curve_step: f64,

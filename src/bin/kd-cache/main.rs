@@ -126,6 +126,7 @@ fn convert(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
         form: args.form.into(),
         values: args.values.map(Into::into),
         step: args.step,
+        step_growth: args.step_growth,
         curve_step: args.curve_step,
         level: args.level,
     };
