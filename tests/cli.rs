@@ -46,7 +46,7 @@ fn help_names_commands_examples_and_exit_codes() {
     }
     for (command, words) in [
         ("build", ["--config", "--out", "--set", "--quiet", "--format"].as_slice()),
-        ("fidelity", &["--samples", "[default: 4096]", "--temperatures", "[default: 1,2,4,8]"]),
+        ("fidelity", &["--samples", "[default: 4096]", "--temperatures", "[default: 1,2,4,8;"]),
         ("show", &["--sample", "--temperature", "--position"]),
         (
             "export",

@@ -101,7 +101,14 @@ fn forms_turn_into_each_other_without_loss() {
         let expected = contents(&paths[0]);
         let other = FORMS[usize::from(case.form == FORMS[0])];
         for (from, to, form) in [(0, 1, other), (1, 2, case.form)] {
-            let settings = ConvertSettings { form, values: None, step: 0.1, step_growth: 0.0, curve_step: 0.1, level: 3 };
+            let settings = ConvertSettings {
+                form,
+                values: None,
+                step: 0.1,
+                step_growth: 0.0,
+                curve_step: 0.1,
+                level: 3,
+            };
             let done =
                 convert(&paths[from], &paths[to], &settings, &AtomicBool::new(false), &Silent).unwrap();
             assert!(done.lossless && done.complete);
@@ -145,8 +152,11 @@ fn floats_become_steps_on_request_and_never_floats_again() {
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
         args
     };
-    let done =
-        kd_cache(&args(&floats, &steps, &["--values", "quantized", "--step", "0.25", "--format", "json"]));
+    let done = kd_cache(&args(
+        &floats,
+        &steps,
+        &["--values", "quantized", "--step", "0.25", "--step-growth", "0", "--format", "json"],
+    ));
     let json = done.code(0).json();
     assert_eq!(json["lossless"], false);
     let (before, after) = (contents(&floats).0, contents(&steps).0);
@@ -155,6 +165,8 @@ fn floats_become_steps_on_request_and_never_floats_again() {
     kd_cache(&args(&steps, &back, &["--values", "f16"])).refused(&["--values f16", "quantized"]);
     kd_cache(&args(&floats, &back, &["--values", "quantized", "--step", "9"]))
         .refused(&["--step", "found 9"]);
+    kd_cache(&args(&floats, &back, &["--values", "quantized", "--step-growth", "2"]))
+        .refused(&["--step-growth", "found 2"]);
     assert!(!back.exists());
 }
 
@@ -163,8 +175,14 @@ fn an_interrupted_conversion_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let [from, to, whole] = ["from", "to", "whole"].map(|name| dir.path().join(name));
     Synthetic { values: ValueEncoding::Quantized, ..Synthetic::with_shape() }.write(&from);
-    let settings =
-        ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, step_growth: 0.0, curve_step: 0.1, level: 3 };
+    let settings = ConvertSettings {
+        form: StorageForm::Parquet,
+        values: None,
+        step: 0.1,
+        step_growth: 0.0,
+        curve_step: 0.1,
+        level: 3,
+    };
     let stopped = convert(&from, &to, &settings, &AtomicBool::new(true), &Silent).unwrap();
     assert!(!stopped.complete);
     assert!(CacheReader::open(&to).is_err());

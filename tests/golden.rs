@@ -142,8 +142,14 @@ fn packed_targets_become_the_lists_of_the_fixture() {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("lists");
         let from = folder(version).join("packed/cache");
-        let settings =
-            ConvertSettings { form: StorageForm::Parquet, values: None, step: 0.1, step_growth: 0.0, curve_step: 0.1, level: 3 };
+        let settings = ConvertSettings {
+            form: StorageForm::Parquet,
+            values: None,
+            step: 0.1,
+            step_growth: 0.0,
+            curve_step: 0.1,
+            level: 3,
+        };
         convert(&from, &to, &settings, &AtomicBool::new(false), &Silent).unwrap();
         assert_is_the_fixture(&to, &folder(version).join("lists/cache"));
     }
@@ -182,7 +188,8 @@ fn expected(
             let t = Temperature::new(*temperature).unwrap();
             let decoded = target.decode(t);
             let at = model.map(|model| model.at(t));
-            let log_weights = at.as_ref().and_then(|at| at.log_weights(TailHandling::Shape, targets.code(index)));
+            let log_weights =
+                at.as_ref().and_then(|at| at.log_weights(TailHandling::Shape, targets.code(index)));
             let dense = target.dense(t, TailHandling::Shape, log_weights.as_deref());
             json!({
                 "temperature": temperature,
@@ -250,7 +257,10 @@ fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
             std::fs::write(&json, text).unwrap();
         }
         let reader = CacheReader::open(&folder(name)).unwrap();
-        assert_eq!(reader.manifest().format_version, if cache.draws.is_some() || cache.growth > 0.0 { 4 } else { 3 });
+        assert_eq!(
+            reader.manifest().format_version,
+            if cache.draws.is_some() || cache.growth > 0.0 { 4 } else { 3 }
+        );
         let mut targets = TargetBatch::default();
         reader.gather(&(0..cache.samples).collect::<Vec<u64>>(), &mut targets).unwrap();
         assert_eq!(targets, wanted, "{name}");

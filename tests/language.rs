@@ -79,7 +79,8 @@ fn every_token_gets_a_target_and_is_kept_beside_it() {
     let positions = DOCUMENTS.iter().sum::<usize>() + DOCUMENTS.len() - 1;
     assert_eq!(built["cache"]["positions"], positions);
     assert_eq!(built["cache"]["samples"], positions.div_ceil(12));
-    assert_eq!(built["cache"]["format_version"], 3);
+    assert_eq!(built["cache"]["format_version"], 4);
+    assert_eq!(built["cache"]["values"], "quantized, steps of 0.025 growing by 0.0625 and 0.0625");
     kd_cache(&["verify", "--quiet", path(&cache)]).code(0);
     let reader = CacheReader::open(&cache).unwrap();
     let mut read = Vec::new();
@@ -184,7 +185,7 @@ fn heads_of_a_mass_are_shorter_where_the_teacher_is_sure() {
         let (_, values, curve) = targets.row(row);
         let head: f64 = values.iter().map(|v| f64::from(*v).exp()).sum();
         let tail = f64::from(curve[4]).exp();
-        // What steps of 0.1 and 1/16 may take from it.
+        // What steps of logits and curves may take from it.
         assert!(head / (head + tail) > 0.45, "row {row}: {}", head / (head + tail));
     }
 }
@@ -197,7 +198,7 @@ fn what_does_not_fit_together_is_refused() {
     let refused = |set: &[&str], words: &[&str]| build(&config, &out, set).refused(words);
     refused(&["dataset.vocabulary=51"], &["51 tokens", "found 50", "tokenizer"]);
     refused(&["dataset.vocabulary=20"], &["tokens.bin", "from 0 to 19", "dataset.vocabulary"]);
-    refused(&["head.mass=0.5"], &["either k or mass"]);
+    refused(&["head.mass=0.5"], &["either k, mass or draws"]);
     refused(&["storage.step=0.0001"], &["storage.step", "0.002"]);
     refused(&["preprocess.std=[0.5]"], &["preprocess", "tokens"]);
     assert!(!out.exists());

@@ -30,8 +30,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::format::{
-    DOCUMENTS, HEAD_COUNTS, HEAD_DRAWS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS,
-    TOKENS, VIEW, item_field, list_of, row_bytes,
+    DOCUMENTS, HEAD_COUNTS, HEAD_DRAWS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID, TAIL_CODE,
+    TAIL_CURVE, TARGETS, TOKENS, VIEW, item_field, list_of, row_bytes,
 };
 use crate::config::{StorageForm, ValueEncoding};
 

@@ -469,7 +469,11 @@ impl Manifest {
             return damaged("views", expected, format!("{} views, {} positions", self.views, self.positions));
         }
         if let Err(error) = self.scale() {
-            return damaged("storage.step, storage.step_growth, storage.curve_step", error.to_string(), "others".into());
+            return damaged(
+                "storage.step, storage.step_growth, storage.curve_step",
+                error.to_string(),
+                "others".into(),
+            );
         }
         let quantised = matches!(self.storage.values, ValueEncoding::Quantized | ValueEncoding::Counts);
         if quantised && self.complete && self.storage.codebook.is_none() {
@@ -478,7 +482,8 @@ impl Manifest {
         let sampled = self.head.draws.is_some();
         let counted = self.storage.values == ValueEncoding::Counts;
         if sampled != counted || sampled != self.draws().is_some() || sampled && self.head.mass.is_some() {
-            let expected = "head.draws of at least 1, with storage.values = counts and without head.mass, or neither";
+            let expected =
+                "head.draws of at least 1, with storage.values = counts and without head.mass, or neither";
             let found = format!("{:?} with {:?}", self.head, self.storage.values);
             return damaged("head.draws", expected.into(), found);
         }

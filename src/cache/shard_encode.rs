@@ -110,15 +110,21 @@ fn record_batch(
             let heads: Vec<usize> =
                 by_row(&positions).map(|positions| positions.map(|at| targets.count(at)).sum()).collect();
             let mut head_columns = 2;
-            arrays.extend(parts(rows, columns, coding.scale.as_ref(), quantised.as_ref(), |values, per_position| {
-                // Ids and logits come first; of these a position may have fewer.
-                let is_head = head_columns > 0;
-                head_columns -= i32::from(is_head);
-                match is_head {
-                    true => list(values, heads.iter().copied()),
-                    false => list(values, positions.iter().map(|positions| positions * per_position)),
-                }
-            })?);
+            arrays.extend(parts(
+                rows,
+                columns,
+                coding.scale.as_ref(),
+                quantised.as_ref(),
+                |values, per_position| {
+                    // Ids and logits come first; of these a position may have fewer.
+                    let is_head = head_columns > 0;
+                    head_columns -= i32::from(is_head);
+                    match is_head {
+                        true => list(values, heads.iter().copied()),
+                        false => list(values, positions.iter().map(|positions| positions * per_position)),
+                    }
+                },
+            )?);
         }
     }
     RecordBatch::try_new(columns.schema(), arrays)

@@ -15,8 +15,7 @@ use half::f16;
 use super::codebook_file::Coding;
 use super::columns::{ShardColumns, ShardLayout, head_name};
 use super::format::{
-    DOCUMENTS, HEAD_COUNTS, HEAD_IDS, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS,
-    TOKENS, VIEW,
+    DOCUMENTS, HEAD_COUNTS, HEAD_IDS, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS, TOKENS, VIEW,
 };
 use super::ipc::read_batch;
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};

@@ -199,7 +199,7 @@ mod tests {
             [
                 "dataset.imags: unknown key; did you mean images? (known: images, kind, labels, limit)",
                 "head.k: expected at least 1, found 0",
-                "head.kk: unknown key; did you mean k? (known: k, mass, max_k)",
+                "head.kk: unknown key; did you mean k? (known: draws, k, mass, max_k, temperature)",
                 "seed: expected at least 0, found -1",
                 "teacher.kind: expected one of onnx, torchscript, found \"onyx\"; did you mean onnx?",
             ]
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "head.kk: unknown key; did you mean k? (known: k, mass, max_k)",
+                "head.kk: unknown key; did you mean k? (known: draws, k, mass, max_k, temperature)",
                 "preprocess.std: expected positive values, found 0",
                 "storage.shard_samples: expected at least 1, found 0",
             ]
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "head.kk: unknown key; did you mean k? (known: k, mass, max_k)",
+                "head.kk: unknown key; did you mean k? (known: draws, k, mass, max_k, temperature)",
                 "tail.nodes: the nodes must contain 1 (T = 1), found [0.5]",
             ]
         );

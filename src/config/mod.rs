@@ -16,9 +16,9 @@ mod train;
 
 pub use cache::{
     CacheConfig, DEFAULT_CURVE_STEP, DEFAULT_FIT_SAMPLES, DEFAULT_LEVEL, DEFAULT_MAX_K,
-    DEFAULT_SHARD_SAMPLES, DEFAULT_STEP, DEFAULT_STEP_GROWTH, DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH,
-    HeadConfig, OutputKind, StorageConfig, StorageForm, TailConfig, TeacherConfig, TeacherKind,
-    ValueEncoding,
+    DEFAULT_SHARD_SAMPLES, DEFAULT_STEP, DEFAULT_STEP_GROWTH, DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK,
+    DEFAULT_TOKEN_BATCH, HeadConfig, OutputKind, StorageConfig, StorageForm, TailConfig, TeacherConfig,
+    TeacherKind, ValueEncoding,
 };
 pub use data::{DatasetConfig, Layout, PreprocessConfig};
 pub use device::DeviceName;

@@ -136,7 +136,8 @@ mod tests {
     fn sums_over_batches_are_means_over_samples() {
         let logits = Tensor::from_slice(&[2.0f32, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 3.0]).view([3, 3]);
         let labels = Tensor::from_slice(&[0i64, 0, 2]);
-        let space = TargetSpace { classes: 3, k: 3, draws: None, nodes: TailNodes::default(), tail_model: None };
+        let space =
+            TargetSpace { classes: 3, k: 3, draws: None, nodes: TailNodes::default(), tail_model: None };
         let kl = KlDivergence::new(&space, Temperature::ONE, TailHandling::Prior, Device::Cpu).unwrap();
         let batch = TargetBatch {
             rows: 3,

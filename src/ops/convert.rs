@@ -142,7 +142,11 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
     plan.storage.form = settings.form;
     let (kept, values) = (source.storage.values, settings.values.unwrap_or(source.storage.values));
     if matches!(kept, ValueEncoding::Quantized | ValueEncoding::Counts) && values != kept {
-        return Err(ConvertError::Values { path: from.to_owned(), asked: values.as_str(), kept: kept.as_str() });
+        return Err(ConvertError::Values {
+            path: from.to_owned(),
+            asked: values.as_str(),
+            kept: kept.as_str(),
+        });
     }
     if values == ValueEncoding::Quantized && source.storage.values != values {
         (plan.storage.step, plan.storage.curve_step) = (Some(settings.step), Some(settings.curve_step));

@@ -244,7 +244,10 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
         targets,
         ..ShardRows::default()
     };
-    let bytes = measure_shard(&manifest, &shard, level)?.saturating_sub(FILE_OVERHEAD_BYTES);
+    // What a file has beside its rows: that of one without any.
+    let none = ShardRows { targets: shard.targets.of(&[]), ..ShardRows::default() };
+    let bytes =
+        measure_shard(&manifest, &shard, level)?.saturating_sub(measure_shard(&manifest, &none, level)?);
     Ok(bytes as f64 / rows.max(1) as f64 + codes)
 }
 

@@ -349,7 +349,9 @@ impl Reading {
             return Err(TeacherError::Output { path: "teacher".into(), expected, found }.into());
         }
         let logits = self.output.into_logits(output).map_err(|source| match source {
-            TeacherError::Value { row, .. } => SourceError::Value { sample: positions[row].row.sample, source },
+            TeacherError::Value { row, .. } => {
+                SourceError::Value { sample: positions[row].row.sample, source }
+            }
             other => other.into(),
         })?;
         let mut targets = self

@@ -223,7 +223,9 @@ mod tests {
             let batch = sampler.draw(&z.repeat(4000), &keys).unwrap();
             let mut seen = [0.0; 40];
             for row in 0..4000 {
-                counts(&batch, &sampler.draws, row).iter().for_each(|(id, n)| seen[*id as usize] += f64::from(*n));
+                counts(&batch, &sampler.draws, row)
+                    .iter()
+                    .for_each(|(id, n)| seen[*id as usize] += f64::from(*n));
             }
             let expected = softmax(&z, t);
             let chi: f64 = seen.iter().zip(&expected).map(|(o, p)| (o - p * 2e5).powi(2) / (p * 2e5)).sum();
@@ -234,7 +236,8 @@ mod tests {
     #[test]
     fn batches_and_threads_change_nothing() {
         let z: Vec<f32> = (0..64 * 700).map(|at| ((at * 7919) % 1009) as f32 / 100.0).collect();
-        let keys: Vec<Position> = (0..64).map(|at| Position { position: at as u32 % 8, ..key(at / 8) }).collect();
+        let keys: Vec<Position> =
+            (0..64).map(|at| Position { position: at as u32 % 8, ..key(at / 8) }).collect();
         let sampler = sampler(700, 20, 1.0);
         let whole = sampler.draw(&z, &keys).unwrap();
         let mut parts = TargetBatch::default();

@@ -205,7 +205,11 @@ fn refuse_draws(key: &str, cache: &CacheReader) -> Result<(), TrainError> {
     Err(TrainError::Mismatch {
         key: key.to_owned(),
         cache: cache.dir().to_owned(),
-        cached: format!("{} draws from each softmax at temperature {}", draws.number(), draws.temperature().get()),
+        cached: format!(
+            "{} draws from each softmax at temperature {}",
+            draws.number(),
+            draws.temperature().get()
+        ),
         found: "whole targets, which the KL to the teacher is measured against".into(),
         hint: "build a cache of this set with head.k, or leave validation's cache out",
     })

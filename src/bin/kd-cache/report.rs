@@ -32,9 +32,9 @@ pub fn plan(report: &PlanReport) -> String {
             ),
         ),
         (
-            "tail model",
+            "pre-pass",
             match report.fit_samples {
-                0 => "none (the head holds every class)".to_owned(),
+                0 => "none (no tail model and no codes to fit)".to_owned(),
                 positions => {
                     format!("{} for {} positions", duration(time.tail_model_hours), HumanCount(positions))
                 }
@@ -135,7 +135,9 @@ pub fn build(report: &BuildReport, out: &Path) -> String {
 
 /// What a cache holds.
 pub fn inspect(report: &InspectReport) -> String {
-    let nodes = if report.nodes.is_empty() {
+    let nodes = if report.draws.is_some() {
+        "none (nothing is kept of what was not drawn)".to_owned()
+    } else if report.nodes.is_empty() {
         "none (the head holds every class)".to_owned()
     } else {
         report.nodes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")
@@ -152,7 +154,7 @@ pub fn inspect(report: &InspectReport) -> String {
         ("samples", HumanCount(report.samples).to_string()),
         ("positions", HumanCount(report.positions).to_string()),
         ("classes", report.classes.to_string()),
-        ("head", format!("{} classes, {}", report.k, report.values)),
+        ("head", format!("{}, {}", head(report), report.values)),
         ("tail nodes", nodes),
         ("tail rank", if report.rank == 0 { "0, the prior alone".into() } else { report.rank.to_string() }),
         ("size", format!("{} in {} shards, {}", HumanBytes(report.bytes), report.shards, report.form)),
@@ -170,6 +172,16 @@ pub fn inspect(report: &InspectReport) -> String {
         rows.insert(rows.len() - 1, ("augment", augment.to_string()));
     }
     rows.into_iter().map(|(name, value)| format!("{name:<13}{value}\n")).collect()
+}
+
+/// How large heads are.
+pub fn head(report: &InspectReport) -> String {
+    match (report.draws, report.temperature) {
+        (Some(draws), Some(temperature)) => {
+            format!("classes of {draws} draws at T = {temperature}, up to {}", report.k)
+        }
+        _ => format!("{} classes", report.k),
+    }
 }
 
 /// What is wrong with a cache.

@@ -42,16 +42,21 @@ fn opening(markup: &mut Markup, report: &CacheReport, name: &str) {
     let cache = &report.cache;
     markup.leaf("h1", &[], name);
     let tail = match cache.rank {
+        _ if cache.draws.is_some() => "nothing of the others".to_owned(),
         _ if cache.k == cache.classes => "no tail".to_owned(),
         0 => "the others as a curve and a prior".to_owned(),
         rank => format!("the others as a curve and a shape of rank {rank}"),
     };
+    let kept = match (cache.draws, cache.temperature) {
+        (Some(draws), Some(t)) => {
+            format!("those that {draws} draws at T = {t} met are kept with their numbers")
+        }
+        _ => format!("{} are kept exactly", HumanCount(cache.k as u64)),
+    };
     let text = format!(
-        "Distillation targets of {} samples: {} classes, of which {} are kept exactly and {tail}; {}, {:.1} \
-         bytes per position.",
+        "Distillation targets of {} samples: {} classes, of which {kept} and {tail}; {}, {:.1} bytes per position.",
         HumanCount(cache.samples),
         HumanCount(cache.classes as u64),
-        HumanCount(cache.k as u64),
         HumanBytes(cache.bytes),
         cache.bytes_per_position
     );

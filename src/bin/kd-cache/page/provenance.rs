@@ -33,7 +33,7 @@ pub fn section(markup: &mut Markup, report: &CacheReport) {
         ("samples", HumanCount(cache.samples).to_string()),
         ("positions", HumanCount(cache.positions).to_string()),
         ("classes", HumanCount(cache.classes as u64).to_string()),
-        ("head", format!("{} classes, {}", HumanCount(cache.k as u64), cache.values)),
+        ("head", format!("{}, {}", crate::report::head(cache), cache.values)),
         ("tail nodes", nodes),
         ("tail rank", cache.rank.to_string()),
         (

@@ -14,7 +14,10 @@ const NUMBER: Cells = Cells::Numbers;
 /// How much of the target the head holds.
 pub fn kept_mass(markup: &mut Markup, report: &CacheReport) {
     let rows = &report.kept_mass;
-    let about = if report.cache.k < report.cache.classes {
+    let about = if report.cache.draws.is_some() {
+        "Sampled targets: what was drawn holds all of the mass, right on average over many positions and at this \
+         temperature only."
+    } else if report.cache.k < report.cache.classes {
         "How much of each target the kept classes hold by themselves. The rest is in the tail: its mass is \
          kept exactly, where it lies by the tail model. Where the head holds little, top-k without a tail is far \
          off."
@@ -153,7 +156,8 @@ pub fn ranks(markup: &mut Markup, report: &CacheReport) {
 fn others(report: &CacheReport) -> [Option<String>; 2] {
     let told = report.shapes.first().map_or(0, |shape| shape.ranks.len());
     let (k, classes) = (report.cache.k, report.cache.classes);
-    [(k > told).then(|| format!("{}+", told + 1)), (classes > k).then(|| "tail".into())]
+    let outside = if report.cache.draws.is_some() { "not drawn" } else { "tail" };
+    [(k > told).then(|| format!("{}+", told + 1)), (classes > k).then(|| outside.into())]
 }
 
 /// Where labels stand.
