@@ -275,7 +275,10 @@ fn what_does_not_belong_together_is_refused_naming_both() {
         &["student.classes=12"],
         &["student.classes: the config gives 12", "10 classes", "leave the key out"],
     );
-    refused(&["loss.temperature=0.5"], &["loss.temperature: temperature 0.5 is below 1", "tail.nodes up to 2"]);
+    refused(
+        &["loss.temperature=0.5"],
+        &["loss.temperature: temperature 0.5 is below 1", "tail.nodes up to 2"],
+    );
     refused(
         &["train.select_by=test.kl"],
         &["train.select_by", "no measure \"kl\"", "accuracy, cross_entropy"],

@@ -11,9 +11,8 @@
 //! ```
 //!
 //! Writer and reader never see each other: they agree through [`mod@format`], [`Manifest`] and the
-//! journal. The written specification is `schemas/format-v1.md` with `format-v2.md` and
-//! `format-v3.md`, and
-//! `tests/golden.rs` holds both to it.
+//! journal. The written specification is `schemas/format-v1.md` with `format-v2.md`,
+//! `format-v3.md` and `format-v4.md`, and `tests/golden.rs` holds both to it.
 
 pub mod format;
 

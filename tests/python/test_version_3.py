@@ -456,8 +456,8 @@ class Codes(unittest.TestCase):
 class Refusing(Folder):
     def test_manifests(self):
         for change, words in (
-            ({"format_version": 4}, "versions 1 to 3, found"),
-            ({"format_version": 2}, "storage.values: quantized"),
+            ({"format_version": 5}, "versions 1 to 4, found"),
+            ({"format_version": 2}, "storage.values: expected one of f16, f32, found quantized"),
             ({"head__mass": 0}, "head.mass"),
             ({"head__mass": 1.5}, "head.mass"),
             ({"head__mass": "most"}, "not a manifest"),
