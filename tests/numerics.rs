@@ -9,7 +9,7 @@ mod common;
 use common::fixture;
 use kd_cache::cache::CacheReader;
 use kd_cache::config::{LossWeights, OptimizerConfig};
-use kd_cache::loss::{TargetSpace, TargetTensors, WeightedLoss, cross_entropy};
+use kd_cache::loss::{Means, TargetSpace, TargetTensors, WeightedLoss, cross_entropy};
 use kd_cache::optim;
 use kd_cache::target::{TailHandling, TailNodes, TargetBatch, Temperature};
 use serde_json::{Value, json};
@@ -60,6 +60,12 @@ fn whole_heads(teacher: &[Vec<f64>]) -> TargetBatch {
     batch
 }
 
+/// Means over all rows of `logits`.
+fn all(logits: &Tensor) -> Means {
+    let rows = logits.size()[0] as usize;
+    Means { positions: rows, labels: rows }
+}
+
 #[test]
 fn the_weighted_loss_and_its_gradient_are_pytorchs() {
     let reference = reference("kl.json");
@@ -76,7 +82,7 @@ fn the_weighted_loss_and_its_gradient_are_pytorchs() {
         for tail in TailHandling::ALL {
             let mut student = student.detach().copy().set_requires_grad(true);
             let loss = WeightedLoss::new(&weights, temperature, tail, Some(&space), Device::Cpu).unwrap();
-            let terms = loss.forward(&student, Some(&labels), Some(&targets));
+            let terms = loss.forward(&student, Some(&labels), Some(&targets), all(&student));
             terms.total.backward();
             let what = format!("{tail}, T = {temperature:?}, {weights:?}");
             close(terms.total.double_value(&[]), &case["loss"], &what);
@@ -159,7 +165,7 @@ fn the_python_reader_is_held_to_our_losses() {
             let t = Temperature::new(temperature).unwrap();
             let loss = WeightedLoss::new(&weights, t, tail, Some(&space), Device::Cpu).unwrap();
             let student = tensor(&student).set_requires_grad(true);
-            let total = loss.forward(&student, None, Some(&targets)).total;
+            let total = loss.forward(&student, None, Some(&targets), all(&student)).total;
             total.backward();
             let gradient = numbers(&student.grad());
             let gradient: Vec<Vec<f64>> =

@@ -380,6 +380,9 @@ mod training {
                 samples: 10,
                 accuracy: some(0.5),
                 cross_entropy: some(1.0),
+                perplexity: some(2.7),
+                calibration_error: some(0.1),
+                acceptance: some(0.4),
                 agreement: some(0.6),
                 kl: some(0.1),
             };
@@ -393,6 +396,7 @@ mod training {
                 cross_entropy: some(2.0),
                 seconds: 0.5,
                 samples_per_second: 20.0,
+                positions_per_second: some(200.0),
                 validation: validation.clone(),
             };
             hold("train-epoch", &value(&epoch), &[("/epoch", json!(-1)), ("/validation", json!([]))]);

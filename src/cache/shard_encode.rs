@@ -45,6 +45,34 @@ pub struct TokenRow {
     pub documents: Vec<u32>,
 }
 
+impl TokenRow {
+    /// The number of each token's document in the row, from 0: `[positions]`.
+    pub fn numbers(&self) -> Vec<u32> {
+        let mut starts = self.documents.iter().copied().skip(1).peekable();
+        let mut number = 0;
+        let of = |at: u32| {
+            while starts.next_if(|begun| *begun <= at).is_some() {
+                number += 1;
+            }
+            number
+        };
+        (0..self.tokens.len() as u32).map(of).collect()
+    }
+
+    /// Each token's place in its document, as far as that lies in this row: `[positions]`.
+    pub fn places(&self) -> Vec<u32> {
+        let start = |number: u32| self.documents.get(number as usize).copied().unwrap_or(0);
+        self.numbers().into_iter().zip(0..).map(|(number, at)| at - start(number)).collect()
+    }
+
+    /// The token that follows each, `None` at the end of a document and of the row: `[positions]`.
+    pub fn next_tokens(&self) -> Vec<Option<u32>> {
+        let numbers = self.numbers();
+        let next = |at: usize| (numbers.get(at + 1)? == &numbers[at]).then(|| self.tokens[at + 1]);
+        (0..self.tokens.len()).map(next).collect()
+    }
+}
+
 impl ShardRows {
     /// Positions of each row.
     fn positions(&self) -> Vec<usize> {
@@ -235,5 +263,21 @@ fn encode_floats(values: impl Iterator<Item = f32>, encoding: ValueEncoding) -> 
             values.map(|v| f16::from_f32(v.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))),
         )),
         _ => Arc::new(Float32Array::from_iter_values(values)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TokenRow;
+
+    #[test]
+    fn documents_of_a_row_are_told_apart() {
+        let row = TokenRow { tokens: vec![9, 8, 7, 6, 5, 4], documents: vec![0, 2, 5] };
+        assert_eq!(row.numbers(), [0, 0, 1, 1, 1, 2]);
+        assert_eq!(row.places(), [0, 1, 0, 1, 2, 0]);
+        assert_eq!(row.next_tokens(), [Some(8), None, Some(6), Some(5), None, None]);
+        let one = TokenRow { tokens: vec![9; 3], documents: vec![0] };
+        assert_eq!(one.places(), [0, 1, 2]);
+        assert_eq!(TokenRow::default().next_tokens(), []);
     }
 }

@@ -11,6 +11,7 @@ mod device;
 mod fault;
 mod images;
 mod load;
+mod student;
 mod tokens;
 mod train;
 
@@ -28,11 +29,12 @@ pub use images::{
     RandomResizedCrop,
 };
 pub use load::{Config, load, load_str};
+pub use student::{LlamaConfig, StudentConfig};
 pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
 pub use train::{
-    LossConfig, LossWeights, OptimizerConfig, ScheduleConfig, StudentConfig, TrainConfig, TrainSection,
+    InitConfig, LossConfig, LossWeights, OptimizerConfig, ScheduleConfig, TrainConfig, TrainSection,
     ValidationConfig,
 };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::student::StudentConfig;
 use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device};
 use crate::target::TailHandling;
 
@@ -17,16 +18,24 @@ pub struct TrainConfig {
     /// Seeds initial weights and the order of samples.
     #[serde(default)]
     pub seed: u64,
-    /// The samples to train on; with a cache, the ones the cache was built over.
-    pub dataset: DatasetConfig,
+    /// The samples to train on; with a cache, the ones the cache was built over. A cache of tokens keeps its
+    /// own, and no dataset is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetConfig>,
     /// How a sample becomes the student's input; default: as the cache's teacher saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<PreprocessConfig>,
     /// Views of each training image; with a cache always the cache's, which are taken where nothing is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<AugmentConfig>,
+    /// The `tokenizer.json` of a cache of tokens: compared with the cache's, and copied into the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// The model to train.
     pub student: StudentConfig,
+    /// Weights to begin with; default: drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitConfig>,
     /// What is minimised.
     pub loss: LossConfig,
     /// How weights are changed.
@@ -41,73 +50,13 @@ pub struct TrainConfig {
     pub validation: BTreeMap<String, ValidationConfig>,
 }
 
-/// The model to train. Inputs and number of classes come from the data and the cache.
+/// Weights to begin with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum StudentConfig {
-    /// Fully connected layers with ReLU between them.
-    Mlp {
-        /// Widths of the hidden layers.
-        hidden: Vec<u32>,
-        /// Number of classes; default: the cache's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 2))]
-        classes: Option<usize>,
-    },
-    /// Blocks of 3×3 convolution, batch norm, ReLU and 2×2 max-pooling, then a global average
-    /// and a linear layer.
-    Conv {
-        /// Channels of each block.
-        channels: Vec<u32>,
-        /// Convolutions in each block.
-        #[serde(default = "one")]
-        #[schemars(range(min = 1, max = 8))]
-        depth: u32,
-        /// Number of classes; default: the cache's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 2))]
-        classes: Option<usize>,
-    },
-    /// ResNet-18 with a 3×3 stem and no first pooling, for small images (the CIFAR form).
-    Resnet18 {
-        /// Channels of the first stage; 64 is the published width.
-        #[serde(default = "resnet_width")]
-        #[schemars(range(min = 1))]
-        width: u32,
-        /// Number of classes; default: the cache's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 2))]
-        classes: Option<usize>,
-    },
-    /// Any TorchScript module that maps inputs to logits; its parameters are trained.
-    Torchscript {
-        /// The module's file, scripted or traced in training mode.
-        path: PathBuf,
-        /// Number of classes; default: the cache's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 2))]
-        classes: Option<usize>,
-    },
-}
-
-fn one() -> u32 {
-    1
-}
-
-fn resnet_width() -> u32 {
-    64
-}
-
-impl StudentConfig {
-    /// The number of classes, if the config gives one.
-    pub fn classes(&self) -> Option<usize> {
-        match self {
-            Self::Mlp { classes, .. }
-            | Self::Conv { classes, .. }
-            | Self::Resnet18 { classes, .. }
-            | Self::Torchscript { classes, .. } => *classes,
-        }
-    }
+#[serde(deny_unknown_fields)]
+pub struct InitConfig {
+    /// A `.safetensors` file, or a folder of them as Hugging Face has it: weights are taken under their names,
+    /// where shapes agree; of more layers every n-th.
+    pub weights: PathBuf,
 }
 
 /// What is minimised: a weighted sum.
@@ -286,8 +235,9 @@ fn default_prefetch() -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ValidationConfig {
-    /// Its samples.
-    pub dataset: DatasetConfig,
+    /// Its samples; those of the cache where that keeps tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetConfig>,
     /// A cache over the same samples, for KL and agreement with the teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
@@ -295,9 +245,15 @@ pub struct ValidationConfig {
 
 impl Config for TrainConfig {
     fn validate(&self) -> Vec<Fault> {
-        let mut faults = self.dataset.validate("dataset");
+        let mut faults = Vec::new();
+        faults.extend(self.dataset.iter().flat_map(|dataset| dataset.validate("dataset")));
         for (name, set) in &self.validation {
-            faults.extend(set.dataset.validate(&format!("validation.{name}.dataset")));
+            let key = format!("validation.{name}.dataset");
+            faults.extend(set.dataset.iter().flat_map(|dataset| dataset.validate(&key)));
+            if set.dataset.is_none() && set.cache.is_none() {
+                let problem = "expected dataset, its samples, or cache, one of tokens; found neither";
+                faults.push(Fault::new(format!("validation.{name}"), problem));
+            }
         }
         if let Some(preprocess) = &self.preprocess {
             faults.extend(preprocess.validate("preprocess"));
@@ -311,22 +267,13 @@ impl Config for TrainConfig {
             let problem = "expected a positive weight for kl or cross_entropy, found none";
             faults.push(Fault::new("loss.weights", problem));
         }
-        if let DatasetConfig::Idx { labels: None, .. } = &self.dataset
+        if let Some(DatasetConfig::Idx { labels: None, .. }) = &self.dataset
             && weights.cross_entropy > 0.0
         {
             let problem = "missing; loss.weights.cross_entropy needs labels (or set its weight to 0)";
             faults.push(Fault::new("dataset.labels", problem));
         }
-        match &self.student {
-            StudentConfig::Mlp { hidden, .. } if hidden.contains(&0) => {
-                faults.push(Fault::new("student.hidden", "expected widths of at least 1, found 0"));
-            }
-            StudentConfig::Conv { channels, .. } if channels.is_empty() || channels.contains(&0) => {
-                let problem = format!("expected one or more positive widths, found {channels:?}");
-                faults.push(Fault::new("student.channels", problem));
-            }
-            _ => {}
-        }
+        faults.extend(self.student.validate());
         if let OptimizerConfig::Adamw { betas, .. } = &self.optimizer
             && let Some(bad) = betas.iter().find(|b| !(0.0..1.0).contains(*b))
         {

@@ -7,7 +7,7 @@ mod split;
 mod tokens;
 
 pub use folder::FolderError;
-pub use tokens::{Sequence, TokenDataset, TokenizerIdentity, TokensError};
+pub use tokens::{Sequence, TokenDataset, Tokenizer, TokenizerIdentity, TokensError};
 
 use std::borrow::Cow;
 use std::path::PathBuf;

@@ -6,5 +6,5 @@
 mod samples;
 mod stream;
 
-pub use samples::{Batch, LoaderError, Samples};
+pub use samples::{Batch, Inputs, LoaderError, NO_LABEL, Samples, TokenInputs};
 pub use stream::{Batches, Order, stream};

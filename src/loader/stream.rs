@@ -37,7 +37,7 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize) 
     let samples = Arc::clone(samples);
     let (to, from_worker) = sync_channel(ahead.max(1));
     let worker = std::thread::spawn(move || {
-        let len = samples.dataset().len();
+        let len = samples.len();
         let (order, view) = match order {
             Order::Sequential => (None, 0),
             Order::Shuffled { seed, epoch } => {
@@ -92,6 +92,7 @@ mod tests {
     use crate::dataset::{Dataset, DatasetError, Sample};
     use crate::digest::Digest;
     use crate::ids::SampleId;
+    use crate::loader::Inputs;
     use crate::preprocess::Preprocess;
 
     /// Samples that are their own index, but for one that cannot be read.
@@ -131,15 +132,16 @@ mod tests {
     fn samples(len: u64, broken: Option<u64>) -> Arc<Samples> {
         let config = PreprocessConfig { scale: 1.0, layout: Layout::Flat, ..PreprocessConfig::default() };
         let dataset = Counting { len, broken, fingerprint: Digest::of_bytes(b"counting") };
-        Arc::new(Samples::new(Box::new(dataset), Preprocess::new(&config, &[1]).unwrap(), None))
+        Arc::new(Samples::images(Box::new(dataset), Preprocess::new(&config, &[1]).unwrap(), None))
     }
 
     fn ids(order: Order, batch: usize) -> Vec<Vec<u64>> {
         let all = stream(&samples(100, None), order, batch, 2);
         all.map(|batch| {
             let batch = batch.unwrap();
-            for ((id, input), label) in batch.ids.iter().zip(&batch.inputs).zip(batch.labels.unwrap()) {
-                assert_eq!((id.0 as f32, id.0 as u32), (*input, label));
+            let Inputs::Images(inputs) = &batch.inputs else { panic!("{batch:?}") };
+            for ((id, input), label) in batch.ids.iter().zip(inputs).zip(batch.labels.unwrap()) {
+                assert_eq!((id.0 as f32, id.0 as i64), (*input, label));
             }
             batch.ids.iter().map(|id| id.0).collect()
         })

@@ -150,6 +150,36 @@ impl KlDivergence {
     }
 }
 
+impl KlDivergence {
+    /// `Σ_j min(p_j, q_j)` of each position, `q` being `softmax(logits / T)`: how often a draw from the student is
+    /// accepted in speculative decoding by a teacher that says what the target says (Leviathan, Kalman &
+    /// Matias, 2023, equation 2), and 1 − the total variation. `None` for a bucket, which is of no class.
+    ///
+    /// # Shapes
+    /// As in [`Self::per_sample`].
+    pub fn overlap(&self, logits: &Tensor, targets: &TargetTensors) -> Option<Tensor> {
+        let target = self.decoder.decode(targets);
+        let log_q = (logits.to_kind(Kind::Float) * self.temperature.beta()).log_softmax(-1, Kind::Float);
+        let smaller = |log_p: &Tensor, log_q: &Tensor| {
+            log_p.minimum(log_q).exp().sum_dim_intlist(-1, false, Kind::Float)
+        };
+        match (&self.tail, &target.log_tail) {
+            (Tail::Bucket, Some(_)) => None,
+            (Tail::Dense { log_w, basis }, Some(tail)) => {
+                let log_p = log_target(&log_q.size(), targets, &target.log_head, tail, log_w, basis.as_ref());
+                Some(smaller(&log_p, &log_q))
+            }
+            (Tail::Product { log_w, .. }, Some(tail)) => {
+                let log_w = log_w.to_kind(Kind::Float);
+                let log_p = log_target(&log_q.size(), targets, &target.log_head, tail, &log_w, None);
+                Some(smaller(&log_p, &log_q))
+            }
+            // What fills a head up has no mass.
+            _ => Some(smaller(&target.log_head, &log_q.gather(-1, &targets.ids, false))),
+        }
+    }
+}
+
 /// `Σ p (log p − log q)` over the last dimension.
 fn divergence(log_p: &Tensor, log_q: &Tensor) -> Tensor {
     (log_p.exp() * (log_p - log_q)).sum_dim_intlist(-1, false, Kind::Float)
@@ -190,10 +220,23 @@ fn dense(
     log_w: &Tensor,
     basis: Option<&Tensor>,
 ) -> Tensor {
-    let log_p = tch::no_grad(|| {
+    let log_p = log_target(&scaled.size(), targets, log_head, log_tail, log_w, basis);
+    divergence(&log_p, &scaled.log_softmax(-1, Kind::Float))
+}
+
+/// The target's log-probabilities of all classes, of shape `size`.
+fn log_target(
+    size: &[i64],
+    targets: &TargetTensors,
+    log_head: &Tensor,
+    log_tail: &Tensor,
+    log_w: &Tensor,
+    basis: Option<&Tensor>,
+) -> Tensor {
+    tch::no_grad(|| {
         let weights = match basis {
             Some(basis) => log_w.addmm(&targets.codes, basis),
-            None => log_w.expand(scaled.size(), false),
+            None => log_w.expand(size, false),
         };
         let off_head = weights.scatter_value(-1, &targets.ids, f64::NEG_INFINITY);
         let shape = off_head.log_softmax(-1, Kind::Float) + log_tail.unsqueeze(-1);
@@ -205,8 +248,7 @@ fn dense(
                 shape.scatter(-1, &targets.ids, &log_head.where_self(&in_head.to_kind(Kind::Bool), &filled))
             }
         }
-    });
-    divergence(&log_p, &scaled.log_softmax(-1, Kind::Float))
+    })
 }
 
 /// The same without a dense target. With `u_j = w_j / (1 − W)`, `W = Σ_H w`, off the head:

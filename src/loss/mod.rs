@@ -13,7 +13,7 @@ mod weighted;
 pub use cross_entropy::cross_entropy;
 pub use kl::KlDivergence;
 pub use targets::{DecodedBatch, TargetSpace, TargetTensors};
-pub use weighted::{LossTerms, WeightedLoss};
+pub use weighted::{LossTerms, Means, WeightedLoss};
 
 use crate::target::{NotCovered, TailHandling};
 

@@ -15,6 +15,15 @@ pub struct WeightedLoss {
     cross_entropy: Option<f64>,
 }
 
+/// Over how many a batch's means are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Means {
+    /// Positions of the batch.
+    pub positions: usize,
+    /// Those of them that have a label.
+    pub labels: usize,
+}
+
 /// A batch's loss and its parts, each a scalar tensor on the device.
 #[derive(Debug)]
 pub struct LossTerms {
@@ -24,6 +33,20 @@ pub struct LossTerms {
     pub kl: Option<Tensor>,
     /// Mean cross-entropy, unweighted, detached.
     pub cross_entropy: Option<Tensor>,
+}
+
+impl LossTerms {
+    /// Adds those of another part of the same batch, detached.
+    pub fn add(&mut self, part: &Self) {
+        let sum = |a: &mut Option<Tensor>, b: &Option<Tensor>| {
+            if let (Some(a), Some(b)) = (a, b) {
+                *a += b;
+            }
+        };
+        self.total = self.total.detach() + part.total.detach();
+        sum(&mut self.kl, &part.kl);
+        sum(&mut self.cross_entropy, &part.cross_entropy);
+    }
 }
 
 impl WeightedLoss {
@@ -47,28 +70,30 @@ impl WeightedLoss {
         Ok(Self { kl, cross_entropy: Some(weights.cross_entropy).filter(|weight| *weight > 0.0) })
     }
 
-    /// The loss of a batch, a mean over its samples.
+    /// The loss of a batch, or what a part of its positions adds to it: sums over these, divided by the numbers
+    /// in `means`, which are the whole batch's.
     ///
     /// Terms whose targets are not given are left out.
     ///
     /// # Shapes
-    /// `logits`: `[batch, classes]`, raw; `labels`: `[batch]`, int64.
+    /// `logits`: `[positions, classes]`, raw; `labels`: `[positions]`, int64, negative where there is none.
     pub fn forward(
         &self,
         logits: &Tensor,
         labels: Option<&Tensor>,
         targets: Option<&TargetTensors>,
+        means: Means,
     ) -> LossTerms {
         let mut total = Tensor::zeros([], (Kind::Float, logits.device()));
         let mut terms = (None, None);
         if let (Some((weight, kl)), Some(targets)) = (&self.kl, targets) {
-            let square = kl.temperature().get().powi(2);
-            let mean = kl.per_sample(logits, targets).mean(Kind::Float) * square;
+            let factor = kl.temperature().get().powi(2) / means.positions.max(1) as f64;
+            let mean = kl.per_sample(logits, targets).sum(Kind::Float) * factor;
             total += &mean * *weight;
             terms.0 = Some(mean.detach());
         }
         if let (Some(weight), Some(labels)) = (self.cross_entropy, labels) {
-            let mean = cross_entropy(logits, labels).mean(Kind::Float);
+            let mean = cross_entropy(logits, labels).sum(Kind::Float) / means.labels.max(1) as f64;
             total += &mean * weight;
             terms.1 = Some(mean.detach());
         }

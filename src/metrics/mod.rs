@@ -6,23 +6,38 @@ use tch::{Kind, Tensor};
 
 use crate::loss::{KlDivergence, TargetTensors, cross_entropy};
 
+/// Intervals of confidence in [`Evaluation::calibration_error`].
+const INTERVALS: i64 = 15;
+
 /// A student on one validation set. Measures that need labels or a cache are absent without them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evaluation {
-    /// Samples measured.
+    /// Samples measured; where they are rows of tokens, positions: everything here is of positions then.
     pub samples: u64,
-    /// Share of samples whose most probable class is the label.
+    /// Share of samples with a label whose most probable class it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Mean `−log softmax(student)[label]` in nats, at T = 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_entropy: Option<f64>,
-    /// Share of samples whose most probable class is the teacher's.
+    /// `exp(cross_entropy)`, of language models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// Expected calibration error: the mean difference between the probability of the most probable class and how
+    /// often it is the label, over 15 intervals of probability (Guo et al., 2017).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration_error: Option<f64>,
+    /// Share of samples whose most probable class is the teacher's; of language models the acceptance rate of
+    /// greedy speculative decoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
     /// Mean `KL(cached target ‖ softmax(student))` in nats, at T = 1 whatever the training's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
+    /// Acceptance rate of sampled speculative decoding at T = 1, `Σ min(target, student)`, of language models
+    /// with a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<f64>,
 }
 
 /// A measure by name.
@@ -36,11 +51,25 @@ pub enum Metric {
     Agreement,
     /// [`Evaluation::kl`].
     Kl,
+    /// [`Evaluation::perplexity`].
+    Perplexity,
+    /// [`Evaluation::calibration_error`].
+    CalibrationError,
+    /// [`Evaluation::acceptance`].
+    Acceptance,
 }
 
 impl Metric {
     /// All of them, in the order in which a default is chosen.
-    pub const ALL: [Self; 4] = [Self::Accuracy, Self::Agreement, Self::Kl, Self::CrossEntropy];
+    pub const ALL: [Self; 7] = [
+        Self::Perplexity,
+        Self::Accuracy,
+        Self::Agreement,
+        Self::Kl,
+        Self::CrossEntropy,
+        Self::Acceptance,
+        Self::CalibrationError,
+    ];
 
     /// The word used in configs and reports.
     pub fn as_str(self) -> &'static str {
@@ -49,6 +78,9 @@ impl Metric {
             Self::CrossEntropy => "cross_entropy",
             Self::Agreement => "agreement",
             Self::Kl => "kl",
+            Self::Perplexity => "perplexity",
+            Self::CalibrationError => "calibration_error",
+            Self::Acceptance => "acceptance",
         }
     }
 
@@ -59,19 +91,28 @@ impl Metric {
             Self::CrossEntropy => evaluation.cross_entropy,
             Self::Agreement => evaluation.agreement,
             Self::Kl => evaluation.kl,
+            Self::Perplexity => evaluation.perplexity,
+            Self::CalibrationError => evaluation.calibration_error,
+            Self::Acceptance => evaluation.acceptance,
         }
     }
 
     /// Whether a larger value is the better one.
     pub fn higher_is_better(self) -> bool {
-        matches!(self, Self::Accuracy | Self::Agreement)
+        matches!(self, Self::Accuracy | Self::Agreement | Self::Acceptance)
     }
 }
 
 /// Sums up an [`Evaluation`]; nothing is read back from the device before the end.
 #[derive(Debug, Default)]
 pub struct Meter {
+    /// Whether positions are of language models.
+    of_tokens: bool,
     samples: u64,
+    labels: Option<Tensor>,
+    /// How many, how confident and how often right, by interval of confidence: `[3, INTERVALS]`.
+    calibration: Option<Tensor>,
+    acceptance: Option<Tensor>,
     hits: Option<Tensor>,
     cross_entropy: Option<Tensor>,
     agreed: Option<Tensor>,
@@ -79,10 +120,15 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// For language models or for images.
+    pub fn new(of_tokens: bool) -> Self {
+        Self { of_tokens, ..Self::default() }
+    }
+
     /// Adds a batch.
     ///
     /// # Shapes
-    /// `logits`: `[batch, classes]`, raw; `labels`: `[batch]`, int64.
+    /// `logits`: `[batch, classes]`, raw; `labels`: `[batch]`, int64, negative where there is none.
     pub fn add(
         &mut self,
         logits: &Tensor,
@@ -90,31 +136,62 @@ impl Meter {
         targets: Option<(&KlDivergence, &TargetTensors)>,
     ) {
         self.samples += logits.size()[0].unsigned_abs();
-        let best = logits.argmax(-1, false);
+        let (confidence, best) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
         let count = |other: &Tensor| best.eq_tensor(other).sum(Kind::Double);
         if let Some(labels) = labels {
+            let there = labels.ge(0);
+            add(&mut self.labels, there.sum(Kind::Double));
             add(&mut self.hits, count(labels));
             add(&mut self.cross_entropy, cross_entropy(logits, labels).sum(Kind::Double));
+            let hits = best.eq_tensor(labels);
+            add(&mut self.calibration, by_confidence(&confidence, &there, &hits));
         }
         if let Some((kl, targets)) = targets {
             // The head's first class is the teacher's most probable one.
             add(&mut self.agreed, count(&targets.ids.select(-1, 0)));
             add(&mut self.kl, kl.per_sample(logits, targets).sum(Kind::Double));
+            let overlap = if self.of_tokens { kl.overlap(logits, targets) } else { None };
+            if let Some(overlap) = overlap {
+                add(&mut self.acceptance, overlap.sum(Kind::Double));
+            }
         }
     }
 
     /// The means.
     pub fn finish(self) -> Evaluation {
         let samples = self.samples.max(1) as f64;
-        let mean = |sum: Option<Tensor>| sum.map(|sum| sum.double_value(&[]) / samples);
+        let labels = self.labels.map_or(1.0, |labels| labels.double_value(&[]).max(1.0));
+        let mean = |sum: Option<Tensor>, over: f64| sum.map(|sum| sum.double_value(&[]) / over);
+        let cross_entropy = mean(self.cross_entropy, labels);
         Evaluation {
             samples: self.samples,
-            accuracy: mean(self.hits),
-            cross_entropy: mean(self.cross_entropy),
-            agreement: mean(self.agreed),
-            kl: mean(self.kl),
+            accuracy: mean(self.hits, labels),
+            cross_entropy,
+            perplexity: cross_entropy.filter(|_| self.of_tokens).map(f64::exp),
+            calibration_error: self.calibration.map(|by_confidence| {
+                let off = (by_confidence.get(1) - by_confidence.get(2)).abs();
+                off.sum(Kind::Double).double_value(&[]) / labels
+            }),
+            agreement: mean(self.agreed, samples),
+            kl: mean(self.kl, samples),
+            acceptance: mean(self.acceptance, samples),
         }
     }
+}
+
+/// Of the samples that are `there`: how many, their confidences and their `hits`, by interval of confidence.
+fn by_confidence(confidence: &Tensor, there: &Tensor, hits: &Tensor) -> Tensor {
+    let interval = (confidence * INTERVALS as f64).to_kind(Kind::Int64).clamp(0, INTERVALS - 1);
+    let there = there.to_kind(Kind::Double);
+    let rows = [
+        there.shallow_clone(),
+        confidence.to_kind(Kind::Double) * &there,
+        hits.to_kind(Kind::Double) * &there,
+    ];
+    let sums = rows.map(|row| {
+        Tensor::zeros([INTERVALS], (Kind::Double, confidence.device())).index_add(0, &interval, &row)
+    });
+    Tensor::stack(&sums, 0)
 }
 
 fn add(sum: &mut Option<Tensor>, term: Tensor) {

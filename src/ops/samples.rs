@@ -131,7 +131,8 @@ impl Samples {
                 let mut batch = TokenBatch::new(longest);
                 for row in &all {
                     let tokens: Vec<i64> = row.tokens.iter().map(|token| i64::from(*token)).collect();
-                    batch.push(&tokens, &places(row))?;
+                    let places: Vec<i64> = row.places().into_iter().map(i64::from).collect();
+                    batch.push(&tokens, &places)?;
                 }
                 Ok(Prepared { rows, input: Input::Tokens(batch), tokens: all })
             }
@@ -180,19 +181,6 @@ impl Prepared {
     }
 }
 
-/// Each token's place in its document.
-fn places(row: &TokenRow) -> Vec<i64> {
-    let mut starts = row.documents.iter().copied().peekable();
-    let mut start = 0;
-    let place = |at: u32| {
-        if let Some(begun) = starts.next_if(|begun| *begun <= at) {
-            start = begun;
-        }
-        i64::from(at - start)
-    };
-    (0..row.tokens.len() as u32).map(place).collect()
-}
-
 /// The teacher of samples of either kind.
 pub(super) enum Model {
     Images(Box<dyn Teacher>),
@@ -239,17 +227,5 @@ impl Model {
                 Err(TeacherError::Tokens { row: 0, problem: "expected a batch of the teacher's kind".into() })
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_restart_with_each_document() {
-        let row = TokenRow { tokens: vec![9; 6], documents: vec![0, 2, 5] };
-        assert_eq!(places(&row), [0, 1, 0, 1, 2, 0]);
-        assert_eq!(places(&TokenRow { tokens: vec![9; 3], documents: vec![0] }), [0, 1, 2]);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::nn::{ModuleT, VarStore};
 use tch::{CModule, Device, Kind, Tensor};
 
-use super::{State, Student, StudentError};
+use super::{Input, Model, State, Student, StudentError};
 
 pub(super) struct BuiltIn {
     name: &'static str,
@@ -39,11 +39,16 @@ impl BuiltIn {
     }
 }
 
-impl Student for BuiltIn {
-    fn forward(&self, input: &Tensor) -> Result<Tensor, StudentError> {
-        Ok(self.net.forward_t(input, self.training))
+impl Model for BuiltIn {
+    fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
+        match input {
+            Input::Images(images) => Ok(self.net.forward_t(images, self.training)),
+            Input::Tokens(_) => Err(StudentError::NeedsImages { kind: self.name }),
+        }
     }
+}
 
+impl Student for BuiltIn {
     fn set_training(&mut self, training: bool) {
         self.training = training;
     }

@@ -2,6 +2,9 @@
 
 mod built_in;
 mod conv;
+mod init;
+mod input;
+mod llama;
 mod mlp;
 mod resnet18;
 mod torchscript;
@@ -9,21 +12,41 @@ mod torchscript;
 use std::path::{Path, PathBuf};
 
 use tch::nn::VarStore;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::StudentConfig;
 
-/// A model with trainable variables.
-pub trait Student {
-    /// Logits of a batch.
+pub use init::{Initialised, initialise};
+pub use input::{Input, TokenTensors};
+
+/// Something that answers a batch, in two steps: so that of many positions and classes the logits need never
+/// exist all at once.
+pub trait Model {
+    /// What [`Self::head`] makes logits of; the logits themselves where the model has no head apart.
     ///
     /// # Shapes
-    /// `input`: `[batch, …input shape]`, float. The result is `[batch, classes]`, raw logits.
+    /// The result is `[positions, width]`, a position for each image or each token that is no padding.
     ///
     /// # Errors
     /// [`StudentError`]: the model refuses the input or answers with something else.
-    fn forward(&self, input: &Tensor) -> Result<Tensor, StudentError>;
+    fn features(&self, input: &Input) -> Result<Tensor, StudentError>;
 
+    /// Raw logits of some positions.
+    ///
+    /// # Shapes
+    /// `[positions, width]` to `[positions, classes]`.
+    fn head(&self, features: &Tensor) -> Tensor {
+        features.shallow_clone()
+    }
+
+    /// Whether there is a head apart from the features.
+    fn has_head(&self) -> bool {
+        false
+    }
+}
+
+/// A model with trainable variables.
+pub trait Student: Model {
     /// Switches batch norm and dropout between training and evaluation.
     fn set_training(&mut self, training: bool);
 
@@ -54,23 +77,73 @@ pub enum State {
     Module,
 }
 
+/// What a student is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// Images of this shape, without the batch.
+    Images(&'a [usize]),
+    /// What follows each token of a row.
+    Tokens,
+}
+
 /// Makes the student that `config` describes, its first weights drawn from libtorch's generator
-/// (seed it before), for inputs of `input_shape` (without the batch) and `classes` classes.
+/// (seed it before), for `classes` classes, or as many tokens.
 ///
 /// # Errors
 /// [`StudentError`]: the model and the input do not fit, or a module cannot be loaded or does not
 /// answer `[batch, classes]`.
 pub fn create(
     config: &StudentConfig,
-    input_shape: &[usize],
+    asked: Asked<'_>,
     classes: usize,
     device: Device,
 ) -> Result<Box<dyn Student>, StudentError> {
-    let shape: Vec<i64> = input_shape.iter().map(|d| *d as i64).collect();
     let classes = classes as i64;
+    let mut student = match asked {
+        Asked::Images(shape) => of_images(config, shape, classes, device)?,
+        Asked::Tokens => of_tokens(config, classes, device)?,
+    };
+    student.set_training(false);
+    let (probe, positions) = match asked {
+        Asked::Images(shape) => {
+            let mut probe = vec![2];
+            probe.extend(shape.iter().map(|d| *d as i64));
+            (Input::Images(Tensor::zeros(probe, (Kind::Float, device))), 2)
+        }
+        Asked::Tokens => (Input::Tokens(TokenTensors::whole(2, &[0; 6], device)), 6),
+    };
+    let found = tch::no_grad(|| Ok(student.head(&student.features(&probe)?).size()))?;
+    if found != [positions, classes] {
+        return Err(StudentError::Output { expected: [positions, classes], found });
+    }
+    Ok(student)
+}
+
+fn of_tokens(
+    config: &StudentConfig,
+    vocabulary: i64,
+    device: Device,
+) -> Result<Box<dyn Student>, StudentError> {
+    let vs = VarStore::new(device);
+    match config {
+        StudentConfig::Llama(config) => Ok(Box::new(llama::Llama::new(config, vocabulary, vs))),
+        StudentConfig::Torchscript { path, .. } => {
+            Ok(Box::new(torchscript::TorchScriptStudent::load(path, vs)?))
+        }
+        other => Err(StudentError::NeedsImages { kind: other.kind() }),
+    }
+}
+
+fn of_images(
+    config: &StudentConfig,
+    input_shape: &[usize],
+    classes: i64,
+    device: Device,
+) -> Result<Box<dyn Student>, StudentError> {
+    let shape: Vec<i64> = input_shape.iter().map(|d| *d as i64).collect();
     let vs = VarStore::new(device);
     let root = vs.root();
-    let mut student: Box<dyn Student> = match config {
+    Ok(match config {
         StudentConfig::Mlp { hidden, .. } => {
             let net = mlp::mlp(&root, shape.iter().product(), hidden, classes);
             Box::new(built_in::BuiltIn::new("Mlp", vs, Box::new(net), shape.clone()))
@@ -90,16 +163,8 @@ pub fn create(
             Box::new(built_in::BuiltIn::new("Resnet18", vs, Box::new(net), shape.clone()))
         }
         StudentConfig::Torchscript { path, .. } => Box::new(torchscript::TorchScriptStudent::load(path, vs)?),
-    };
-    student.set_training(false);
-    let mut probe = vec![2];
-    probe.extend_from_slice(&shape);
-    let probe = Tensor::zeros(probe, (tch::Kind::Float, device));
-    let found = tch::no_grad(|| student.forward(&probe))?.size();
-    if found != [2, classes] {
-        return Err(StudentError::Output { expected: [2, classes], found });
-    }
-    Ok(student)
+        StudentConfig::Llama(_) => return Err(StudentError::NeedsTokens { kind: config.kind() }),
+    })
 }
 
 /// Channels, height and width, or an error that says which layout gives them.
@@ -129,10 +194,34 @@ pub enum StudentError {
         /// One input's shape.
         shape: Vec<usize>,
     },
+    /// A language model over images.
+    #[error(
+        "student.kind = \"{kind}\" learns from rows of tokens, and the samples are images; use conv, say"
+    )]
+    NeedsTokens {
+        /// The student.
+        kind: &'static str,
+    },
+    /// An image classifier over tokens.
+    #[error(
+        "student.kind = \"{kind}\" learns from images, and the samples are rows of tokens; use llama or torchscript"
+    )]
+    NeedsImages {
+        /// The student.
+        kind: &'static str,
+    },
+    /// Weights to begin with that cannot be had.
+    #[error("init.weights: {path}: {problem}")]
+    Init {
+        /// The file or folder.
+        path: PathBuf,
+        /// Expected and found.
+        problem: String,
+    },
     /// Something other than logits.
     #[error("student: expected logits of shape {expected:?}, found {found:?}")]
     Output {
-        /// Samples and classes.
+        /// Positions and classes.
         expected: [i64; 2],
         /// The model's answer.
         found: Vec<i64>,

@@ -18,6 +18,10 @@ fn kinds() -> Vec<(StudentConfig, Vec<usize>)> {
     ]
 }
 
+fn forward(student: &dyn Student, images: &Tensor) -> Result<Tensor, StudentError> {
+    student.features(&Input::Images(images.shallow_clone()))
+}
+
 fn input(rows: i64, shape: &[usize]) -> Tensor {
     let mut size = vec![rows];
     size.extend(shape.iter().map(|d| *d as i64));
@@ -30,13 +34,13 @@ fn each_kind_trains_and_its_export_answers_alike_at_any_batch_size() {
     tch::manual_seed(1);
     let dir = tempfile::tempdir().unwrap();
     for (at, (config, shape)) in kinds().into_iter().enumerate() {
-        let mut student = create(&config, &shape, 5, Device::Cpu).unwrap();
+        let mut student = create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap();
         let mut optimizer = tch::nn::Sgd::default().build(student.variables(), 0.05).unwrap();
         let (x, y) = (input(8, &shape), Tensor::from_slice(&[0i64, 1, 2, 3, 4, 0, 1, 2]));
         student.set_training(true);
         let mut losses = Vec::new();
         for _ in 0..20 {
-            let loss = student.forward(&x).unwrap().cross_entropy_for_logits(&y);
+            let loss = forward(student.as_ref(), &x).unwrap().cross_entropy_for_logits(&y);
             optimizer.backward_step(&loss);
             losses.push(f64::try_from(&loss).unwrap());
         }
@@ -47,7 +51,7 @@ fn each_kind_trains_and_its_export_answers_alike_at_any_batch_size() {
         let module = CModule::load(&path).unwrap();
         for rows in [1, 3, 8] {
             let x = input(rows, &shape);
-            let here = tch::no_grad(|| student.forward(&x)).unwrap();
+            let here = tch::no_grad(|| forward(student.as_ref(), &x)).unwrap();
             let there = module.forward_ts(&[x]).unwrap();
             assert!(f64::try_from((here - there).abs().max()).unwrap() < 1e-6, "{config:?}");
         }
@@ -62,9 +66,9 @@ fn the_seed_decides_the_first_weights() {
     let (config, shape) = kinds().remove(0);
     let first = |seed| {
         tch::manual_seed(seed);
-        let student = create(&config, &shape, 5, Device::Cpu).unwrap();
+        let student = create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap();
         let x = Tensor::ones([1, 28, 28], (Kind::Float, Device::Cpu));
-        Vec::<f32>::try_from(student.forward(&x).unwrap().reshape([-1])).unwrap()
+        Vec::<f32>::try_from(forward(student.as_ref(), &x).unwrap().reshape([-1])).unwrap()
     };
     assert_eq!(first(3), first(3));
     assert_ne!(first(3), first(4));
@@ -74,7 +78,7 @@ fn the_seed_decides_the_first_weights() {
 fn resnet18_has_the_published_number_of_parameters() {
     let _alone = GENERATOR.lock().unwrap();
     let config = StudentConfig::Resnet18 { width: 64, classes: None };
-    let student = create(&config, &[3, 32, 32], 10, Device::Cpu).unwrap();
+    let student = create(&config, Asked::Images(&[3, 32, 32]), 10, Device::Cpu).unwrap();
     let count: usize = student.variables().trainable_variables().iter().map(Tensor::numel).sum();
     // The widely used CIFAR-10 form of it.
     assert_eq!(count, 11_173_962);
@@ -84,7 +88,7 @@ fn resnet18_has_the_published_number_of_parameters() {
 fn what_does_not_fit_is_refused_with_a_way_out() {
     let _alone = GENERATOR.lock().unwrap();
     let refuse = |config: &StudentConfig, shape: &[usize]| {
-        create(config, shape, 5, Device::Cpu).err().unwrap().to_string()
+        create(config, Asked::Images(shape), 5, Device::Cpu).err().unwrap().to_string()
     };
     let conv = StudentConfig::Conv { channels: vec![4; 6], depth: 1, classes: None };
     assert!(refuse(&conv, &[784]).contains("layout = \"nchw\""));
@@ -95,7 +99,142 @@ fn what_does_not_fit_is_refused_with_a_way_out() {
     // A traced export holds constants: nothing to train.
     let (config, shape) = kinds().remove(1);
     let path = dir.path().join("traced.pt");
-    create(&config, &shape, 5, Device::Cpu).unwrap().export(&path).unwrap();
+    create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap().export(&path).unwrap();
     let traced = StudentConfig::Torchscript { path, classes: None };
     assert!(refuse(&traced, &shape).contains("torch.jit.script"));
+}
+
+mod llama {
+    use super::*;
+    use crate::config::LlamaConfig;
+
+    fn config() -> StudentConfig {
+        StudentConfig::Llama(LlamaConfig {
+            hidden_size: 24,
+            intermediate_size: None,
+            num_hidden_layers: 2,
+            num_attention_heads: 6,
+            num_key_value_heads: Some(2),
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: true,
+            classes: None,
+        })
+    }
+
+    fn made(seed: i64) -> Box<dyn Student> {
+        tch::manual_seed(seed);
+        create(&config(), Asked::Tokens, 11, Device::Cpu).unwrap()
+    }
+
+    fn logits(student: &dyn Student, input: TokenTensors) -> Tensor {
+        tch::no_grad(|| student.head(&student.features(&Input::Tokens(input)).unwrap()))
+    }
+
+    fn off(a: &Tensor, b: &Tensor) -> f64 {
+        f64::try_from((a - b).abs().max()).unwrap()
+    }
+
+    /// tools/make_test_llama.py made both.
+    #[test]
+    fn logits_are_those_of_transformers() {
+        let _alone = GENERATOR.lock().unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/students/llama");
+        let StudentConfig::Llama(config) = config() else { unreachable!() };
+        let config = LlamaConfig {
+            intermediate_size: Some(40),
+            rope_theta: 5000.0,
+            tie_word_embeddings: false,
+            ..config
+        };
+        let mut student = create(&StudentConfig::Llama(config), Asked::Tokens, 11, Device::Cpu).unwrap();
+        let done = initialise(student.as_mut(), &folder).unwrap();
+        assert_eq!((done.taken.len(), done.left.len()), (21, 0));
+        let expected = std::fs::read(folder.join("expected.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+        let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
+        let tokens: Vec<i64> =
+            list(&expected["tokens"]).iter().flat_map(list).map(|t| t.as_i64().unwrap()).collect();
+        let wanted: Vec<f64> = list(&expected["logits"])
+            .iter()
+            .flat_map(list)
+            .flat_map(|position| list(&position))
+            .map(|z| z.as_f64().unwrap())
+            .collect();
+        let found = logits(student.as_ref(), TokenTensors::whole(2, &tokens, Device::Cpu));
+        let wanted = Tensor::from_slice(&wanted).view([14, 11]);
+        assert!(off(&found, &wanted) < 1e-4, "{}", off(&found, &wanted));
+    }
+
+    #[test]
+    fn nothing_is_seen_of_what_follows_nor_of_other_documents() {
+        let _alone = GENERATOR.lock().unwrap();
+        let student = made(1);
+        let alone = |tokens: &[i64]| logits(student.as_ref(), TokenTensors::whole(1, tokens, Device::Cpu));
+        let (first, second) = (alone(&[3, 1, 4]), alone(&[1, 5]));
+        assert!(off(&alone(&[3, 1, 4, 9]).narrow(0, 0, 3), &first) < 1e-6);
+        // Both in one row, and a shorter row beside it that is filled up.
+        let tensor = |values: &[i64]| Tensor::from_slice(values).view([2, 5]);
+        let packed = TokenTensors {
+            tokens: tensor(&[3, 1, 4, 1, 5, 3, 1, 4, 0, 0]),
+            places: tensor(&[0, 1, 2, 0, 1, 0, 1, 2, 0, 0]),
+            documents: Some(tensor(&[0, 0, 0, 1, 1, 0, 0, 0, -1, -1])),
+            positions: Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5, 6, 7]),
+        };
+        let found = logits(student.as_ref(), packed);
+        assert_eq!(found.size(), [8, 11]);
+        assert!(off(&found, &Tensor::cat(&[&first, &second, &first], 0)) < 1e-5);
+    }
+
+    #[test]
+    fn the_export_answers_alike_at_any_size() {
+        let _alone = GENERATOR.lock().unwrap();
+        let mut student = made(2);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("llama.pt");
+        student.export(&path).unwrap();
+        let module = CModule::load(&path).unwrap();
+        for (rows, length) in [(1, 1), (1, 7), (3, 5), (4, 2)] {
+            let tokens: Vec<i64> = (0..rows * length).map(|at| at * 7 % 11).collect();
+            let here = logits(student.as_ref(), TokenTensors::whole(rows, &tokens, Device::Cpu));
+            let there = module.forward_ts(&[Tensor::from_slice(&tokens).view([rows, length])]).unwrap();
+            assert_eq!(there.size(), [rows, length, 11]);
+            assert!(off(&here, &there.flatten(0, 1)) < 1e-5, "{rows} × {length}");
+        }
+        assert!(!student.variables().trainable_variables().is_empty());
+    }
+
+    #[test]
+    fn weights_begin_with_those_of_a_checkpoint() {
+        let _alone = GENERATOR.lock().unwrap();
+        let (theirs, mut ours) = (made(3), made(4));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let named: Vec<(String, Tensor)> = theirs.variables().variables().into_iter().collect();
+        Tensor::write_safetensors(&named, &path).unwrap();
+        for from in [path.as_path(), dir.path()] {
+            let done = initialise(ours.as_mut(), from).unwrap();
+            assert_eq!((done.taken.len(), done.left.len()), (20, 0));
+        }
+        let input = || TokenTensors::whole(1, &[1, 2, 3], Device::Cpu);
+        assert!(off(&logits(ours.as_ref(), input()), &logits(theirs.as_ref(), input())) < 1e-7);
+        // What has another shape is told, and kept.
+        let mut other = create(&config(), Asked::Tokens, 12, Device::Cpu).unwrap();
+        let done = initialise(other.as_mut(), &path).unwrap();
+        assert_eq!(done.taken.len(), 19);
+        assert_eq!(done.left, ["model.embed_tokens.weight ([12, 24], there [11, 24])"]);
+        let mut stranger = create(&kinds()[1].0, Asked::Images(&[12]), 5, Device::Cpu).unwrap();
+        let refused = initialise(stranger.as_mut(), &path).unwrap_err().to_string();
+        assert!(refused.contains("init.weights") && refused.contains("not there"), "{refused}");
+        assert!(initialise(ours.as_mut(), &dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn images_and_tokens_are_told_apart() {
+        let _alone = GENERATOR.lock().unwrap();
+        let refuse =
+            |config: &StudentConfig, asked| create(config, asked, 5, Device::Cpu).err().unwrap().to_string();
+        assert!(refuse(&config(), Asked::Images(&[1, 28, 28])).contains("rows of tokens"));
+        assert!(refuse(&kinds()[0].0, Asked::Tokens).contains("images"));
+    }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::nn::VarStore;
 use tch::{CModule, Tensor};
 
-use super::{State, Student, StudentError};
+use super::{Input, Model, State, Student, StudentError};
 
 pub(super) struct TorchScriptStudent {
     module: CModule,
@@ -33,13 +33,30 @@ impl TorchScriptStudent {
     }
 }
 
-impl Student for TorchScriptStudent {
-    fn forward(&self, input: &Tensor) -> Result<Tensor, StudentError> {
-        self.module
-            .forward_ts(&[input])
-            .map_err(|error| StudentError::libtorch("the student's forward pass", &error))
+impl Model for TorchScriptStudent {
+    /// Images to `[rows, classes]`, or tokens `[rows, length]` to `[rows, length, classes]`. A module is given
+    /// nothing but the tokens: what it attends to is its own matter.
+    fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
+        let ask = |input: &Tensor| {
+            let answer = self.module.forward_ts(&[input]);
+            answer.map_err(|error| StudentError::libtorch("the student's forward pass", &error))
+        };
+        match input {
+            Input::Images(images) => ask(images),
+            Input::Tokens(tokens) => {
+                let logits = ask(&tokens.tokens)?;
+                let [rows, length] = tokens.tokens.size()[..] else { return Ok(logits) };
+                if logits.size().len() != 3 || logits.size()[..2] != [rows, length] {
+                    let expected = [rows * length, logits.size().last().copied().unwrap_or(0)];
+                    return Err(StudentError::Output { expected, found: logits.size() });
+                }
+                Ok(tokens.pick(&logits))
+            }
+        }
     }
+}
 
+impl Student for TorchScriptStudent {
     fn set_training(&mut self, training: bool) {
         if training {
             self.module.set_train();

@@ -74,6 +74,20 @@ pub enum TrainError {
         /// Its weight.
         weight: f64,
     },
+    /// A batch without positions.
+    #[error("the cache has a batch of rows without any token")]
+    Empty,
+    /// Images to train on are not given.
+    #[error("dataset: missing; only a cache of tokens keeps its own samples")]
+    NoDataset,
+    /// A language model's samples come out of its cache.
+    #[error("{key}: {problem}")]
+    OfTokens {
+        /// In the config.
+        key: String,
+        /// What is wrong with it, and the way out.
+        problem: String,
+    },
     /// Nobody says how many classes there are.
     #[error("student.classes: missing; without a cache it says how many classes there are")]
     NoClasses,

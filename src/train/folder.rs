@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{EpochReport, TrainError, TrainReport};
-use crate::config::TrainConfig;
+use super::setup::Training;
+use super::{EpochReport, TrainError, TrainReport, transformers};
+use crate::config::{StudentConfig, TrainConfig};
 use crate::durable;
 
 /// The config with every default filled in.
@@ -21,6 +22,8 @@ const CHECKPOINTS: &str = "checkpoints";
 const VARIABLES: &str = "student.safetensors";
 /// The student that was kept: TorchScript for inference.
 const MODULE: &str = "student.pt";
+/// The same for Hugging Face's transformers, of language models.
+const TRANSFORMERS: &str = "transformers";
 
 /// A run on disk.
 #[derive(Clone, Debug)]
@@ -45,7 +48,7 @@ impl RunFolder {
         if !found.is_empty() && !overwrite {
             return Err(TrainError::Occupied { path: self.0.clone() });
         }
-        let ours = [CONFIG, METRICS, SUMMARY, CHECKPOINTS, VARIABLES, MODULE];
+        let ours = [CONFIG, METRICS, SUMMARY, CHECKPOINTS, VARIABLES, MODULE, TRANSFORMERS];
         let is_ours = |name: &str| ours.contains(&name.trim_end_matches(durable::TEMPORARY));
         if let Some(stranger) = found.iter().find(|name| !is_ours(name)) {
             return Err(TrainError::NotARun { path: self.0.clone(), found: stranger.clone() });
@@ -72,6 +75,31 @@ impl RunFolder {
     /// TorchScript of the student that was kept.
     pub fn module(&self) -> PathBuf {
         self.0.join(MODULE)
+    }
+
+    /// The folder that Hugging Face's transformers load the student from, where they know it.
+    pub fn transformers(&self) -> PathBuf {
+        self.0.join(TRANSFORMERS)
+    }
+
+    /// Writes [`Self::transformers`], of students that they know.
+    pub(super) fn for_transformers(
+        &self,
+        config: &TrainConfig,
+        training: &Training,
+    ) -> Result<(), TrainError> {
+        let StudentConfig::Llama(llama) = &config.student else { return Ok(()) };
+        let longest = training.samples.cache().map_or(0, |cache| cache.manifest().longest_row());
+        let folder = self.transformers();
+        transformers::write(
+            &folder,
+            llama,
+            training.classes,
+            longest,
+            &self.variables(),
+            config.tokenizer.as_deref(),
+        )
+        .map_err(|source| TrainError::Write { path: folder, source })
     }
 
     /// The run's report.

@@ -10,10 +10,11 @@ use tch::{CModule, Device, Kind, Tensor};
 use super::evaluate::{evaluate, for_each_batch};
 use super::setup::{self, ValidationSet};
 use super::{RunFolder, TrainError};
-use crate::config::{PreprocessConfig, TrainConfig};
+use crate::checkpoint;
+use crate::config::{PreprocessConfig, StudentConfig, TrainConfig};
 use crate::libtorch;
 use crate::metrics::Evaluation;
-use crate::student::StudentError;
+use crate::student::{self, Asked, Input, Model, State, StudentError};
 
 /// A run's student on the validation sets of a config.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -42,29 +43,30 @@ pub struct Prediction {
     pub label: Option<u32>,
 }
 
-/// An exported student on its device.
-struct Exported {
-    module: CModule,
+/// A finished run's student.
+struct Finished {
+    model: Box<dyn Model>,
     device: Device,
     classes: usize,
-    preprocess: PreprocessConfig,
+    /// `None` for language models.
+    preprocess: Option<PreprocessConfig>,
 }
 
-impl Exported {
+impl Finished {
     fn load(run: &RunFolder, config: &TrainConfig) -> Result<Self, TrainError> {
         let device = libtorch::resolve(&config.train.device)?;
         if let Some(threads) = config.train.threads {
             tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         }
-        let path = run.module();
-        if let Err(source) = std::fs::File::open(&path) {
-            return Err(TrainError::Read { path, source });
-        }
-        let mut module = CModule::load_on_device(&path, device)
-            .map_err(|error| failed(format!("loading {}", path.display()), &error))?;
-        module.set_eval();
-        let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
-        Ok(Self { module, device, classes, preprocess: config.preprocess.clone().unwrap_or_default() })
+        // A run over images says how they were prepared.
+        let (model, classes): (Box<dyn Model>, usize) = match &config.preprocess {
+            Some(_) => {
+                let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
+                (Box::new(Exported::load(run, classes, device)?), classes)
+            }
+            None => language_model(run, config, device)?,
+        };
+        Ok(Self { model, device, classes, preprocess: config.preprocess.clone() })
     }
 
     fn set(&self, name: &str, config: &TrainConfig) -> Result<ValidationSet, TrainError> {
@@ -72,15 +74,63 @@ impl Exported {
             let known = config.validation.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(TrainError::NoSuchSet { name: name.to_owned(), known });
         };
-        setup::validation(name, set, &self.preprocess, self.classes, config.loss.tail, self.device)
+        setup::validation(name, set, self.preprocess.as_ref(), self.classes, config.loss.tail, self.device)
     }
+}
 
-    fn forward(&self, input: &Tensor) -> Result<Tensor, StudentError> {
+/// The language model of a finished run, and the number of its tokens.
+pub(super) fn language_model(
+    run: &RunFolder,
+    config: &TrainConfig,
+    device: Device,
+) -> Result<(Box<dyn Model>, usize), TrainError> {
+    let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
+    let mut kept = config.student.clone();
+    if let StudentConfig::Torchscript { path, .. } = &mut kept {
+        *path = run.module();
+    }
+    readable(&run.variables())?;
+    let mut student = student::create(&kept, Asked::Tokens, classes, device)?;
+    if student.state() == State::Variables {
+        checkpoint::load_variables(student.as_mut(), &run.variables())?;
+    }
+    student.set_training(false);
+    Ok((student, classes))
+}
+
+/// Says which file of a run is missing, in the system's words.
+fn readable(path: &Path) -> Result<(), TrainError> {
+    let opened = std::fs::File::open(path);
+    opened.map(|_| ()).map_err(|source| TrainError::Read { path: path.to_owned(), source })
+}
+
+/// An image classifier as it was exported.
+struct Exported {
+    module: CModule,
+    classes: usize,
+}
+
+impl Exported {
+    fn load(run: &RunFolder, classes: usize, device: Device) -> Result<Self, TrainError> {
+        let path = run.module();
+        readable(&path)?;
+        let mut module = CModule::load_on_device(&path, device)
+            .map_err(|error| failed(format!("loading {}", path.display()), &error))?;
+        module.set_eval();
+        Ok(Self { module, classes })
+    }
+}
+
+impl Model for Exported {
+    fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
+        let Input::Images(images) = input else {
+            return Err(StudentError::NeedsImages { kind: "student.pt" });
+        };
         let logits = self
             .module
-            .forward_ts(&[input])
+            .forward_ts(&[images])
             .map_err(|error| failed("the student's forward pass".into(), &error))?;
-        let expected = [input.size()[0], self.classes as i64];
+        let expected = [images.size()[0], self.classes as i64];
         if logits.size() != expected {
             return Err(StudentError::Output { expected, found: logits.size() });
         }
@@ -97,11 +147,11 @@ fn failed(doing: String, error: &tch::TchError) -> StudentError {
 /// # Errors
 /// [`TrainError`]: there is no finished run, or data and student do not fit.
 pub fn eval(run: &Path, config: &TrainConfig) -> Result<EvalReport, TrainError> {
-    let student = Exported::load(&RunFolder::new(run), config)?;
-    let forward = |input: &Tensor| student.forward(input);
+    let student = Finished::load(&RunFolder::new(run), config)?;
     let measure = |name: &String| {
         let set = student.set(name, config)?;
-        Ok((name.clone(), evaluate(&forward, &set, config.train.batch, student.device)?))
+        let Finished { model, classes, device, .. } = &student;
+        Ok((name.clone(), evaluate(model.as_ref(), &set, config.train.batch, *classes, *device)?))
     };
     Ok(EvalReport {
         run: run.display().to_string(),
@@ -122,18 +172,22 @@ pub fn predict(
     to: &Path,
     mut each: impl FnMut(&Prediction) -> std::io::Result<()>,
 ) -> Result<u64, TrainError> {
-    let student = Exported::load(&RunFolder::new(run), config)?;
+    let student = Finished::load(&RunFolder::new(run), config)?;
+    if student.preprocess.is_none() {
+        let problem = "predictions are of image classifiers; ask a language model with kd-train generate";
+        return Err(TrainError::OfTokens { key: "predict".into(), problem: problem.into() });
+    }
     let set = student.set(set, config)?;
-    let forward = |input: &Tensor| student.forward(input);
     let mut done = 0;
-    for_each_batch(&forward, &set.samples, config.train.batch, student.device, |batch, _, logits| {
+    let (model, device) = (student.model.as_ref(), student.device);
+    for_each_batch(model, &set.samples, config.train.batch, device, |batch, _, logits| {
         let (probability, class) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
         for (row, id) in batch.ids.iter().enumerate() {
             let prediction = Prediction {
                 sample: id.0,
                 class: class.int64_value(&[row as i64]).unsigned_abs() as u32,
                 probability: probability.double_value(&[row as i64]),
-                label: batch.labels.as_ref().map(|labels| labels[row]),
+                label: batch.labels.as_ref().map(|labels| labels[row].unsigned_abs() as u32),
             };
             each(&prediction).map_err(|source| TrainError::Write { path: to.to_owned(), source })?;
             done += 1;

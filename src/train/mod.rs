@@ -1,19 +1,23 @@
 //! Trains a student from a cache, or on labels alone, and uses it afterwards.
 //!
 //! [`run`] walks the second corridor: cache and data → loader → loss → student, optimizer →
-//! metrics, checkpoints. [`eval`] and [`predict`] are the inference side of a finished run.
+//! metrics, checkpoints. [`eval`], [`predict`] and [`generate`] are the inference side of a finished run.
 
 mod error;
 mod evaluate;
 mod folder;
+mod generate;
 mod infer;
 mod report;
 mod run;
 mod select;
 mod setup;
+mod step;
+mod transformers;
 
 pub use error::TrainError;
 pub use folder::RunFolder;
+pub use generate::{GenerateSettings, Generated, generate};
 pub use infer::{EvalReport, Prediction, eval, predict};
 pub use report::{EpochReport, TrainOutcome, TrainReport};
 pub use run::{RunOptions, run};

@@ -28,6 +28,9 @@ pub struct EpochReport {
     pub seconds: f64,
     /// Samples trained on per second.
     pub samples_per_second: f64,
+    /// Positions trained on per second, where samples are rows of tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions_per_second: Option<f64>,
     /// Every validation set after the epoch.
     pub validation: BTreeMap<String, Evaluation>,
 }

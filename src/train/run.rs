@@ -1,7 +1,7 @@
 //! A run from its first step to the exported student.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -11,15 +11,16 @@ use tch::{Cuda, Device, Kind, Tensor};
 use super::evaluate::{DeviceBatch, evaluate};
 use super::select::SelectBy;
 use super::setup::{self, Training, ValidationSet};
+use super::step::backward;
 use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport};
 use crate::checkpoint;
-use crate::config::{StudentConfig, TrainConfig};
+use crate::config::TrainConfig;
 use crate::libtorch;
 use crate::loader::{Order, stream};
-use crate::loss::{LossTerms, WeightedLoss};
+use crate::loss::{LossTerms, Means, WeightedLoss};
 use crate::ops::Progress;
 use crate::optim::{self, Schedule};
-use crate::student::{self, State, Student};
+use crate::student::{self, Asked, Initialised, State, Student};
 use crate::target::Temperature;
 
 /// Steps between two looks at the loss: each one waits for the device.
@@ -63,7 +64,7 @@ pub fn run(
         .iter()
         .map(|(name, set)| {
             let Training { preprocess, classes, .. } = &training;
-            setup::validation(name, set, preprocess, *classes, config.loss.tail, device)
+            setup::validation(name, set, preprocess.as_ref(), *classes, config.loss.tail, device)
         })
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
@@ -73,11 +74,15 @@ pub fn run(
     if let Device::Cuda(_) = device {
         Cuda::manual_seed_all(config.seed);
     }
-    let shape = training.samples.input_shape().to_vec();
-    let mut student = student::create(&config.student, &shape, training.classes, device)?;
+    let asked = training.samples.image_shape().map_or(Asked::Tokens, Asked::Images);
+    let mut student = student::create(&config.student, asked, training.classes, device)?;
+    if let Some(init) = &config.init {
+        let done = student::initialise(student.as_mut(), &init.weights)?;
+        progress.say(&begun_with(&done, &init.weights));
+    }
     let optimizer = optim::build(&config.optimizer, student.variables())
         .map_err(|error| libtorch_failed("making the optimizer", &error))?;
-    let steps_per_epoch = training.samples.dataset().len().div_ceil(config.train.batch as u64);
+    let steps_per_epoch = training.samples.len().div_ceil(config.train.batch as u64);
     let schedule = Schedule::new(
         &config.schedule,
         config.optimizer.learning_rate(),
@@ -93,7 +98,7 @@ pub fn run(
         outcome: TrainOutcome::Trained,
         epochs: 0,
         steps: 0,
-        samples: training.samples.dataset().len(),
+        samples: training.samples.len(),
         seconds: 0.0,
         train_loss: None,
         best_epoch: None,
@@ -118,8 +123,8 @@ pub fn run(
         };
         student.set_training(false);
         for set in &sets {
-            let forward = |input: &Tensor| student.forward(input);
-            let measured = evaluate(&forward, set, config.train.batch, device)?;
+            let (batch, classes) = (config.train.batch, training.classes);
+            let measured = evaluate(student.as_ref(), set, batch, classes, device)?;
             trained.validation.insert(set.name.clone(), measured);
         }
         checkpoint::save(student.as_mut(), &folder.checkpoint("last"))?;
@@ -137,6 +142,7 @@ pub fn run(
     }
     if report.best_epoch.is_some() {
         keep_best(student.as_mut(), &folder)?;
+        folder.for_transformers(config, &training)?;
     }
     report.seconds = begun.elapsed().as_secs_f64();
     folder.write_summary(&report)?;
@@ -146,15 +152,27 @@ pub fn run(
 /// The config with what it left to the cache filled in: the run can be used without the cache.
 fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig {
     let mut config = config.clone();
-    config.preprocess = Some(training.preprocess.clone());
+    config.preprocess.clone_from(&training.preprocess);
     config.augment.clone_from(&training.augment);
-    match &mut config.student {
-        StudentConfig::Mlp { classes, .. }
-        | StudentConfig::Conv { classes, .. }
-        | StudentConfig::Resnet18 { classes, .. }
-        | StudentConfig::Torchscript { classes, .. } => *classes = Some(training.classes),
-    }
+    *config.student.classes_mut() = Some(training.classes);
     config
+}
+
+/// What a student begins with, in a line.
+fn begun_with(done: &Initialised, path: &Path) -> String {
+    const SHOWN: usize = 5;
+    let mut text = format!(
+        "{} of {} weights from {}",
+        done.taken.len(),
+        done.taken.len() + done.left.len(),
+        path.display()
+    );
+    if !done.left.is_empty() {
+        let shown = done.left.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = if done.left.len() > SHOWN { ", …" } else { "" };
+        text.push_str(&format!("; drawn: {shown}{more}"));
+    }
+    text
 }
 
 /// What does not change from epoch to epoch, and the step.
@@ -178,10 +196,10 @@ impl Course<'_> {
         progress: &dyn Progress,
     ) -> Result<Option<EpochReport>, TrainError> {
         let (section, samples) = (&self.config.train, &self.training.samples);
-        let total = samples.dataset().len();
+        let total = samples.len();
         progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, 0);
         let begun = Instant::now();
-        let mut sums = Sums::default();
+        let mut sums = Sums { over: Means { positions: 0, labels: 0 }, terms: [None, None, None] };
         let order = Order::Shuffled { seed: self.config.seed, epoch: epoch - 1 };
         let mut learning_rate = 0.0;
         for batch in stream(samples, order, section.batch, section.prefetch) {
@@ -190,21 +208,20 @@ impl Course<'_> {
             }
             let batch = batch?;
             let rows = batch.ids.len();
-            let batch = DeviceBatch::new(&batch, samples.input_shape(), self.device);
+            let batch = DeviceBatch::new(&batch, samples.image_shape(), self.device);
             learning_rate = self.schedule.at(self.step);
             self.optimizer.set_lr(learning_rate);
-            let logits = student.forward(&batch.inputs)?;
-            let terms = self.loss.forward(&logits, batch.labels.as_ref(), batch.targets.as_ref());
             self.optimizer.zero_grad();
-            terms.total.f_backward().map_err(|error| libtorch_failed("the backward pass", &error))?;
+            let terms = backward(student, &batch, &self.loss, self.training.classes)?;
             self.optimizer.step();
-            sums.add(&terms, rows);
+            sums.add(&terms, batch.means);
             self.step += 1;
             if self.step.is_multiple_of(STEPS_PER_LOOK) {
                 self.check(epoch, terms.total.double_value(&[]))?;
             }
             progress.advance(rows as u64);
         }
+        let positions = samples.image_shape().is_none().then_some(sums.over.positions);
         let [train_loss, kl, cross_entropy] = sums.means();
         let train_loss = train_loss.unwrap_or(f64::NAN);
         self.check(epoch, train_loss)?;
@@ -218,6 +235,8 @@ impl Course<'_> {
             cross_entropy,
             seconds,
             samples_per_second: total as f64 / seconds.max(f64::MIN_POSITIVE),
+            positions_per_second: positions
+                .map(|positions| positions as f64 / seconds.max(f64::MIN_POSITIVE)),
             validation: BTreeMap::new(),
         }))
     }
@@ -227,20 +246,25 @@ impl Course<'_> {
     }
 }
 
-/// Sums over an epoch's samples, kept on the device: total, kl, cross-entropy.
-#[derive(Default)]
+/// Sums over an epoch's positions, kept on the device: total, kl, cross-entropy.
 struct Sums {
-    rows: usize,
+    over: Means,
     terms: [Option<Tensor>; 3],
 }
 
 impl Sums {
-    fn add(&mut self, terms: &LossTerms, rows: usize) {
-        self.rows += rows;
+    /// What each term is a mean over.
+    fn each(means: Means) -> [usize; 3] {
+        [means.positions, means.positions, means.labels]
+    }
+
+    fn add(&mut self, terms: &LossTerms, means: Means) {
+        self.over.positions += means.positions;
+        self.over.labels += means.labels;
         let given = [Some(&terms.total), terms.kl.as_ref(), terms.cross_entropy.as_ref()];
-        for (sum, term) in self.terms.iter_mut().zip(given) {
+        for ((sum, term), count) in self.terms.iter_mut().zip(given).zip(Self::each(means)) {
             if let Some(term) = term {
-                let weighted = term.detach().to_kind(Kind::Double) * rows as f64;
+                let weighted = term.detach().to_kind(Kind::Double) * count as f64;
                 *sum = Some(match sum.take() {
                     Some(sum) => sum + weighted,
                     None => weighted,
@@ -250,8 +274,9 @@ impl Sums {
     }
 
     fn means(self) -> [Option<f64>; 3] {
-        let rows = self.rows.max(1) as f64;
-        self.terms.map(|sum| sum.map(|sum| sum.double_value(&[]) / rows))
+        let counts = Self::each(self.over).map(|count| count.max(1) as f64);
+        let mut counts = counts.into_iter();
+        self.terms.map(|sum| counts.next().zip(sum).map(|(count, sum)| sum.double_value(&[]) / count))
     }
 }
 
@@ -272,13 +297,19 @@ fn keep_best(student: &mut dyn Student, folder: &RunFolder) -> Result<(), TrainE
 
 /// An epoch in a line.
 fn line(epoch: &EpochReport, epochs: u32) -> String {
-    let mut text = format!(
-        "epoch {}/{epochs}: loss {:.4}, {:.0} samples/s",
-        epoch.epoch, epoch.train_loss, epoch.samples_per_second
-    );
+    let rate = match epoch.positions_per_second {
+        Some(positions) => format!("{positions:.0} tokens/s"),
+        None => format!("{:.0} samples/s", epoch.samples_per_second),
+    };
+    let mut text = format!("epoch {}/{epochs}: loss {:.4}, {rate}", epoch.epoch, epoch.train_loss);
     for (name, set) in &epoch.validation {
         text.push_str(&format!("; {name}:"));
-        let measures = [("accuracy", set.accuracy), ("agreement", set.agreement), ("KL", set.kl)];
+        let measures = [
+            ("perplexity", set.perplexity),
+            ("accuracy", set.accuracy),
+            ("agreement", set.agreement),
+            ("KL", set.kl),
+        ];
         let shown: Vec<String> =
             measures.iter().filter_map(|(name, value)| Some(format!(" {name} {:.4}", (*value)?))).collect();
         text.push_str(&shown.join(","));

@@ -8,7 +8,7 @@ use tch::Device;
 use super::TrainError;
 use crate::cache::{CacheReader, Manifest};
 use crate::config::{AugmentConfig, PreprocessConfig, TrainConfig, ValidationConfig};
-use crate::dataset::{self, Dataset};
+use crate::dataset::{self, Dataset, DatasetError};
 use crate::loader::Samples;
 use crate::loss::{KlDivergence, TargetSpace};
 use crate::metrics::Metric;
@@ -20,8 +20,8 @@ pub(super) struct Training {
     pub(super) samples: Arc<Samples>,
     pub(super) classes: usize,
     pub(super) space: Option<TargetSpace>,
-    /// What the student's inputs are made with.
-    pub(super) preprocess: PreprocessConfig,
+    /// What the student's inputs are made with; `None` where they are tokens.
+    pub(super) preprocess: Option<PreprocessConfig>,
     /// What views there are of each sample.
     pub(super) augment: Option<AugmentConfig>,
 }
@@ -36,11 +36,18 @@ pub(super) struct ValidationSet {
 }
 
 impl ValidationSet {
+    /// Whether its samples are rows of tokens.
+    pub(super) fn is_of_tokens(&self) -> bool {
+        self.samples.image_shape().is_none()
+    }
+
     /// What can be measured on it.
     pub(super) fn metrics(&self) -> Vec<Metric> {
         let has = |metric: &Metric| match metric {
-            Metric::Accuracy | Metric::CrossEntropy => self.labelled,
+            Metric::Accuracy | Metric::CrossEntropy | Metric::CalibrationError => self.labelled,
+            Metric::Perplexity => self.is_of_tokens(),
             Metric::Agreement | Metric::Kl => self.kl.is_some(),
+            Metric::Acceptance => self.kl.is_some() && self.is_of_tokens(),
         };
         Metric::ALL.into_iter().filter(has).collect()
     }
@@ -52,11 +59,66 @@ pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Tra
     if cache.is_none() && weights.kl > 0.0 {
         return Err(TrainError::NoCache { weight: weights.kl });
     }
-    let dataset = dataset::open_images(&config.dataset, "dataset")?;
+    let cache = cache.map(CacheReader::open).transpose()?;
+    match cache {
+        Some(cache) if cache.manifest().dataset.tokens.is_some() => training_on_tokens(config, cache),
+        cache => training_on_images(config, cache),
+    }
+}
+
+/// The rows of tokens that `cache` keeps.
+fn training_on_tokens(config: &TrainConfig, cache: CacheReader) -> Result<Training, TrainError> {
+    for (key, given) in [
+        ("dataset", config.dataset.is_some()),
+        ("preprocess", config.preprocess.is_some()),
+        ("augment", config.augment.is_some()),
+    ] {
+        if given {
+            let problem =
+                format!("{} keeps the tokens it was built over; leave the key out", cache.dir().display());
+            return Err(TrainError::OfTokens { key: key.into(), problem });
+        }
+    }
+    check_tokenizer(config, &cache)?;
+    let classes = check_classes(config.student.classes(), &cache)?;
+    let space = Some(target_space(&cache));
+    let targets = config.loss.weights.kl > 0.0;
+    let samples = Arc::new(Samples::tokens(cache, targets));
+    Ok(Training { samples, classes, space, preprocess: None, augment: None })
+}
+
+/// The tokenizer must give the ids that the teacher saw.
+fn check_tokenizer(config: &TrainConfig, cache: &CacheReader) -> Result<(), TrainError> {
+    let Some(path) = &config.tokenizer else { return Ok(()) };
+    let found = dataset::Tokenizer::open(path).map_err(DatasetError::from)?.identity().digest.clone();
+    let cached = cache.manifest().dataset.tokens.as_ref().and_then(|tokens| tokens.tokenizer.as_ref());
+    match cached {
+        Some(cached) if *cached != found => Err(TrainError::Mismatch {
+            key: "tokenizer".into(),
+            cache: cache.dir().to_owned(),
+            cached: format!("tokens of {cached}"),
+            found: format!("{found} in {}", path.display()),
+            hint: "give the teacher's own tokenizer.json",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Images, and the cache over them.
+fn training_on_images(config: &TrainConfig, cache: Option<CacheReader>) -> Result<Training, TrainError> {
+    let weights = &config.loss.weights;
+    if let Some(path) = &config.tokenizer {
+        let problem = format!(
+            "{} is of a cache of tokens, and the samples are images; leave the key out",
+            path.display()
+        );
+        return Err(TrainError::OfTokens { key: "tokenizer".into(), problem });
+    }
+    let dataset = config.dataset.as_ref().ok_or(TrainError::NoDataset)?;
+    let dataset = dataset::open_images(dataset, "dataset")?;
     if weights.cross_entropy > 0.0 && dataset.labels_digest().is_none() {
         return Err(TrainError::NoLabels { weight: weights.cross_entropy });
     }
-    let cache = cache.map(CacheReader::open).transpose()?;
     let given = config.student.classes();
     let classes = match &cache {
         Some(cache) => {
@@ -82,34 +144,56 @@ pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Tra
     };
     let prepared = Preprocess::with_views(&preprocess, augment.as_ref(), dataset.sample_shape())?;
     let space = cache.as_ref().map(target_space);
-    let samples = Arc::new(Samples::new(dataset, prepared, cache));
-    Ok(Training { samples, classes, space, preprocess, augment })
+    let samples = Arc::new(Samples::images(dataset, prepared, cache));
+    Ok(Training { samples, classes, space, preprocess: Some(preprocess), augment })
 }
 
 /// Opens a validation set for students of `classes` classes.
 pub(super) fn validation(
     name: &str,
     config: &ValidationConfig,
-    preprocess: &PreprocessConfig,
+    preprocess: Option<&PreprocessConfig>,
     classes: usize,
     tail: TailHandling,
     device: Device,
 ) -> Result<ValidationSet, TrainError> {
-    let dataset = dataset::open_images(&config.dataset, &format!("validation.{name}.dataset"))?;
-    dataset::check_labels(dataset.as_ref(), classes)?;
     let cache = config.cache.as_deref().map(CacheReader::open).transpose()?;
+    let of_tokens = cache.as_ref().is_some_and(|cache| cache.manifest().dataset.tokens.is_some());
+    let key = format!("validation.{name}");
+    let problem = match (preprocess, of_tokens) {
+        (None, false) => "expected the cache of a set of tokens, because the student is a language model",
+        (Some(_), true) => "is a cache of tokens, and the student learns from images",
+        _ if of_tokens && config.dataset.is_some() => "its cache keeps the tokens; leave dataset out",
+        _ => "",
+    };
+    if !problem.is_empty() {
+        return Err(TrainError::OfTokens { key, problem: problem.into() });
+    }
+    if let Some(cache) = cache.as_ref().filter(|_| of_tokens) {
+        check_classes(Some(classes), cache)?;
+        refuse_draws(&format!("{key}.cache"), cache)?;
+    }
+    if of_tokens && let Some(cache) = cache {
+        let kl = Some(KlDivergence::new(&target_space(&cache), Temperature::ONE, tail, device)?);
+        let samples = Arc::new(Samples::tokens(cache, true));
+        return Ok(ValidationSet { name: name.to_owned(), samples, kl, labelled: true });
+    }
+    let dataset = config.dataset.as_ref().ok_or(TrainError::NoDataset)?;
+    let dataset = dataset::open_images(dataset, &format!("{key}.dataset"))?;
+    dataset::check_labels(dataset.as_ref(), classes)?;
     let mut kl = None;
     if let Some(cache) = &cache {
         check_dataset(&format!("validation.{name}.dataset"), dataset.as_ref(), cache)?;
-        let key = format!("validation.{name}.cache");
+        let key = format!("{key}.cache");
         refuse_views(&key, cache)?;
         refuse_draws(&key, cache)?;
         check_classes(Some(classes), cache)?;
         kl = Some(KlDivergence::new(&target_space(cache), Temperature::ONE, tail, device)?);
     }
-    let preprocess = Preprocess::new(preprocess, dataset.sample_shape())?;
+    let preprocess =
+        Preprocess::new(preprocess.unwrap_or(&PreprocessConfig::default()), dataset.sample_shape())?;
     let labelled = dataset.labels_digest().is_some();
-    let samples = Arc::new(Samples::new(dataset, preprocess, cache));
+    let samples = Arc::new(Samples::images(dataset, preprocess, cache));
     Ok(ValidationSet { name: name.to_owned(), samples, kl, labelled })
 }
 

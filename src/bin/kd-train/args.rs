@@ -22,9 +22,11 @@ Examples:
   kd-train --cache my-cache --config configs/train/fashion-mnist.toml --out runs/t4 --set loss.temperature=4
   kd-train eval runs/t4
   kd-train predict runs/t4 --dataset test --out predictions.jsonl
+  kd-train generate runs/lm --prompt 'The list is sorted' --max-new-tokens 40
 
 A run's folder holds config.toml, metrics.jsonl (a line an epoch), summary.json,
-checkpoints/{best,last}.safetensors, student.safetensors and student.pt (TorchScript).
+checkpoints/{best,last}.safetensors, student.safetensors and student.pt (TorchScript); of a language model
+also transformers/, which Hugging Face's from_pretrained loads.
 
 Exit codes: 0 done; 2 could not run (the message says why); 130 interrupted."
 )]
@@ -70,6 +72,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Write a run's predictions for a validation set as JSON Lines
     Predict(PredictArgs),
+    /// Go on with a prompt, as a run's language model would
+    Generate(GenerateArgs),
 }
 
 /// Which run, and whose data.
@@ -109,4 +113,30 @@ pub struct PredictArgs {
     /// The file to write, a JSON object per line; - is standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub out: PathBuf,
+}
+
+/// Generate.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Which run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The text to go on with
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// The tokenizer.json of the tokens [default: the run's own, if its config named one]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens to add at most
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Softmax temperature of the draws; 0 takes the most probable token each time
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Form of the report on standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
 }

@@ -10,12 +10,12 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
 use kd_cache::config::{self, TrainConfig};
-use kd_cache::train::{self, RunFolder, RunOptions, TrainOutcome};
+use kd_cache::train::{self, GenerateSettings, RunFolder, RunOptions, TrainOutcome};
 
-use args::{Cli, Command, EvalArgs, PredictArgs, RunArgs, TrainArgs};
+use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
 use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
 
 fn main() -> ExitCode {
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let done = match (&cli.command, &cli.train) {
         (Some(Command::Eval(args)), _) => eval(args),
         (Some(Command::Predict(args)), _) => predict(args),
+        (Some(Command::Generate(args)), _) => generate(args),
         (None, Some(args)) => train(args),
         (None, None) => Cli::command()
             .error(UsageError::MissingRequiredArgument, "--config and --out are needed, or a subcommand")
@@ -92,6 +93,25 @@ fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let done = done?;
     flushed.with_context(|| format!("cannot write {}", args.out.display()))?;
     eprintln!("{done} predictions");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
+    if !(args.temperature.is_finite() && args.temperature >= 0.0) {
+        bail!("--temperature: expected a number from 0 up, found {}", args.temperature);
+    }
+    let settings = GenerateSettings {
+        prompt: args.prompt.clone(),
+        tokenizer: args.tokenizer.clone(),
+        max_new_tokens: args.max_new_tokens,
+        temperature: args.temperature,
+        seed: args.seed,
+    };
+    let said = train::generate(&args.run.run, &load(&args.run)?, &settings)?;
+    match args.format {
+        Format::Json => print_json(&said)?,
+        Format::Text => print(&format!("{}{}\n", said.prompt, said.text))?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

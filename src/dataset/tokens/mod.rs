@@ -26,7 +26,7 @@ mod text;
 mod tokenizer;
 
 pub use error::TokensError;
-pub use tokenizer::TokenizerIdentity;
+pub use tokenizer::{Tokenizer, TokenizerIdentity};
 
 use super::DatasetError;
 use crate::config::DatasetConfig;

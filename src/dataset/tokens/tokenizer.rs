@@ -28,7 +28,7 @@ pub struct TokenizerIdentity {
 }
 
 /// A tokenizer, ready for use.
-pub(super) struct Tokenizer {
+pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     identity: TokenizerIdentity,
     end: Option<u32>,
@@ -37,7 +37,10 @@ pub(super) struct Tokenizer {
 impl Tokenizer {
     /// Reads the `tokenizer.json` at `path`, and the `tokenizer_config.json` beside it where there is
     /// one: that is where the end-of-sequence token stands.
-    pub(super) fn open(path: &Path) -> Result<Self, TokensError> {
+    ///
+    /// # Errors
+    /// [`TokensError`]: no such file, or none of a tokenizer.
+    pub fn open(path: &Path) -> Result<Self, TokensError> {
         let read = |source| TokensError::Read { path: path.to_owned(), source };
         let wrong = |problem: String| TokensError::Tokenizer { path: path.to_owned(), problem };
         let bytes = std::fs::read(path).map_err(read)?;
@@ -51,12 +54,13 @@ impl Tokenizer {
         Ok(Self { inner, identity, end })
     }
 
-    pub(super) fn identity(&self) -> &TokenizerIdentity {
+    /// What tells it from others.
+    pub fn identity(&self) -> &TokenizerIdentity {
         &self.identity
     }
 
     /// The end-of-sequence token, where it could be found.
-    pub(super) fn end(&self) -> Option<u32> {
+    pub fn end(&self) -> Option<u32> {
         self.end
     }
 
@@ -73,9 +77,20 @@ impl Tokenizer {
     /// Nothing is put around them, whatever the post-processor would: a document is cut anywhere, and
     /// what stands between documents is the config's. Special tokens that are written out in the
     /// text become their ids, as in every use of the library.
-    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+    ///
+    /// # Errors
+    /// The library's own words.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens, special ones left out.
+    ///
+    /// # Errors
+    /// The library's own words.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, String> {
+        self.inner.decode(tokens, true).map_err(|error| error.to_string())
     }
 }
 

@@ -1,0 +1,167 @@
+//! The gradients of one batch, without all of its logits at once.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::TrainError;
+use super::evaluate::{DeviceBatch, chunks};
+use crate::libtorch;
+use crate::loss::{LossTerms, WeightedLoss};
+use crate::student::Model;
+
+/// Adds the gradients of the batch's loss to the model's variables, and gives the loss.
+///
+/// Of many positions and classes, logits and loss are made for a few positions at a time: their gradients go
+/// into a copy of the features that is cut off from the model, and from there through the model at once. The
+/// sums are the same, in another order.
+pub(super) fn backward(
+    model: &dyn Model,
+    batch: &DeviceBatch,
+    loss: &WeightedLoss,
+    classes: usize,
+) -> Result<LossTerms, TrainError> {
+    let positions = |features: &Tensor| chunks(features.size()[0], classes).collect();
+    backward_in(model, batch, loss, positions)
+}
+
+/// The same with the parts that `parts` cuts the features into.
+fn backward_in(
+    model: &dyn Model,
+    batch: &DeviceBatch,
+    loss: &WeightedLoss,
+    parts: impl FnOnce(&Tensor) -> Vec<(i64, i64)>,
+) -> Result<LossTerms, TrainError> {
+    let failed = |error: TchError| TrainError::Libtorch {
+        doing: "the backward pass",
+        problem: libtorch::plain_message(&error),
+    };
+    let features = model.features(&batch.inputs)?;
+    let parts = parts(&features);
+    if parts.len() < 2 {
+        let logits = model.head(&features);
+        let terms = loss.forward(&logits, batch.labels.as_ref(), batch.targets.as_ref(), batch.means);
+        terms.total.f_backward().map_err(failed)?;
+        return Ok(terms);
+    }
+    let leaf = features.detach().set_requires_grad(true);
+    let mut sum: Option<LossTerms> = None;
+    for (start, len) in parts {
+        let (labels, targets) = batch.part(start, len);
+        let logits = model.head(&leaf.narrow(0, start, len));
+        let terms = loss.forward(&logits, labels.as_ref(), targets.as_ref(), batch.means);
+        terms.total.f_backward().map_err(failed)?;
+        match &mut sum {
+            Some(sum) => sum.add(&terms),
+            None => sum = Some(terms),
+        }
+    }
+    // d loss / d features is known: the sum of their products has that very gradient.
+    (features * leaf.grad()).sum(Kind::Float).f_backward().map_err(failed)?;
+    sum.ok_or(TrainError::Empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::config::{LlamaConfig, LossWeights, StudentConfig};
+    use crate::loader::{Batch, Inputs, TokenInputs};
+    use crate::loss::TargetSpace;
+    use crate::select::Selector;
+    use crate::student::{self, Asked, Student};
+    use crate::target::{TailHandling, TailModel, TailNodes, TailPrior, Temperature};
+
+    const CLASSES: usize = 37;
+
+    fn student() -> Box<dyn Student> {
+        let config = StudentConfig::Llama(LlamaConfig {
+            hidden_size: 16,
+            intermediate_size: Some(24),
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            num_key_value_heads: None,
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: true,
+            classes: None,
+        });
+        student::create(&config, Asked::Tokens, CLASSES, Device::Cpu).unwrap()
+    }
+
+    /// Two rows, the second shorter, the first of two documents.
+    fn batch(selector: &Selector) -> DeviceBatch {
+        let tokens = vec![3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 0, 0];
+        let positions: Vec<i64> = (0..12).collect();
+        let logits: Vec<f32> = (0..12 * CLASSES).map(|at| ((at * 7919) % 1009) as f32 / 150.0).collect();
+        let batch = Batch {
+            ids: Vec::new(),
+            inputs: Inputs::Tokens(TokenInputs {
+                rows: 2,
+                length: 7,
+                tokens,
+                places: vec![0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 4, 0, 0],
+                documents: vec![0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, -1, -1],
+                positions,
+            }),
+            labels: Some(vec![1, 4, 1, -1, 9, 2, -1, 5, 3, 5, 8, -1]),
+            targets: Some(selector.select(&logits).unwrap()),
+        };
+        DeviceBatch::new(&batch, None, Device::Cpu)
+    }
+
+    /// Every variable's gradient, and the loss.
+    fn gradients(
+        student: &dyn Student,
+        batch: &DeviceBatch,
+        loss: &WeightedLoss,
+        step: i64,
+    ) -> (Vec<Tensor>, [f64; 3]) {
+        for mut variable in student.variables().trainable_variables() {
+            variable.zero_grad();
+        }
+        let parts = |features: &Tensor| {
+            let rows = features.size()[0];
+            (0..rows).step_by(step as usize).map(|start| (start, step.min(rows - start))).collect()
+        };
+        let terms = backward_in(student, batch, loss, parts).unwrap();
+        let value = |tensor: &Tensor| tensor.double_value(&[]);
+        let terms = [value(&terms.total), value(&terms.kl.unwrap()), value(&terms.cross_entropy.unwrap())];
+        let variables = student.variables().variables();
+        let mut named: Vec<_> = variables.into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        (named.into_iter().map(|(_, variable)| variable.grad().copy()).collect(), terms)
+    }
+
+    #[test]
+    fn parts_of_a_batch_have_the_gradients_of_the_whole() {
+        tch::manual_seed(5);
+        let nodes = TailNodes::default();
+        let selector = Selector::new(CLASSES, 4, &nodes).unwrap();
+        let prior: Vec<f32> = (0..5 * CLASSES).map(|at| (at % 7) as f32 / 3.0).collect();
+        let prior = TailPrior::new(nodes.clone(), CLASSES, prior).unwrap();
+        let space = TargetSpace {
+            classes: CLASSES,
+            k: 4,
+            draws: None,
+            nodes,
+            tail_model: TailModel::new(prior, None),
+        };
+        let weights = LossWeights { kl: 0.7, cross_entropy: 0.3 };
+        let temperature = Temperature::new(2.0).unwrap();
+        let (student, batch) = (student(), batch(&selector));
+        for tail in TailHandling::ALL {
+            let loss = WeightedLoss::new(&weights, temperature, tail, Some(&space), Device::Cpu).unwrap();
+            let (whole, terms) = gradients(student.as_ref(), &batch, &loss, 100);
+            for step in [1, 5, 11] {
+                let (parts, found) = gradients(student.as_ref(), &batch, &loss, step);
+                for (a, b) in terms.iter().zip(found) {
+                    assert!((a - b).abs() < 1e-5, "{tail}: {a} is not {b}");
+                }
+                for (whole, part) in whole.iter().zip(parts) {
+                    let off = f64::try_from((whole - part).abs().max()).unwrap();
+                    assert!(off < 1e-6, "{tail}, {step} at a time: {off}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The student as Hugging Face's transformers load it: `LlamaForCausalLM.from_pretrained(folder)`.
+
+use std::io;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::config::LlamaConfig;
+use crate::durable;
+
+/// The tokenizer beside the model.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
+/// Writes `config.json`, `model.safetensors` (the variables, which have the names already) and the tokenizer.
+pub(super) fn write(
+    folder: &Path,
+    llama: &LlamaConfig,
+    vocabulary: usize,
+    longest: usize,
+    variables: &Path,
+    tokenizer: Option<&Path>,
+) -> io::Result<()> {
+    durable::create_folder(folder)?;
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocabulary,
+        "hidden_size": llama.hidden_size,
+        "intermediate_size": llama.inner_size(),
+        "num_hidden_layers": llama.num_hidden_layers,
+        "num_attention_heads": llama.num_attention_heads,
+        "num_key_value_heads": llama.kv_heads(),
+        "head_dim": llama.hidden_size / llama.num_attention_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": longest,
+        "rms_norm_eps": llama.rms_norm_eps,
+        "rope_theta": llama.rope_theta,
+        // As releases from 5 on have it, beside what those before read.
+        "rope_parameters": { "rope_theta": llama.rope_theta, "rope_type": "default" },
+        "attention_bias": false,
+        "mlp_bias": false,
+        "tie_word_embeddings": llama.tie_word_embeddings,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+        "bos_token_id": null,
+        "eos_token_id": null,
+    });
+    let mut text = serde_json::to_vec_pretty(&config)?;
+    text.push(b'\n');
+    durable::write_file(&folder.join("config.json"), &text)?;
+    let copy = |from: &Path, name: &str| {
+        durable::replace_file(&folder.join(name), |temporary| std::fs::copy(from, temporary).map(|_| ()))
+    };
+    copy(variables, "model.safetensors")?;
+    tokenizer.map_or(Ok(()), |tokenizer| copy(tokenizer, TOKENIZER))
+}

@@ -1,0 +1,236 @@
+//! A language model's cache, and a student that learns from it alone: the built programs.
+
+#![cfg(all(feature = "onnx", feature = "torch"))]
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Said, build, fixture, kd_cache, kd_train, write};
+use serde_json::{Value, json};
+
+/// Documents of `fixtures/tokens/text`, taught by a model of 50 tokens that knows nothing of them: the
+/// numbers of the tokens are what counts.
+struct Case {
+    dir: tempfile::TempDir,
+    config: PathBuf,
+}
+
+impl Case {
+    fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(set: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stream = Vec::new();
+        for document in 0..6u16 {
+            stream.extend((0..20 + document).flat_map(|at| (1 + (document * 5 + at * 3) % 7).to_le_bytes()));
+            stream.extend(0u16.to_le_bytes());
+        }
+        let tokens = dir.path().join("tokens.bin");
+        std::fs::write(&tokens, stream).unwrap();
+        let teacher = fixture("teachers/causal.onnx");
+        let cache = format!(
+            r#"seed = 5
+[dataset]
+kind = "tokens"
+paths = [{tokens:?}]
+dtype = "u16"
+separator = 0
+rows = {{ length = 12 }}
+[teacher]
+kind = "onnx"
+path = {teacher:?}
+batch = 2
+threads = 1
+[head]
+k = 6
+[tail]
+rank = 2
+fit_samples = 60
+"#
+        );
+        let cache = write(dir.path(), "cache.toml", &cache);
+        build(&cache, &dir.path().join("cache"), set).code(0);
+        let train = format!(
+            r#"seed = 3
+[student]
+kind = "llama"
+hidden_size = 32
+num_hidden_layers = 1
+num_attention_heads = 4
+num_key_value_heads = 2
+[loss]
+weights = {{ kl = 1.0 }}
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+[train]
+epochs = 60
+batch = 4
+threads = 1
+[validation.seen]
+cache = {cache:?}
+"#,
+            cache = dir.path().join("cache"),
+        );
+        let config = write(dir.path(), "train.toml", &train);
+        Self { dir, config }
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn train(&self, name: &str, set: &[&str]) -> Said {
+        let mut args =
+            args!["--config", self.config, "--cache", self.out("cache"), "--out", self.out(name)].to_vec();
+        args.extend(args!["--quiet", "--format", "json"]);
+        for set in set {
+            args.extend(args!["--set", set]);
+        }
+        kd_train(&args)
+    }
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_student_learns_what_the_teacher_says_of_every_token() {
+    let case = Case::new();
+    let report = case.train("run", &[]).code(0).json();
+    let measured = &report["validation"]["seen"];
+    let of = |name: &str| measured[name].as_f64().unwrap_or_else(|| panic!("{name}: {report}"));
+    let first = &lines(&case.out("run").join("metrics.jsonl"))[0];
+    let kl_first = first["validation"]["seen"]["kl"].as_f64().unwrap();
+    assert!(of("kl") < kl_first / 5.0 && of("kl") > 0.0, "{kl_first} became {report}");
+    assert!(of("agreement") > 0.7, "{report}");
+    assert!((of("perplexity").ln() - of("cross_entropy")).abs() < 1e-9);
+    assert!(of("acceptance") > 0.8 && of("acceptance") <= 1.0 + 1e-6, "{report}");
+    assert!((0.0..=1.0).contains(&of("calibration_error")));
+    // Each of 6 documents, and the token after each.
+    assert_eq!(measured["samples"], json!((20..26).sum::<u32>() + 5));
+    assert_eq!(report["selected_by"], "seen.perplexity");
+    assert!(first["positions_per_second"].as_f64().unwrap() > 0.0);
+
+    let eval = kd_train(&args!["eval", case.out("run"), "--format", "json"]).code(0).json();
+    for (name, value) in measured.as_object().unwrap() {
+        let again = eval["validation"]["seen"][name].as_f64().unwrap();
+        assert!((again - value.as_f64().unwrap()).abs() < 1e-6, "{name}: {again}, {value}");
+    }
+    // The same seed, the same run.
+    let again = case.train("again", &["train.epochs=2"]).code(0).json();
+    let twice = case.train("twice", &["train.epochs=2"]).code(0).json();
+    assert_eq!((&again["train_loss"], &again["validation"]), (&twice["train_loss"], &twice["validation"]));
+
+    let folder = case.out("run").join("transformers");
+    let card: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    for (key, value) in [
+        ("model_type", json!("llama")),
+        ("vocab_size", json!(50)),
+        ("hidden_size", json!(32)),
+        ("intermediate_size", json!(96)),
+        ("num_hidden_layers", json!(1)),
+        ("num_attention_heads", json!(4)),
+        ("num_key_value_heads", json!(2)),
+        ("max_position_embeddings", json!(12)),
+        ("tie_word_embeddings", json!(true)),
+    ] {
+        assert_eq!(card[key], value, "{key}");
+    }
+    let kept = std::fs::read(case.out("run").join("student.safetensors")).unwrap();
+    assert!(kept == std::fs::read(folder.join("model.safetensors")).unwrap());
+}
+
+/// A run goes on from another's weights, and every student can begin so.
+#[test]
+fn a_run_begins_with_the_weights_of_another() {
+    let case = Case::new();
+    let first = case.train("first", &["train.epochs=20"]).code(0).json();
+    let init = format!("init.weights={}", case.out("first/transformers").display());
+    let second = case.train("second", &[&init, "train.epochs=1"]).code(0).json();
+    let loss = |report: &Value| report["train_loss"].as_f64().unwrap();
+    assert!(loss(&second) < 1.5 * loss(&first), "{first} {second}");
+    case.train("refused", &["init.weights=/no/such"]).refused(&["init.weights", "/no/such"]);
+}
+
+#[test]
+fn labels_are_the_tokens_that_follow() {
+    let case = Case::new();
+    let set = ["loss.weights={ cross_entropy = 1.0 }", "train.epochs=40"];
+    let report = case.train("run", &set).code(0).json();
+    // Each token is followed by the one three further, but for the ends of documents.
+    let measured = &report["validation"]["seen"];
+    assert!(measured["accuracy"].as_f64().unwrap() > 0.9, "{report}");
+    assert!(measured["perplexity"].as_f64().unwrap() < 2.0, "{report}");
+    assert!(report.get("temperature").is_none());
+}
+
+#[test]
+fn what_does_not_belong_to_language_models_is_refused() {
+    let case = Case::new();
+    let refused = |set: &[&str], words: &[&str]| {
+        case.train("refused", set).refused(words);
+    };
+    let images = format!(
+        "dataset={{ kind = \"idx\", images = {:?} }}",
+        fixture("fashion-mnist/train-images-idx3-ubyte.gz")
+    );
+    refused(&[&images], &["dataset", "keeps the tokens", "leave the key out"]);
+    refused(&["student={ kind = \"mlp\", hidden = [8] }"], &["\"mlp\"", "images", "llama"]);
+    refused(&["student.num_attention_heads=5"], &["student.hidden_size", "10", "32"]);
+    refused(&["student.num_key_value_heads=3"], &["student.num_key_value_heads", "4", "3"]);
+    refused(&["student.classes=49"], &["student.classes", "50 classes", "49"]);
+    refused(&["train.select_by=seen.loss"], &["train.select_by", "perplexity"]);
+    let tokenizer = format!("tokenizer={}", fixture("tokenizers/none.json").display());
+    refused(&[&tokenizer], &["none.json"]);
+    assert!(!case.out("refused").exists());
+    // Without its cache there is nothing to learn from.
+    kd_train(&args!["--config", case.config, "--out", case.out("refused")]).refused(&["--cache DIR"]);
+}
+
+/// Text, its tokenizer, and what a student says of it.
+#[test]
+fn a_student_goes_on_with_a_prompt_in_the_caches_own_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = fixture("tokenizers/bpe.json");
+    let cache = format!(
+        r#"[dataset]
+kind = "text"
+paths = [{text:?}]
+tokenizer = {tokenizer:?}
+rows = {{ length = 16 }}
+[teacher]
+kind = "onnx"
+path = {teacher:?}
+[head]
+k = 6
+[tail]
+fit_samples = 60
+"#,
+        text = fixture("tokens/text"),
+        teacher = fixture("teachers/causal.onnx"),
+    );
+    let cache = write(dir.path(), "cache.toml", &cache);
+    // The teacher knows 50 tokens of the tokenizer's 331.
+    build(&cache, &dir.path().join("cache"), &[]).refused(&["331", "50", "tokenizer"]);
+    kd_cache(&args!["inspect", dir.path().join("cache")]).code(2);
+
+    let case = Case::new();
+    case.train("run", &["train.epochs=1"]).code(0);
+    let generate = |more: &[&str]| {
+        let mut args = args!["generate", case.out("run"), "--prompt", "some text"].to_vec();
+        for word in more {
+            args.extend(args![word]);
+        }
+        kd_train(&args)
+    };
+    generate(&[]).refused(&["--tokenizer", "missing"]);
+    generate(&["--tokenizer", tokenizer.to_str().unwrap()]).refused(&["--tokenizer", "331", "50"]);
+    generate(&["--temperature", "-1"]).refused(&["--temperature"]);
+}
