@@ -7,7 +7,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Said, build, fixture, kd_cache, kd_train, write};
+use common::{Said, build, fixture, kd_train, write};
 use serde_json::{Value, json};
 
 /// Documents of `fixtures/tokens/text`, taught by a model of 50 tokens that knows nothing of them: the
@@ -71,6 +71,7 @@ learning_rate = 0.01
 epochs = 60
 batch = 4
 threads = 1
+select_by = "seen.kl"
 [validation.seen]
 cache = {cache:?}
 "#,
@@ -115,7 +116,7 @@ fn a_student_learns_what_the_teacher_says_of_every_token() {
     assert!((0.0..=1.0).contains(&of("calibration_error")));
     // Each of 6 documents, and the token after each.
     assert_eq!(measured["samples"], json!((20..26).sum::<u32>() + 5));
-    assert_eq!(report["selected_by"], "seen.perplexity");
+    assert_eq!(report["selected_by"], "seen.kl");
     assert!(first["positions_per_second"].as_f64().unwrap() > 0.0);
 
     let eval = kd_train(&args!["eval", case.out("run"), "--format", "json"]).code(0).json();
@@ -153,7 +154,8 @@ fn a_run_begins_with_the_weights_of_another() {
     let case = Case::new();
     let first = case.train("first", &["train.epochs=20"]).code(0).json();
     let init = format!("init.weights={}", case.out("first/transformers").display());
-    let second = case.train("second", &[&init, "train.epochs=1"]).code(0).json();
+    let second =
+        case.train("second", &[&init, "train.epochs=1", "optimizer.learning_rate=1e-4"]).code(0).json();
     let loss = |report: &Value| report["train_loss"].as_f64().unwrap();
     assert!(loss(&second) < 1.5 * loss(&first), "{first} {second}");
     case.train("refused", &["init.weights=/no/such"]).refused(&["init.weights", "/no/such"]);
@@ -162,7 +164,7 @@ fn a_run_begins_with_the_weights_of_another() {
 #[test]
 fn labels_are_the_tokens_that_follow() {
     let case = Case::new();
-    let set = ["loss.weights={ cross_entropy = 1.0 }", "train.epochs=40"];
+    let set = ["loss.weights={ cross_entropy = 1.0 }", "train.epochs=40", "train.select_by=last"];
     let report = case.train("run", &set).code(0).json();
     // Each token is followed by the one three further, but for the ends of documents.
     let measured = &report["validation"]["seen"];
@@ -194,16 +196,36 @@ fn what_does_not_belong_to_language_models_is_refused() {
     kd_train(&args!["--config", case.config, "--out", case.out("refused")]).refused(&["--cache DIR"]);
 }
 
-/// Text, its tokenizer, and what a student says of it.
+/// A tokenizer of so many words, `w0`, `w1` and so on, and `<eos>`.
+fn tokenizer(dir: &Path, name: &str, words: u32) -> PathBuf {
+    let mut vocabulary: serde_json::Map<String, Value> =
+        (0..words).map(|word| (format!("w{word}"), json!(word))).collect();
+    vocabulary.insert("<eos>".into(), json!(words));
+    let added = json!([{
+        "id": words, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    }]);
+    let text = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "w0" },
+    });
+    write(dir, name, &text.to_string())
+}
+
 #[test]
 fn a_student_goes_on_with_a_prompt_in_the_caches_own_tokens() {
     let dir = tempfile::tempdir().unwrap();
-    let tokenizer = fixture("tokenizers/bpe.json");
+    let (own, other) = (tokenizer(dir.path(), "own.json", 40), tokenizer(dir.path(), "other.json", 41));
+    let large = tokenizer(dir.path(), "large.json", 60);
+    let words: Vec<String> = (0..200).map(|at| format!("w{}", at % 8)).collect();
+    let text = write(dir.path(), "text.txt", &words.join(" "));
+    let teacher = fixture("teachers/causal.onnx");
     let cache = format!(
         r#"[dataset]
 kind = "text"
 paths = [{text:?}]
-tokenizer = {tokenizer:?}
+tokenizer = {own:?}
 rows = {{ length = 16 }}
 [teacher]
 kind = "onnx"
@@ -212,25 +234,60 @@ path = {teacher:?}
 k = 6
 [tail]
 fit_samples = 60
-"#,
-        text = fixture("tokens/text"),
-        teacher = fixture("teachers/causal.onnx"),
+"#
     );
     let cache = write(dir.path(), "cache.toml", &cache);
-    // The teacher knows 50 tokens of the tokenizer's 331.
-    build(&cache, &dir.path().join("cache"), &[]).refused(&["331", "50", "tokenizer"]);
-    kd_cache(&args!["inspect", dir.path().join("cache")]).code(2);
+    let out = |name: &str| dir.path().join(name);
+    build(&cache, &out("cache"), &[]).code(0);
+    let train = format!(
+        r#"tokenizer = {own:?}
+[student]
+kind = "llama"
+hidden_size = 32
+num_hidden_layers = 1
+num_attention_heads = 4
+[loss]
+weights = {{ cross_entropy = 1.0 }}
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+[train]
+epochs = 30
+batch = 4
+threads = 1
+"#
+    );
+    let config = write(dir.path(), "train.toml", &train);
+    let train = |name: &str, set: &[&str]| {
+        let mut args =
+            args!["--config", config, "--cache", out("cache"), "--out", out(name), "--quiet"].to_vec();
+        for set in set {
+            args.extend(args!["--set", set]);
+        }
+        kd_train(&args)
+    };
+    let set = format!("tokenizer={}", other.display());
+    train("other", &[&set]).refused(&["tokenizer", "other.json", "teacher's own"]);
+    train("run", &[]).code(0);
 
-    let case = Case::new();
-    case.train("run", &["train.epochs=1"]).code(0);
     let generate = |more: &[&str]| {
-        let mut args = args!["generate", case.out("run"), "--prompt", "some text"].to_vec();
+        let mut args = args!["generate", out("run"), "--prompt", "w5 w6", "--max-new-tokens", "5"].to_vec();
         for word in more {
             args.extend(args![word]);
         }
         kd_train(&args)
     };
-    generate(&[]).refused(&["--tokenizer", "missing"]);
-    generate(&["--tokenizer", tokenizer.to_str().unwrap()]).refused(&["--tokenizer", "331", "50"]);
-    generate(&["--temperature", "-1"]).refused(&["--temperature"]);
+    // It learned to count in eights.
+    let said = generate(&["--format", "json"]).code(0).json();
+    assert_eq!((&said["tokens"], &said["ended"]), (&json!([7, 0, 1, 2, 3]), &json!(false)));
+    assert_eq!(said["text"], "w7 w0 w1 w2 w3");
+    assert!(generate(&[]).code(0).out.starts_with("w5 w6"));
+    let drawn = |seed| generate(&["--temperature", "5", "--seed", seed, "--format", "json"]).code(0).json();
+    assert_eq!(drawn("1")["tokens"], drawn("1")["tokens"]);
+    assert_ne!(drawn("1")["tokens"], drawn("2")["tokens"]);
+    generate(&["--temperature=-1"]).refused(&["--temperature", "-1"]);
+    generate(&["--tokenizer", large.to_str().unwrap()]).refused(&["--tokenizer", "61", "50"]);
+    kd_train(&args!["generate", out("run"), "--prompt", ""]).refused(&["--prompt"]);
+    kd_train(&args!["predict", out("run"), "--dataset", "seen"]).refused(&["kd-train generate"]);
+    kd_train(&args!["generate", out("none"), "--prompt", "w1"]).refused(&["none"]);
 }
