@@ -396,6 +396,7 @@ mod training {
                 cross_entropy: some(2.0),
                 seconds: 0.5,
                 samples_per_second: 20.0,
+                gradient_norm: some(0.7),
                 positions_per_second: some(200.0),
                 validation: validation.clone(),
             };

@@ -361,7 +361,7 @@ fn ctrl_c_keeps_the_finished_epochs() {
     let report = said.json();
     assert_eq!(report["outcome"], "interrupted");
     assert_eq!(report["epochs"], lines(&metrics).len());
-    assert!(said.err.contains("interrupted; checkpoints of"), "{}", said.err);
+    assert!(said.err.contains("interrupted after"), "{}", said.err);
     kd_train(&args!["eval", out]).code(0);
 }
 

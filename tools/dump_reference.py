@@ -85,6 +85,10 @@ def optimizers():
         ("adamw", torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}),
         ("sgd", torch.optim.SGD, {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.02, "nesterov": False}),
         ("sgd", torch.optim.SGD, {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.02, "nesterov": True}),
+        ("sgd", torch.optim.SGD, {"lr": 0.2, "momentum": 0.0, "weight_decay": 0.02, "nesterov": False}),
+        ("adam", torch.optim.Adam, {"lr": 0.05, "weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}),
+        ("rmsprop", torch.optim.RMSprop, {"lr": 0.02, "weight_decay": 0.1, "alpha": 0.9, "eps": 1e-6, "momentum": 0.0}),
+        ("rmsprop", torch.optim.RMSprop, {"lr": 0.02, "weight_decay": 0.0, "alpha": 0.9, "eps": 1e-6, "momentum": 0.8}),
     ):
         weight = start.clone().requires_grad_()
         optimizer = make([weight], **settings)

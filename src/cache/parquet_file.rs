@@ -30,8 +30,8 @@ pub(super) fn encode(batch: &RecordBatch, level: i32) -> Result<Vec<u8>, ArrowEr
         // Numbers below 65,536 fill half of Parquet's four bytes, and hardly ever the other half.
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::None)
-        // As far as zstd looks back at its higher levels; a shard is decoded whole anyway.
-        .set_data_page_size_limit(1 << 23)
+        // A page a column: zstd then learns from all of it, and a shard is decoded whole anyway.
+        .set_data_page_size_limit(1 << 26)
         .set_data_page_row_count_limit(usize::MAX)
         .set_max_row_group_row_count(Some(usize::MAX))
         .set_created_by("kd-cache".into());

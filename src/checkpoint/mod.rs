@@ -71,11 +71,30 @@ pub fn save(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointErro
 /// # Errors
 /// [`CheckpointError`]; what stood there before is kept.
 pub fn save_variables(student: &dyn Student, path: &Path) -> Result<(), CheckpointError> {
-    let on_host =
-        |(name, tensor): (String, tch::Tensor)| (name, tensor.to_device(tch::Device::Cpu).contiguous());
+    let named: Vec<_> = student.variables().variables().into_iter().collect();
+    save_tensors(&named, path)
+}
+
+/// Writes tensors with names to `path`.
+///
+/// # Errors
+/// [`CheckpointError`]; what stood there before is kept.
+pub fn save_tensors(named: &[(String, tch::Tensor)], path: &Path) -> Result<(), CheckpointError> {
+    let on_host = |(name, tensor): &(String, tch::Tensor)| {
+        (name.clone(), tensor.to_device(tch::Device::Cpu).contiguous())
+    };
     // `VarStore::save` takes the format from the suffix, and a temporary file has another.
-    let named: Vec<_> = student.variables().variables().into_iter().map(on_host).collect();
+    let named: Vec<_> = named.iter().map(on_host).collect();
     make(path, |temporary| tch::Tensor::write_safetensors(&named, temporary).map_err(Making::Torch))
+}
+
+/// The tensors of a file and their names.
+///
+/// # Errors
+/// [`CheckpointError::Variables`]: no such file, or none of tensors.
+pub fn read_tensors(path: &Path) -> Result<Vec<(String, tch::Tensor)>, CheckpointError> {
+    tch::Tensor::read_safetensors(path)
+        .map_err(|error| CheckpointError::Variables { path: path.to_owned(), problem: plain_message(&error) })
 }
 
 /// Writes `student` as TorchScript for inference to `path`.

@@ -11,6 +11,7 @@ mod device;
 mod fault;
 mod images;
 mod load;
+mod optim;
 mod student;
 mod tokens;
 mod train;
@@ -29,12 +30,10 @@ pub use images::{
     RandomResizedCrop,
 };
 pub use load::{Config, load, load_str};
+pub use optim::{OptimizerConfig, ScheduleConfig};
 pub use student::{LlamaConfig, StudentConfig};
 pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
-pub use train::{
-    InitConfig, LossConfig, LossWeights, OptimizerConfig, ScheduleConfig, TrainConfig, TrainSection,
-    ValidationConfig,
-};
+pub use train::{InitConfig, LossConfig, LossWeights, TrainConfig, TrainSection, ValidationConfig};

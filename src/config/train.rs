@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::optim::{OptimizerConfig, ScheduleConfig};
 use super::student::StudentConfig;
 use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device};
 use crate::target::TailHandling;
@@ -90,110 +91,6 @@ pub struct LossWeights {
     pub cross_entropy: f64,
 }
 
-/// How weights are changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum OptimizerConfig {
-    /// Adam with decoupled weight decay (Loshchilov & Hutter, 2019).
-    Adamw {
-        /// Peak learning rate.
-        #[schemars(extend("exclusiveMinimum" = 0.0))]
-        learning_rate: f64,
-        /// Decoupled weight decay.
-        #[serde(default = "default_weight_decay")]
-        #[schemars(range(min = 0.0))]
-        weight_decay: f64,
-        /// Decay rates of the two moments.
-        #[serde(default = "default_betas")]
-        betas: [f64; 2],
-        /// Added to the denominator.
-        #[serde(default = "default_eps")]
-        #[schemars(extend("exclusiveMinimum" = 0.0))]
-        eps: f64,
-    },
-    /// Stochastic gradient descent with momentum.
-    Sgd {
-        /// Peak learning rate.
-        #[schemars(extend("exclusiveMinimum" = 0.0))]
-        learning_rate: f64,
-        /// Momentum.
-        #[serde(default = "default_momentum")]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        momentum: f64,
-        /// L2 penalty.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        weight_decay: f64,
-        /// Nesterov's form of momentum.
-        #[serde(default)]
-        nesterov: bool,
-    },
-}
-
-fn default_weight_decay() -> f64 {
-    0.01
-}
-
-fn default_betas() -> [f64; 2] {
-    [0.9, 0.999]
-}
-
-fn default_eps() -> f64 {
-    1e-8
-}
-
-fn default_momentum() -> f64 {
-    0.9
-}
-
-impl OptimizerConfig {
-    /// The peak learning rate.
-    pub fn learning_rate(&self) -> f64 {
-        match self {
-            Self::Adamw { learning_rate, .. } | Self::Sgd { learning_rate, .. } => *learning_rate,
-        }
-    }
-}
-
-/// How the learning rate changes over the steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ScheduleConfig {
-    /// The same at every step, after a linear warm-up.
-    Constant {
-        /// Epochs of linear warm-up from 0; fractions allowed.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-    },
-    /// Half a cosine down from the peak, after a linear warm-up.
-    Cosine {
-        /// Epochs of linear warm-up from 0; fractions allowed.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-        /// The last learning rate as a fraction of the peak.
-        #[serde(default)]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        final_fraction: f64,
-    },
-}
-
-impl Default for ScheduleConfig {
-    fn default() -> Self {
-        Self::Constant { warmup_epochs: 0.0 }
-    }
-}
-
-impl ScheduleConfig {
-    /// Epochs of linear warm-up.
-    pub fn warmup_epochs(&self) -> f64 {
-        match self {
-            Self::Constant { warmup_epochs } | Self::Cosine { warmup_epochs, .. } => *warmup_epochs,
-        }
-    }
-}
-
 /// Length, batch and device of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -201,9 +98,33 @@ pub struct TrainSection {
     /// Passes over the samples.
     #[schemars(range(min = 1))]
     pub epochs: u32,
-    /// Samples per step. The last, smaller batch of an epoch is used too.
+    /// Samples in a batch. The last, smaller batch of an epoch is used too.
     #[schemars(range(min = 1))]
     pub batch: usize,
+    /// Batches for each step: their gradients are those of one batch of as many samples.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    pub accumulate: usize,
+    /// Gradients are made smaller where their norm, all together, is above this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    pub clip_norm: Option<f64>,
+    /// Every gradient is brought between this and its negative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    pub clip_value: Option<f64>,
+    /// Ends the run after so many steps, if epochs do not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_steps: Option<u64>,
+    /// Ends the run after so many epochs that are no better than the best by what selects it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub patience: Option<u32>,
+    /// Steps after which the run's state is kept, beside the end of each epoch: an interrupted run loses no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub keep_every: Option<u64>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "default_device")]
     pub device: String,
@@ -221,6 +142,10 @@ pub struct TrainSection {
     /// the training loss where there is no set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select_by: Option<String>,
+}
+
+fn one() -> usize {
+    1
 }
 
 fn default_device() -> String {
@@ -274,23 +199,8 @@ impl Config for TrainConfig {
             faults.push(Fault::new("dataset.labels", problem));
         }
         faults.extend(self.student.validate());
-        if let OptimizerConfig::Adamw { betas, .. } = &self.optimizer
-            && let Some(bad) = betas.iter().find(|b| !(0.0..1.0).contains(*b))
-        {
-            let problem = format!("expected values in [0, 1), found {bad}");
-            faults.push(Fault::new("optimizer.betas", problem));
-        }
-        if let OptimizerConfig::Sgd { momentum, nesterov: true, .. } = &self.optimizer
-            && *momentum == 0.0
-        {
-            faults.push(Fault::new("optimizer.nesterov", "needs a positive optimizer.momentum, found 0"));
-        }
-        let epochs = f64::from(self.train.epochs);
-        let warmup = self.schedule.warmup_epochs();
-        if warmup > epochs {
-            let problem = format!("expected at most train.epochs = {epochs}, found {warmup}");
-            faults.push(Fault::new("schedule.warmup_epochs", problem));
-        }
+        faults.extend(self.optimizer.validate());
+        faults.extend(self.schedule.validate(f64::from(self.train.epochs)));
         faults
     }
 }

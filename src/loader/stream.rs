@@ -31,9 +31,9 @@ pub struct Batches {
     worker: Option<JoinHandle<()>>,
 }
 
-/// Begins a pass over `samples` in batches of `batch` (the last may be smaller), up to `ahead` of
-/// them prepared before they are asked for.
-pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize) -> Batches {
+/// Begins a pass over `samples` in batches of `batch` (the last may be smaller), without the first `skip` of
+/// these, up to `ahead` of them prepared before they are asked for.
+pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize, skip: u64) -> Batches {
     let samples = Arc::clone(samples);
     let (to, from_worker) = sync_channel(ahead.max(1));
     let worker = std::thread::spawn(move || {
@@ -45,7 +45,8 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize) 
                 (Some(order), (epoch % u32::from(samples.views().max(1))) as u16)
             }
         };
-        for start in (0..len).step_by(batch.max(1)) {
+        let first = skip.saturating_mul(batch as u64).min(len);
+        for start in (first..len).step_by(batch.max(1)) {
             let end = start.saturating_add(batch as u64).min(len);
             let indices: Vec<u64> =
                 (start..end).map(|at| order.as_ref().map_or(at, |order| order.at(at))).collect();
@@ -136,7 +137,7 @@ mod tests {
     }
 
     fn ids(order: Order, batch: usize) -> Vec<Vec<u64>> {
-        let all = stream(&samples(100, None), order, batch, 2);
+        let all = stream(&samples(100, None), order, batch, 2, 0);
         all.map(|batch| {
             let batch = batch.unwrap();
             let Inputs::Images(inputs) = &batch.inputs else { panic!("{batch:?}") };
@@ -160,15 +161,18 @@ mod tests {
         assert_eq!(first, shuffled(0));
         assert_ne!(first, shuffled(1));
         assert_eq!(ids(Order::Sequential, 7).concat(), (0..100).collect::<Vec<_>>());
+        let order = Order::Shuffled { seed: 7, epoch: 0 };
+        let rest = stream(&samples(100, None), order, 32, 2, 2).map(|batch| batch.unwrap().ids.len());
+        assert_eq!(rest.collect::<Vec<_>>(), [32, 4]);
     }
 
     #[test]
     fn a_fault_is_the_last_item_and_a_dropped_stream_ends_its_worker() {
-        let all: Vec<_> = stream(&samples(100, Some(40)), Order::Sequential, 10, 2).collect();
+        let all: Vec<_> = stream(&samples(100, Some(40)), Order::Sequential, 10, 2, 0).collect();
         assert_eq!(all.len(), 5);
         assert!(all[..4].iter().all(Result::is_ok) && all[4].is_err());
         let samples = samples(100, None);
-        let mut batches = stream(&samples, Order::Sequential, 1, 1);
+        let mut batches = stream(&samples, Order::Sequential, 1, 1, 0);
         assert!(batches.next().is_some());
         drop(batches);
         assert_eq!(Arc::strong_count(&samples), 1);

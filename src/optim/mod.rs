@@ -3,5 +3,5 @@
 mod optimizer;
 mod schedule;
 
-pub use optimizer::build;
+pub use optimizer::{Memory, Optimizer};
 pub use schedule::Schedule;

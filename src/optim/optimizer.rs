@@ -1,21 +1,198 @@
-//! libtorch's optimizers by their config.
+//! Optimizers whose whole state is tensors with names, so that a run can be interrupted and go on exactly.
+//!
+//! libtorch's own are not used, because its bindings give no access to what they remember. Numbers are held to
+//! PyTorch's (`tests/numerics.rs`), whose formulas these are; Lion is of its paper.
 
-use tch::TchError;
-use tch::nn::{AdamW, Optimizer, OptimizerConfig as _, Sgd, VarStore};
+use std::collections::BTreeMap;
+
+use tch::nn::VarStore;
+use tch::{Kind, Tensor};
 
 use crate::config::OptimizerConfig;
 
-/// The optimizer of all trainable variables of `vs`, at its peak learning rate.
-///
-/// # Errors
-/// What libtorch returns.
-pub fn build(config: &OptimizerConfig, vs: &VarStore) -> Result<Optimizer, TchError> {
-    match *config {
-        OptimizerConfig::Adamw { learning_rate, weight_decay, betas: [beta1, beta2], eps } => {
-            AdamW { beta1, beta2, wd: weight_decay, eps, amsgrad: false }.build(vs, learning_rate)
+/// Changes the trainable variables of a store by their gradients.
+pub struct Optimizer {
+    config: OptimizerConfig,
+    steps: i64,
+    variables: Vec<Variable>,
+}
+
+/// A variable and what is remembered of its gradients.
+struct Variable {
+    name: String,
+    value: Tensor,
+    /// Whether it decays: norms and biases do not.
+    decays: bool,
+    first: Option<Tensor>,
+    second: Option<Tensor>,
+}
+
+/// What an optimizer remembers, under the names `first.VARIABLE` and `second.VARIABLE`.
+pub type Memory = BTreeMap<String, Tensor>;
+
+impl Optimizer {
+    /// The optimizer of all trainable variables of `vs`, in the order of their names.
+    ///
+    /// Weight decay is of matrices and kernels alone: what has one dimension, norms and biases, keeps its size,
+    /// unless the config says otherwise.
+    pub fn new(config: &OptimizerConfig, vs: &VarStore) -> Self {
+        let named: BTreeMap<String, Tensor> = vs.variables().into_iter().collect();
+        let trainable = named.into_iter().filter(|(_, value)| value.requires_grad());
+        let all = config.decays_all();
+        let variable = |(name, value): (String, Tensor)| {
+            let decays = all || value.dim() > 1;
+            Variable { name, value, decays, first: None, second: None }
+        };
+        Self { config: config.clone(), steps: 0, variables: trainable.map(variable).collect() }
+    }
+
+    /// Forgets all gradients.
+    pub fn zero_grad(&mut self) {
+        self.variables.iter_mut().for_each(|variable| variable.value.zero_grad());
+    }
+
+    /// The 2-norm of all gradients together, a scalar on their device; `None` where there are none.
+    pub fn gradient_norm(&self) -> Option<Tensor> {
+        let norms: Vec<Tensor> = self.gradients().map(|gradient| gradient.norm()).collect();
+        (!norms.is_empty()).then(|| Tensor::stack(&norms, 0).norm())
+    }
+
+    /// Makes all gradients smaller by one factor where their norm together is above `most`, and gives the norm
+    /// before (Pascanu et al., 2013; `torch.nn.utils.clip_grad_norm_`).
+    pub fn clip_norm(&mut self, most: f64) -> Option<Tensor> {
+        let norm = self.gradient_norm()?;
+        let factor = (most / (&norm + 1e-6)).clamp_max(1.0);
+        self.gradients().for_each(|mut gradient| drop(gradient.g_mul_(&factor)));
+        Some(norm)
+    }
+
+    /// Brings every gradient between `−most` and `most`.
+    pub fn clip_value(&mut self, most: f64) {
+        self.gradients().for_each(|mut gradient| drop(gradient.clamp_(-most, most)));
+    }
+
+    fn gradients(&self) -> impl Iterator<Item = Tensor> {
+        self.variables.iter().map(|variable| variable.value.grad()).filter(Tensor::defined)
+    }
+
+    /// One step at `learning_rate`.
+    pub fn step(&mut self, learning_rate: f64) {
+        self.steps += 1;
+        let (config, steps) = (&self.config, self.steps);
+        tch::no_grad(|| {
+            for variable in &mut self.variables {
+                let gradient = variable.value.grad();
+                if gradient.defined() {
+                    variable.step(config, &gradient, learning_rate, steps);
+                }
+            }
+        });
+    }
+
+    /// Steps made, and what is remembered.
+    pub fn state(&self) -> (u64, Memory) {
+        let mut memory = Memory::new();
+        for variable in &self.variables {
+            for (what, tensor) in [("first", &variable.first), ("second", &variable.second)] {
+                if let Some(tensor) = tensor {
+                    memory.insert(format!("{what}.{}", variable.name), tensor.shallow_clone());
+                }
+            }
         }
-        OptimizerConfig::Sgd { learning_rate, momentum, weight_decay, nesterov } => {
-            Sgd { momentum, dampening: 0.0, wd: weight_decay, nesterov }.build(vs, learning_rate)
+        (self.steps.unsigned_abs(), memory)
+    }
+
+    /// Goes on from what [`Self::state`] gave; what is not there is as in the beginning.
+    pub fn restore(&mut self, steps: u64, memory: &Memory) {
+        self.steps = i64::try_from(steps).unwrap_or(i64::MAX);
+        for variable in &mut self.variables {
+            let (device, name) = (variable.value.device(), &variable.name);
+            let of = |what: &str| {
+                memory.get(&format!("{what}.{name}")).map(|tensor| tensor.to_device(device).copy())
+            };
+            (variable.first, variable.second) = (of("first"), of("second"));
         }
     }
+}
+
+/// Zeros like `value`, unless there is something already.
+fn or_zeros<'a>(slot: &'a mut Option<Tensor>, value: &Tensor) -> &'a mut Tensor {
+    slot.get_or_insert_with(|| value.zeros_like())
+}
+
+impl Variable {
+    fn step(&mut self, config: &OptimizerConfig, gradient: &Tensor, learning_rate: f64, steps: i64) {
+        let decay = if self.decays { config.weight_decay() } else { 0.0 };
+        // L2: the penalty's gradient.
+        let penalised = |value: &Tensor| match decay == 0.0 {
+            true => gradient.shallow_clone(),
+            false => gradient + value * decay,
+        };
+        let value = &mut self.value;
+        match *config {
+            OptimizerConfig::Adamw { betas, eps, .. } => {
+                // Decoupled: the weight itself shrinks.
+                drop(value.g_mul_scalar_(1.0 - learning_rate * decay));
+                let slots = (&mut self.first, &mut self.second);
+                adam(value, gradient, slots, betas, eps, learning_rate, steps);
+            }
+            OptimizerConfig::Adam { betas, eps, .. } => {
+                let gradient = penalised(value);
+                let slots = (&mut self.first, &mut self.second);
+                adam(value, &gradient, slots, betas, eps, learning_rate, steps);
+            }
+            OptimizerConfig::Sgd { momentum, nesterov, .. } => {
+                let gradient = penalised(value);
+                if momentum == 0.0 {
+                    drop(value.g_add_(&(gradient * -learning_rate)));
+                    return;
+                }
+                let velocity = match &mut self.first {
+                    Some(velocity) => velocity.g_mul_scalar_(momentum).g_add_(&gradient),
+                    slot => slot.insert(gradient.copy()).shallow_clone(),
+                };
+                let along = if nesterov { gradient + velocity * momentum } else { velocity };
+                drop(value.g_add_(&(along * -learning_rate)));
+            }
+            OptimizerConfig::Rmsprop { alpha, momentum, eps, .. } => {
+                let gradient = penalised(value);
+                let square = or_zeros(&mut self.second, value);
+                drop(square.g_mul_scalar_(alpha).g_add_(&(&gradient * &gradient * (1.0 - alpha))));
+                let scaled = gradient / (square.sqrt() + eps);
+                let along = match momentum == 0.0 {
+                    true => scaled,
+                    false => or_zeros(&mut self.first, value).g_mul_scalar_(momentum).g_add_(&scaled),
+                };
+                drop(value.g_add_(&(along * -learning_rate)));
+            }
+            // Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
+            OptimizerConfig::Lion { betas: [beta1, beta2], .. } => {
+                let mean = or_zeros(&mut self.first, value);
+                let along = (&*mean * beta1 + gradient * (1.0 - beta1)).sign();
+                drop(value.g_mul_scalar_(1.0 - learning_rate * decay));
+                drop(value.g_add_(&(along * -learning_rate)));
+                drop(mean.g_mul_scalar_(beta2).g_add_(&(gradient * (1.0 - beta2))));
+            }
+        }
+    }
+}
+
+/// Kingma & Ba, "Adam", 2015, algorithm 1, with the corrections put as PyTorch has them.
+fn adam(
+    value: &mut Tensor,
+    gradient: &Tensor,
+    (first, second): (&mut Option<Tensor>, &mut Option<Tensor>),
+    [beta1, beta2]: [f64; 2],
+    eps: f64,
+    learning_rate: f64,
+    steps: i64,
+) {
+    let (mean, square) = (or_zeros(first, value), or_zeros(second, value));
+    drop(mean.lerp_(gradient, 1.0 - beta1));
+    drop(square.g_mul_scalar_(beta2).g_add_(&(gradient * gradient * (1.0 - beta2))));
+    let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+    let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
+    let size = square.sqrt() / correction2.sqrt() + eps;
+    let along = mean.to_kind(Kind::Float) / size * (-learning_rate / correction1);
+    drop(value.g_add_(&along));
 }

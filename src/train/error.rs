@@ -77,6 +77,34 @@ pub enum TrainError {
     /// A batch without positions.
     #[error("the cache has a batch of rows without any token")]
     Empty,
+    /// A run that has kept nothing to go on from.
+    #[error("--resume: {path} is not there; the run kept nothing to go on from, begin it without --resume")]
+    NothingToResume {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What a run has kept is not this run's.
+    #[error("--resume: {path}: {problem}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found.
+        problem: String,
+    },
+    /// A run that is to go on otherwise.
+    #[error(
+        "--resume: {key}: the run in {path} was begun with {kept}, found {found}; give what it was begun with"
+    )]
+    Resumed {
+        /// The run's folder.
+        path: PathBuf,
+        /// In the config.
+        key: String,
+        /// As the run was begun.
+        kept: String,
+        /// As it is now.
+        found: String,
+    },
     /// Images to train on are not given.
     #[error("dataset: missing; only a cache of tokens keeps its own samples")]
     NoDataset,

@@ -33,12 +33,11 @@ impl DeviceBatch {
             }
             Inputs::Tokens(tokens) => (Input::Tokens(on_device(tokens, device)), tokens.positions.len()),
         };
-        let labelled = batch.labels.iter().flatten().filter(|label| **label >= 0).count();
         Self {
             inputs,
             labels: batch.labels.as_ref().map(|labels| Tensor::from_slice(labels).to_device(device)),
             targets: batch.targets.as_ref().map(|targets| TargetTensors::new(targets, device)),
-            means: Means { positions, labels: labelled },
+            means: Means { positions, labels: labelled(batch) },
         }
     }
 
@@ -47,6 +46,20 @@ impl DeviceBatch {
         let labels = self.labels.as_ref().map(|labels| labels.narrow(0, start, len));
         (labels, self.targets.as_ref().map(|targets| targets.rows(start, len)))
     }
+}
+
+/// Positions of a batch that have a label.
+fn labelled(batch: &Batch) -> usize {
+    batch.labels.iter().flatten().filter(|label| **label >= 0).count()
+}
+
+/// What the means of several batches together are over.
+pub(super) fn means(batches: &[Batch]) -> Means {
+    let positions = |batch: &Batch| match &batch.inputs {
+        Inputs::Images(_) => batch.ids.len(),
+        Inputs::Tokens(tokens) => tokens.positions.len(),
+    };
+    Means { positions: batches.iter().map(positions).sum(), labels: batches.iter().map(labelled).sum() }
 }
 
 fn on_device(tokens: &TokenInputs, device: Device) -> TokenTensors {
@@ -77,7 +90,7 @@ pub(super) fn for_each_batch(
     mut each: impl FnMut(&Batch, &DeviceBatch, &Tensor) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
     let _guard = tch::no_grad_guard();
-    for batch in stream(samples, Order::Sequential, batch, 2) {
+    for batch in stream(samples, Order::Sequential, batch, 2, 0) {
         let batch = batch?;
         let on_device = DeviceBatch::new(&batch, samples.image_shape(), device);
         let features = model.features(&on_device.inputs)?;

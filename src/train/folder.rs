@@ -107,6 +107,21 @@ impl RunFolder {
         self.0.join(SUMMARY)
     }
 
+    /// Where the run is, while it is not done.
+    pub(super) fn state(&self) -> PathBuf {
+        self.0.join(CHECKPOINTS).join("state.safetensors")
+    }
+
+    /// One line an epoch.
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join(METRICS)
+    }
+
+    /// The run's folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The checkpoint `name`, without suffix.
     pub(super) fn checkpoint(&self, name: &str) -> PathBuf {
         self.0.join(CHECKPOINTS).join(name)
@@ -120,7 +135,7 @@ impl RunFolder {
     }
 
     pub(super) fn add_epoch(&self, epoch: &EpochReport) -> Result<(), TrainError> {
-        let path = self.0.join(METRICS);
+        let path = self.metrics();
         let line = json(epoch, false).and_then(|line| durable::append(&path, &line));
         line.map_err(|source| TrainError::Write { path, source })
     }

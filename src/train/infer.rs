@@ -58,15 +58,13 @@ impl Finished {
         if let Some(threads) = config.train.threads {
             tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         }
-        // A run over images says how they were prepared.
-        let (model, classes): (Box<dyn Model>, usize) = match &config.preprocess {
-            Some(_) => {
-                let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
-                (Box::new(Exported::load(run, classes, device)?), classes)
-            }
-            None => language_model(run, config, device)?,
-        };
-        Ok(Self { model, device, classes, preprocess: config.preprocess.clone() })
+        if learned_from_tokens(run)? {
+            let (model, classes) = language_model(run, config, device)?;
+            return Ok(Self { model, device, classes, preprocess: None });
+        }
+        let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
+        let model = Box::new(Exported::load(run, classes, device)?);
+        Ok(Self { model, device, classes, preprocess: Some(config.preprocess.clone().unwrap_or_default()) })
     }
 
     fn set(&self, name: &str, config: &TrainConfig) -> Result<ValidationSet, TrainError> {
@@ -76,6 +74,15 @@ impl Finished {
         };
         setup::validation(name, set, self.preprocess.as_ref(), self.classes, config.loss.tail, self.device)
     }
+}
+
+/// Whether the run's student is a language model: a run over images says how they were prepared.
+fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
+    let path = run.config();
+    let read = |source| TrainError::Read { path: path.clone(), source };
+    let text = std::fs::read_to_string(&path).map_err(read)?;
+    let own: toml::Table = toml::from_str(&text).map_err(|error| read(std::io::Error::other(error)))?;
+    Ok(!own.contains_key("preprocess"))
 }
 
 /// The language model of a finished run, and the number of its tokens.

@@ -9,10 +9,13 @@ mod folder;
 mod generate;
 mod infer;
 mod report;
+mod resume;
 mod run;
 mod select;
 mod setup;
+mod state;
 mod step;
+mod sums;
 mod transformers;
 
 pub use error::TrainError;

@@ -24,7 +24,10 @@ pub struct EpochReport {
     /// Mean cross-entropy on labels over the epoch's samples, unweighted; absent likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_entropy: Option<f64>,
-    /// Wall-clock time of the training steps.
+    /// Mean norm of the gradients of a step before they were clipped; absent without `train.clip_norm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<f64>,
+    /// Wall-clock time of the training steps of this session.
     pub seconds: f64,
     /// Samples trained on per second.
     pub samples_per_second: f64,
@@ -41,7 +44,7 @@ pub struct EpochReport {
 pub enum TrainOutcome {
     /// All epochs are done.
     Trained,
-    /// Stopped on request; checkpoints of the finished epochs are kept.
+    /// Stopped on request; the same command with --resume goes on.
     Interrupted,
 }
 

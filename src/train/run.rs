@@ -5,26 +5,32 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use tch::nn::Optimizer;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Cuda, Device};
 
-use super::evaluate::{DeviceBatch, evaluate};
+use super::evaluate::{DeviceBatch, evaluate, means};
+use super::resume::{self, resolved};
 use super::select::SelectBy;
 use super::setup::{self, Training, ValidationSet};
+use super::state::{self, Kept, Place};
 use super::step::backward;
+use super::sums::Sums;
 use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport};
 use crate::checkpoint;
-use crate::config::TrainConfig;
+use crate::config::{StudentConfig, TrainConfig};
 use crate::libtorch;
-use crate::loader::{Order, stream};
-use crate::loss::{LossTerms, Means, WeightedLoss};
+use crate::loader::{Batch, Order, stream};
+use crate::loss::{LossTerms, WeightedLoss};
 use crate::ops::Progress;
-use crate::optim::{self, Schedule};
+use crate::optim::{Optimizer, Schedule};
 use crate::student::{self, Asked, Initialised, State, Student};
 use crate::target::Temperature;
 
 /// Steps between two looks at the loss: each one waits for the device.
 const STEPS_PER_LOOK: u64 = 50;
+
+/// The checkpoint of the best epoch, and that of a better one that `train.max_steps` cut short.
+const BEST: &str = "best";
+const CUT: &str = "cut";
 
 /// Where a run takes its targets from and where it goes.
 #[derive(Clone, Debug)]
@@ -35,12 +41,14 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Whether an earlier run there may be removed.
     pub overwrite: bool,
+    /// Whether to go on with an interrupted run there.
+    pub resume: bool,
 }
 
 /// Trains the student of `config`, validates it after each epoch, and exports the best.
 ///
-/// `stop` is looked at before each step; when it is set, the epoch at hand is given up and what
-/// earlier epochs left in the folder stays.
+/// `stop` is looked at before each step; when it is set, the run's state is kept, and the same call with
+/// [`RunOptions::resume`] goes on to the same bits as one that was never interrupted.
 ///
 /// # Errors
 /// [`TrainError`]. Nothing is written before data, cache, student and device have been checked.
@@ -68,32 +76,18 @@ pub fn run(
         })
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
+    let folder = RunFolder::new(&options.out);
+    let resolved = resolved(config, &training);
+    let kept = options.resume.then(|| resume::open(&folder, &resolved)).transpose()?;
 
-    // Seeds are bit patterns: the conversion keeps every one of them apart.
-    tch::manual_seed(config.seed as i64);
-    if let Device::Cuda(_) = device {
-        Cuda::manual_seed_all(config.seed);
-    }
-    let asked = training.samples.image_shape().map_or(Asked::Tokens, Asked::Images);
-    let mut student = student::create(&config.student, asked, training.classes, device)?;
-    if let Some(init) = &config.init {
+    seed(config.seed, device);
+    let mut student = create(config, &training, kept.as_ref(), device)?;
+    let mut optimizer = Optimizer::new(&config.optimizer, student.variables());
+    if let (None, Some(init)) = (&kept, &config.init) {
         let done = student::initialise(student.as_mut(), &init.weights)?;
         progress.say(&begun_with(&done, &init.weights));
     }
-    let optimizer = optim::build(&config.optimizer, student.variables())
-        .map_err(|error| libtorch_failed("making the optimizer", &error))?;
-    let steps_per_epoch = training.samples.len().div_ceil(config.train.batch as u64);
-    let schedule = Schedule::new(
-        &config.schedule,
-        config.optimizer.learning_rate(),
-        config.train.epochs,
-        steps_per_epoch,
-    );
     let parameters = student.variables().trainable_variables().iter().map(|v| v.numel() as u64).sum();
-
-    let folder = RunFolder::new(&options.out);
-    folder.claim(options.overwrite)?;
-    folder.write_config(&resolved(config, &training))?;
     let mut report = TrainReport {
         outcome: TrainOutcome::Trained,
         epochs: 0,
@@ -111,11 +105,38 @@ pub fn run(
         seed: config.seed,
         parameters,
     };
-    let mut course = Course { config, training: &training, loss, optimizer, schedule, device, step: 0 };
-    let mut best_score = f64::NEG_INFINITY;
-    for epoch in 1..=config.train.epochs {
+    let (mut place, mut sums) = (Place::default(), Sums::default());
+    match kept {
+        None => {
+            folder.claim(options.overwrite)?;
+            folder.write_config(&resolved)?;
+        }
+        Some(kept) => {
+            kept.put(&folder, student.as_mut(), &mut optimizer)?;
+            (place, sums) = (kept.place, kept.sums);
+            sums.to_device(device);
+            resume::report(&folder, &place, &mut report)?;
+        }
+    }
+    let batches = training.samples.len().div_ceil(config.train.batch as u64);
+    let peak = config.optimizer.learning_rate();
+    let steps_per_epoch = batches.div_ceil(config.train.accumulate as u64);
+    let schedule = Schedule::new(&config.schedule, peak, config.train.epochs, steps_per_epoch);
+    let mut course = Course {
+        config,
+        training: &training,
+        folder: &folder,
+        loss,
+        optimizer,
+        schedule,
+        device,
+        place,
+        sums,
+    };
+    let mut best = BEST;
+    while course.goes_on() {
         student.set_training(true);
-        let trained = course.epoch(epoch, student.as_ref(), stop, progress);
+        let trained = course.epoch(student.as_mut(), stop, progress);
         progress.finish();
         let Some(mut trained) = trained? else {
             report.outcome = TrainOutcome::Interrupted;
@@ -128,20 +149,27 @@ pub fn run(
             trained.validation.insert(set.name.clone(), measured);
         }
         checkpoint::save(student.as_mut(), &folder.checkpoint("last"))?;
-        let score = select_by.score(epoch, trained.train_loss, &trained.validation);
-        if report.best_epoch.is_none() || score > best_score {
-            best_score = score;
-            checkpoint::save(student.as_mut(), &folder.checkpoint("best"))?;
-            report.best_epoch = Some(epoch);
+        let score = select_by.score(trained.epoch, trained.train_loss, &trained.validation);
+        if course.place.best.is_none_or(|(_, best)| score > best) {
+            if course.place.batches < batches {
+                // Cut short: who resumes goes on as if it had not been looked at.
+                best = CUT;
+            } else {
+                course.place.best = Some((trained.epoch, score));
+            }
+            checkpoint::save(student.as_mut(), &folder.checkpoint(best))?;
+            report.best_epoch = Some(trained.epoch);
             report.validation.clone_from(&trained.validation);
         }
-        (report.epochs, report.steps) = (epoch, course.step);
+        (report.epochs, report.steps) = (trained.epoch, trained.step);
         report.train_loss = Some(trained.train_loss);
         folder.add_epoch(&trained)?;
+        course.end_epoch(batches);
+        course.keep(student.as_mut())?;
         progress.say(&line(&trained, config.train.epochs));
     }
     if report.best_epoch.is_some() {
-        keep_best(student.as_mut(), &folder)?;
+        keep_best(student.as_mut(), &folder, best)?;
         folder.for_transformers(config, &training)?;
     }
     report.seconds = begun.elapsed().as_secs_f64();
@@ -149,24 +177,37 @@ pub fn run(
     Ok(report)
 }
 
-/// The config with what it left to the cache filled in: the run can be used without the cache.
-fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig {
-    let mut config = config.clone();
-    config.preprocess.clone_from(&training.preprocess);
-    config.augment.clone_from(&training.augment);
-    *config.student.classes_mut() = Some(training.classes);
-    config
+/// Seeds every generator of libtorch's.
+fn seed(seed: u64, device: Device) {
+    // Seeds are bit patterns: the conversion keeps every one of them apart.
+    tch::manual_seed(seed as i64);
+    if let Device::Cuda(_) = device {
+        Cuda::manual_seed_all(seed);
+    }
+}
+
+/// The student of the config; where a run goes on and the student is a module, the module that it kept.
+fn create(
+    config: &TrainConfig,
+    training: &Training,
+    kept: Option<&Kept>,
+    device: Device,
+) -> Result<Box<dyn Student>, TrainError> {
+    let asked = training.samples.image_shape().map_or(Asked::Tokens, Asked::Images);
+    let mut student = config.student.clone();
+    if let (StudentConfig::Torchscript { path, .. }, Some(module)) =
+        (&mut student, kept.and_then(|kept| kept.module.as_ref()))
+    {
+        path.clone_from(module);
+    }
+    Ok(student::create(&student, asked, training.classes, device)?)
 }
 
 /// What a student begins with, in a line.
 fn begun_with(done: &Initialised, path: &Path) -> String {
     const SHOWN: usize = 5;
-    let mut text = format!(
-        "{} of {} weights from {}",
-        done.taken.len(),
-        done.taken.len() + done.left.len(),
-        path.display()
-    );
+    let all = done.taken.len() + done.left.len();
+    let mut text = format!("{} of {all} weights from {}", done.taken.len(), path.display());
     if !done.left.is_empty() {
         let shown = done.left.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
         let more = if done.left.len() > SHOWN { ", …" } else { "" };
@@ -175,114 +216,146 @@ fn begun_with(done: &Initialised, path: &Path) -> String {
     text
 }
 
-/// What does not change from epoch to epoch, and the step.
+/// What goes from epoch to epoch, and the step.
 struct Course<'a> {
     config: &'a TrainConfig,
     training: &'a Training,
+    folder: &'a RunFolder,
     loss: WeightedLoss,
     optimizer: Optimizer,
     schedule: Schedule,
     device: Device,
-    step: u64,
+    place: Place,
+    /// Of the epoch at hand.
+    sums: Sums,
 }
 
 impl Course<'_> {
-    /// One pass over the samples; `None` when it was stopped.
+    /// Whether there is another epoch.
+    fn goes_on(&self) -> bool {
+        let section = &self.config.train;
+        let best = self.place.best.map_or(0, |(epoch, _)| epoch);
+        self.place.epochs < section.epochs
+            && section.max_steps.is_none_or(|most| self.place.step < most)
+            && section.patience.is_none_or(|patience| self.place.epochs - best < patience)
+    }
+
+    /// The next epoch begins at its first batch; an epoch that `train.max_steps` cut short can go on.
+    fn end_epoch(&mut self, batches: u64) {
+        if self.place.batches < batches {
+            return;
+        }
+        self.place.epochs += 1;
+        self.place.batches = 0;
+        self.sums = Sums::default();
+    }
+
+    fn keep(&self, student: &mut dyn Student) -> Result<(), TrainError> {
+        state::save(self.folder, &self.place, student, &self.optimizer, &self.sums)
+    }
+
+    /// The rest of one pass over the samples; `None` when it was stopped.
     fn epoch(
         &mut self,
-        epoch: u32,
-        student: &dyn Student,
+        student: &mut dyn Student,
         stop: &AtomicBool,
         progress: &dyn Progress,
     ) -> Result<Option<EpochReport>, TrainError> {
         let (section, samples) = (&self.config.train, &self.training.samples);
-        let total = samples.len();
-        progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, 0);
+        let epoch = self.place.epochs + 1;
+        let (total, before) = (samples.len(), self.sums.over().positions);
+        let done = (self.place.batches * section.batch as u64).min(total);
+        progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, done);
         let begun = Instant::now();
-        let mut sums = Sums { over: Means { positions: 0, labels: 0 }, terms: [None, None, None] };
         let order = Order::Shuffled { seed: self.config.seed, epoch: epoch - 1 };
         let mut learning_rate = 0.0;
-        for batch in stream(samples, order, section.batch, section.prefetch) {
+        let mut rows = 0;
+        let mut batches = stream(samples, order, section.batch, section.prefetch, self.place.batches);
+        while section.max_steps.is_none_or(|most| self.place.step < most) {
             if stop.load(Ordering::Relaxed) {
+                self.keep(student)?;
                 return Ok(None);
             }
-            let batch = batch?;
-            let rows = batch.ids.len();
-            let batch = DeviceBatch::new(&batch, samples.image_shape(), self.device);
-            learning_rate = self.schedule.at(self.step);
-            self.optimizer.set_lr(learning_rate);
-            self.optimizer.zero_grad();
-            let terms = backward(student, &batch, &self.loss, self.training.classes)?;
-            self.optimizer.step();
-            sums.add(&terms, batch.means);
-            self.step += 1;
-            if self.step.is_multiple_of(STEPS_PER_LOOK) {
-                self.check(epoch, terms.total.double_value(&[]))?;
+            let group = batches.by_ref().take(section.accumulate).collect::<Result<Vec<_>, _>>()?;
+            if group.is_empty() {
+                break;
             }
-            progress.advance(rows as u64);
+            learning_rate = self.schedule.at(self.place.step);
+            let loss = self.step(&*student, &group, learning_rate)?;
+            self.place.step += 1;
+            self.place.batches += group.len() as u64;
+            if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
+                self.check(epoch, loss.total.double_value(&[]))?;
+            }
+            if section.keep_every.is_some_and(|every| self.place.step.is_multiple_of(every)) {
+                self.keep(student)?;
+            }
+            let here: u64 = group.iter().map(|batch| batch.ids.len() as u64).sum();
+            rows += here;
+            progress.advance(here);
         }
-        let positions = samples.image_shape().is_none().then_some(sums.over.positions);
-        let [train_loss, kl, cross_entropy] = sums.means();
-        let train_loss = train_loss.unwrap_or(f64::NAN);
+        let means = self.sums.means();
+        let train_loss = means.total.unwrap_or(f64::NAN);
         self.check(epoch, train_loss)?;
         let seconds = begun.elapsed().as_secs_f64();
+        let rate = |count: f64| count / seconds.max(f64::MIN_POSITIVE);
+        let positions = self.sums.over().positions - before;
         Ok(Some(EpochReport {
             epoch,
-            step: self.step,
+            step: self.place.step,
             learning_rate,
             train_loss,
-            kl,
-            cross_entropy,
+            kl: means.kl,
+            cross_entropy: means.cross_entropy,
+            gradient_norm: means.gradient_norm,
             seconds,
-            samples_per_second: total as f64 / seconds.max(f64::MIN_POSITIVE),
-            positions_per_second: positions
-                .map(|positions| positions as f64 / seconds.max(f64::MIN_POSITIVE)),
+            samples_per_second: rate(rows as f64),
+            positions_per_second: samples.image_shape().is_none().then(|| rate(positions as f64)),
             validation: BTreeMap::new(),
         }))
     }
 
-    fn check(&self, epoch: u32, loss: f64) -> Result<(), TrainError> {
-        if loss.is_finite() { Ok(()) } else { Err(TrainError::Diverged { epoch, step: self.step, loss }) }
-    }
-}
-
-/// Sums over an epoch's positions, kept on the device: total, kl, cross-entropy.
-struct Sums {
-    over: Means,
-    terms: [Option<Tensor>; 3],
-}
-
-impl Sums {
-    /// What each term is a mean over.
-    fn each(means: Means) -> [usize; 3] {
-        [means.positions, means.positions, means.labels]
-    }
-
-    fn add(&mut self, terms: &LossTerms, means: Means) {
-        self.over.positions += means.positions;
-        self.over.labels += means.labels;
-        let given = [Some(&terms.total), terms.kl.as_ref(), terms.cross_entropy.as_ref()];
-        for ((sum, term), count) in self.terms.iter_mut().zip(given).zip(Self::each(means)) {
-            if let Some(term) = term {
-                let weighted = term.detach().to_kind(Kind::Double) * count as f64;
-                *sum = Some(match sum.take() {
-                    Some(sum) => sum + weighted,
-                    None => weighted,
-                });
+    /// One step on the batches of `group`, whose gradients are those of one batch.
+    fn step(
+        &mut self,
+        student: &dyn Student,
+        group: &[Batch],
+        learning_rate: f64,
+    ) -> Result<LossTerms, TrainError> {
+        let section = &self.config.train;
+        // What is random in a step depends on nothing but its number.
+        seed(self.config.seed ^ self.place.step.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.device);
+        self.optimizer.zero_grad();
+        let over = means(group);
+        let mut sum: Option<LossTerms> = None;
+        for batch in group {
+            let batch = DeviceBatch::new(batch, self.training.samples.image_shape(), self.device);
+            let terms =
+                backward(student, &DeviceBatch { means: over, ..batch }, &self.loss, self.training.classes)?;
+            match &mut sum {
+                Some(sum) => sum.add(&terms),
+                None => sum = Some(terms),
             }
         }
+        let terms = sum.ok_or(TrainError::Empty)?;
+        if let Some(most) = section.clip_value {
+            self.optimizer.clip_value(most);
+        }
+        let norm = section.clip_norm.and_then(|most| self.optimizer.clip_norm(most));
+        self.optimizer.step(learning_rate);
+        self.sums.add(&terms, over, norm.as_ref());
+        Ok(terms)
     }
 
-    fn means(self) -> [Option<f64>; 3] {
-        let counts = Self::each(self.over).map(|count| count.max(1) as f64);
-        let mut counts = counts.into_iter();
-        self.terms.map(|sum| counts.next().zip(sum).map(|(count, sum)| sum.double_value(&[]) / count))
+    fn check(&self, epoch: u32, loss: f64) -> Result<(), TrainError> {
+        let step = self.place.step;
+        if loss.is_finite() { Ok(()) } else { Err(TrainError::Diverged { epoch, step, loss }) }
     }
 }
 
-/// Exports the best checkpoint.
-fn keep_best(student: &mut dyn Student, folder: &RunFolder) -> Result<(), TrainError> {
-    let best = folder.checkpoint("best");
+/// Exports the checkpoint `name`.
+fn keep_best(student: &mut dyn Student, folder: &RunFolder, name: &str) -> Result<(), TrainError> {
+    let best = folder.checkpoint(name);
     let (variables, module) = checkpoint::files(&best);
     match student.state() {
         State::Variables => {
@@ -315,8 +388,4 @@ fn line(epoch: &EpochReport, epochs: u32) -> String {
         text.push_str(&shown.join(","));
     }
     text
-}
-
-fn libtorch_failed(doing: &'static str, error: &tch::TchError) -> TrainError {
-    TrainError::Libtorch { doing, problem: libtorch::plain_message(error) }
 }

@@ -20,6 +20,7 @@ use crate::shared::Format;
     after_help = "\
 Examples:
   kd-train --cache my-cache --config configs/train/fashion-mnist.toml --out runs/t4 --set loss.temperature=4
+  kd-train --cache my-cache --config configs/train/fashion-mnist.toml --out runs/t4 --set loss.temperature=4 --resume
   kd-train eval runs/t4
   kd-train predict runs/t4 --dataset test --out predictions.jsonl
   kd-train generate runs/lm --prompt 'The list is sorted' --max-new-tokens 40
@@ -57,6 +58,9 @@ pub struct TrainArgs {
     /// Remove an earlier run in the folder
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on with an interrupted run in the folder, to the same bits as one that was never interrupted
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
     /// Form of the report on standard output
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -34,7 +34,12 @@ fn main() -> ExitCode {
 
 fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let config: TrainConfig = config::load(&args.config, &args.set)?;
-    let options = RunOptions { cache: args.cache.clone(), out: args.out.clone(), overwrite: args.overwrite };
+    let options = RunOptions {
+        cache: args.cache.clone(),
+        out: args.out.clone(),
+        overwrite: args.overwrite,
+        resume: args.resume,
+    };
     let stop = on_interrupt()?;
     let report = train::run(&config, &options, stop, &Terminal::new(args.quiet))?;
     match args.format {
@@ -43,7 +48,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     }
     if report.outcome == TrainOutcome::Interrupted {
         eprintln!(
-            "interrupted; checkpoints of {} finished epochs are in {}",
+            "interrupted after {} epochs; the same command with --resume goes on in {}",
             report.epochs,
             args.out.display()
         );

@@ -1,0 +1,122 @@
+//! Going on with an interrupted run: what it was begun with, and what it has found out.
+
+use toml::Value;
+
+use super::setup::Training;
+use super::state::{Kept, Place, cut_lines};
+use super::{EpochReport, RunFolder, TrainError, TrainReport};
+use crate::config::TrainConfig;
+
+/// Keys that a run may go on with otherwise: none of them changes the steps that were made.
+const FREE: [&str; 6] = [
+    "train.device",
+    "train.threads",
+    "train.prefetch",
+    "train.max_steps",
+    "train.patience",
+    "train.keep_every",
+];
+
+/// The config with what it left to the cache filled in: the run can be used without the cache.
+pub(super) fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig {
+    let mut config = config.clone();
+    config.preprocess.clone_from(&training.preprocess);
+    config.augment.clone_from(&training.augment);
+    *config.student.classes_mut() = Some(training.classes);
+    config
+}
+
+/// What the run in `folder` has kept, once it is known to be the run that `config` describes.
+///
+/// # Errors
+/// [`TrainError::NothingToResume`], [`TrainError::Resumed`].
+pub(super) fn open(folder: &RunFolder, config: &TrainConfig) -> Result<Kept, TrainError> {
+    let kept = Kept::read(folder)?;
+    let path = folder.config();
+    let text =
+        std::fs::read_to_string(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
+    let damaged = |problem: String| TrainError::State { path: path.clone(), problem };
+    let begun: Value = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    let now = Value::try_from(config).map_err(|error| damaged(error.to_string()))?;
+    match difference(&begun, &now, "") {
+        None => Ok(kept),
+        Some((key, kept, found)) => {
+            Err(TrainError::Resumed { path: folder.path().to_owned(), key, kept, found })
+        }
+    }
+}
+
+/// The first key, in the order of their names, that is in one of both only or has another value.
+fn difference(begun: &Value, now: &Value, key: &str) -> Option<(String, String, String)> {
+    if FREE.contains(&key) {
+        return None;
+    }
+    if let (Value::Table(begun), Value::Table(now)) = (begun, now) {
+        let mut keys: Vec<&String> = begun.keys().chain(now.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        return keys.into_iter().find_map(|name| {
+            let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            match (begun.get(name), now.get(name)) {
+                (Some(begun), Some(now)) => difference(begun, now, &path),
+                _ if FREE.contains(&path.as_str()) => None,
+                (begun, now) => {
+                    let word = |value: Option<&Value>| value.map_or("nothing".into(), ToString::to_string);
+                    Some((path, word(begun), word(now)))
+                }
+            }
+        });
+    }
+    (begun != now).then(|| (key.to_owned(), begun.to_string(), now.to_string()))
+}
+
+/// Fills `report` with what the epochs up to `place` have found out, and cuts what was written after it.
+///
+/// # Errors
+/// [`TrainError::State`]: lines that are missing.
+pub(super) fn report(folder: &RunFolder, place: &Place, report: &mut TrainReport) -> Result<(), TrainError> {
+    let path = folder.metrics();
+    let lines = cut_lines(&path, place.epochs as usize)
+        .map_err(|source| TrainError::Write { path: path.clone(), source })?;
+    let damaged = |problem: String| TrainError::State { path: path.clone(), problem };
+    if lines.len() != place.epochs as usize {
+        return Err(damaged(format!(
+            "expected a line for each of {} epochs, found {}",
+            place.epochs,
+            lines.len()
+        )));
+    }
+    let parse = |line: &String| serde_json::from_str(line).map_err(|error| damaged(error.to_string()));
+    let epochs = lines.iter().map(parse).collect::<Result<Vec<EpochReport>, TrainError>>()?;
+    if let Some(last) = epochs.last() {
+        (report.epochs, report.steps) = (last.epoch, last.step);
+        report.train_loss = Some(last.train_loss);
+    }
+    if let Some(best) = place.best.and_then(|(epoch, _)| epochs.iter().find(|found| found.epoch == epoch)) {
+        report.best_epoch = Some(best.epoch);
+        report.validation.clone_from(&best.validation);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_told_by_their_key() {
+        let begun: Value =
+            toml::from_str("seed = 1\n[train]\nepochs = 3\ndevice = \"cpu\"\n[loss]\nt = 2.0").unwrap();
+        let same: Value = toml::from_str(
+            "seed = 1\n[train]\nepochs = 3\ndevice = \"cuda\"\nmax_steps = 9\n[loss]\nt = 2.0",
+        )
+        .unwrap();
+        assert_eq!(difference(&begun, &same, ""), None);
+        let other: Value = toml::from_str("seed = 1\n[train]\nepochs = 4\n[loss]\nt = 2.0").unwrap();
+        let (key, kept, found) = difference(&begun, &other, "").unwrap();
+        assert_eq!((key.as_str(), kept.as_str(), found.as_str()), ("train.epochs", "3", "4"));
+        let fewer: Value = toml::from_str("seed = 1\n[train]\nepochs = 3").unwrap();
+        let (key, _, found) = difference(&begun, &fewer, "").unwrap();
+        assert_eq!((key.as_str(), found.as_str()), ("loss", "nothing"));
+    }
+}

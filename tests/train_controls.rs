@@ -1,0 +1,253 @@
+//! What a run is steered with, and that an interrupted one goes on to the same bits. The built programs.
+
+#![cfg(all(feature = "onnx", feature = "torch"))]
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{Said, build, cache_config, fixture, kd_train, kd_train_command, train_config};
+use serde_json::{Value, json};
+
+/// A folder with a cache of the training slice and a config over it: 512 samples in 8 batches.
+struct Case {
+    dir: tempfile::TempDir,
+    config: PathBuf,
+}
+
+impl Case {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        build(&cache_config(dir.path(), "linear.onnx"), &dir.path().join("cache"), &[]).code(0);
+        let config = train_config(dir.path());
+        Self { dir, config }
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn args(&self, name: &str, resume: bool, set: &[&str]) -> Vec<std::ffi::OsString> {
+        let mut args =
+            args!["--config", self.config, "--cache", self.out("cache"), "--out", self.out(name)].to_vec();
+        args.extend(args!["--quiet", "--format", "json"]);
+        args.extend(resume.then(|| "--resume".into()));
+        for set in set {
+            args.extend(args!["--set", set]);
+        }
+        args
+    }
+
+    fn train(&self, name: &str, set: &[&str]) -> Said {
+        kd_train(&self.args(name, false, set))
+    }
+
+    fn resume(&self, name: &str, set: &[&str]) -> Said {
+        kd_train(&self.args(name, true, set))
+    }
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What must not depend on interruptions: every epoch but for its clock, and the student.
+fn results(run: &Path) -> (Vec<Value>, Vec<u8>) {
+    let mut epochs = lines(&run.join("metrics.jsonl"));
+    for epoch in &mut epochs {
+        for key in ["seconds", "samples_per_second", "positions_per_second"] {
+            epoch.as_object_mut().unwrap().remove(key);
+        }
+    }
+    (epochs, std::fs::read(run.join("student.safetensors")).unwrap())
+}
+
+/// Students of every kind of state: variables, buffers of batch norm, a module with dropout of its own.
+fn students() -> [Vec<String>; 4] {
+    let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
+    let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+    [
+        set(&["optimizer={ kind = \"adam\", learning_rate = 0.01, weight_decay = 0.1 }"]),
+        set(&[
+            "student={ kind = \"conv\", channels = [4, 8] }",
+            "optimizer={ kind = \"lion\", learning_rate = 0.001 }",
+        ]),
+        vec![
+            small,
+            "preprocess.layout=nchw".into(),
+            "optimizer={ kind = \"sgd\", learning_rate = 0.1 }".into(),
+        ],
+        set(&[
+            "optimizer={ kind = \"rmsprop\", learning_rate = 0.001, momentum = 0.5 }",
+            "train.accumulate=3",
+        ]),
+    ]
+}
+
+#[test]
+fn a_run_goes_on_within_an_epoch_to_the_same_bits() {
+    let case = Case::new();
+    for (at, student) in students().iter().enumerate() {
+        let mut set: Vec<&str> = student.iter().map(String::as_str).collect();
+        set.extend([
+            "train.epochs=3",
+            "train.clip_norm=1.0",
+            "schedule={ kind = \"linear\", warmup_epochs = 0.5 }",
+        ]);
+        let name = |what: &str| format!("{what}{at}");
+        let whole = case.train(&name("whole"), &set).code(0).json();
+        for (steps, resume) in
+            [("train.max_steps=2", false), ("train.max_steps=5", true), ("train.max_steps=900", true)]
+        {
+            let mut set = set.clone();
+            set.push(steps);
+            kd_train(&case.args(&name("parts"), resume, &set)).code(0);
+        }
+        let [expected, found] = ["whole", "parts"].map(|what| results(&case.out(&name(what))));
+        assert_eq!(expected.0, found.0, "{student:?}");
+        assert!(expected.1 == found.1, "{student:?}: other weights");
+        let summary: Value =
+            serde_json::from_slice(&std::fs::read(case.out(&name("parts")).join("summary.json")).unwrap())
+                .unwrap();
+        for key in ["epochs", "steps", "train_loss", "best_epoch", "validation"] {
+            assert_eq!(summary[key], whole[key], "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bits() {
+    let case = Case::new();
+    let set = ["train.epochs=40", "train.keep_every=3"];
+    case.train("whole", &set).code(0);
+    let state = case.out("killed/checkpoints/state.safetensors");
+    let mut kills = 0;
+    for attempt in 0..100u64 {
+        let mut child = kd_train_command(&case.args("killed", state.exists(), &set)).spawn().unwrap();
+        let begun = Instant::now();
+        // Later each time, so that it comes to an end.
+        let patience = Duration::from_millis(400 + attempt * 150);
+        while child.try_wait().unwrap().is_none() && (begun.elapsed() < patience || !state.exists()) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(code) = child.try_wait().unwrap() {
+            assert!(code.success());
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    assert!(kills > 0, "the run was too quick to be killed");
+    let [whole, killed] = ["whole", "killed"].map(|name| results(&case.out(name)));
+    assert_eq!(whole.0, killed.0);
+    assert!(whole.1 == killed.1, "other weights");
+}
+
+#[test]
+fn what_cannot_go_on_says_why() {
+    let case = Case::new();
+    case.resume("none", &[]).refused(&["--resume", "state.safetensors", "begin it without"]);
+    case.train("run", &["train.max_steps=3"]).code(0);
+    case.resume("run", &["optimizer.learning_rate=0.5"]).refused(&[
+        "--resume",
+        "optimizer.learning_rate",
+        "0.01",
+        "0.5",
+    ]);
+    case.resume("run", &["loss.temperature=3"]).refused(&["--resume", "loss.temperature", "2.0", "3.0"]);
+    // What changes no step that was made may change.
+    case.resume("run", &["train.prefetch=2", "train.max_steps=4"]).code(0);
+    // A state that is none.
+    let state = case.out("run/checkpoints/state.safetensors");
+    std::fs::copy(case.out("run/student.safetensors"), &state).unwrap();
+    case.resume("run", &[]).refused(&["--resume", "state.safetensors"]);
+    std::fs::write(&state, b"torn").unwrap();
+    case.resume("run", &[]).refused(&["state.safetensors"]);
+    let both = args!["--config", case.config, "--out", case.out("run"), "--resume", "--overwrite"];
+    kd_train(&both).refused(&["--overwrite"]);
+}
+
+/// Gradients of several batches are those of one: the same loss after the same steps, but for the order of sums.
+#[test]
+fn accumulated_batches_are_one_large_batch() {
+    let case = Case::new();
+    let set = |batch: &str, accumulate: &str| {
+        [
+            format!("train.batch={batch}"),
+            format!("train.accumulate={accumulate}"),
+            "train.epochs=3".into(),
+            "optimizer={ kind = \"sgd\", learning_rate = 0.2 }".into(),
+        ]
+    };
+    let run = |name: &str, set: &[String]| {
+        case.train(name, &set.iter().map(String::as_str).collect::<Vec<_>>()).code(0).json()
+    };
+    let large = run("large", &set("96", "1"));
+    let small = run("small", &set("32", "3"));
+    // 512 = 5 · 96 + 32: the last group is smaller, and weighs as much for each of its samples.
+    assert_eq!((&large["steps"], &small["steps"]), (&json!(18), &json!(18)));
+    let loss = |report: &Value| report["train_loss"].as_f64().unwrap();
+    assert!((loss(&large) - loss(&small)).abs() < 1e-5, "{large} {small}");
+    let accuracy = |report: &Value| report["validation"]["test"]["cross_entropy"].as_f64().unwrap();
+    assert!((accuracy(&large) - accuracy(&small)).abs() < 1e-5);
+}
+
+#[test]
+fn gradients_are_clipped_and_their_norm_is_told() {
+    let case = Case::new();
+    let sgd = "optimizer={ kind = \"sgd\", learning_rate = 0.1, momentum = 0.0 }";
+    let epoch = |name: &str, set: &[&str]| {
+        case.train(name, &[&[sgd, "train.epochs=1"], set].concat()).code(0);
+        lines(&case.out(name).join("metrics.jsonl")).remove(0)
+    };
+    let free = epoch("free", &[]);
+    assert!(free.get("gradient_norm").is_none());
+    let loose = epoch("loose", &["train.clip_norm=1e6"]);
+    assert_eq!(loose["train_loss"], free["train_loss"]);
+    let norm = loose["gradient_norm"].as_f64().unwrap();
+    assert!(norm > 0.0, "{loose}");
+    // So tight that nothing moves.
+    let tight = epoch("tight", &["train.clip_norm=1e-9"]);
+    let still = epoch("still", &["train.clip_value=1e-12"]);
+    assert!(tight["train_loss"].as_f64() > free["train_loss"].as_f64());
+    assert!((tight["train_loss"].as_f64().unwrap() - still["train_loss"].as_f64().unwrap()).abs() < 1e-6);
+}
+
+#[test]
+fn a_run_ends_early_where_it_is_asked_to() {
+    let case = Case::new();
+    let report = case.train("steps", &["train.epochs=9", "train.max_steps=11"]).code(0).json();
+    assert_eq!((&report["steps"], &report["epochs"]), (&json!(11), &json!(2)));
+    // Nothing is learned, and so nothing gets better.
+    let set = ["train.epochs=30", "train.patience=3", "optimizer={ kind = \"sgd\", learning_rate = 1e-12 }"];
+    let report = case.train("patience", &set).code(0).json();
+    assert_eq!((&report["epochs"], &report["best_epoch"]), (&json!(4), &json!(1)));
+}
+
+#[test]
+fn schedules_are_read_and_checked() {
+    let case = Case::new();
+    let last = |name: &str, schedule: &str| {
+        case.train(name, &["train.epochs=2", &format!("schedule={schedule}")]).code(0);
+        lines(&case.out(name).join("metrics.jsonl")).pop().unwrap()["learning_rate"].as_f64().unwrap()
+    };
+    // Of 16 steps the last is told.
+    let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}, {expected}");
+    near(last("linear", "{ kind = \"linear\" }"), 0.01 / 16.0);
+    near(last("step", "{ kind = \"step\", every_epochs = 1.0 }"), 0.001);
+    near(last("wsd", "{ kind = \"warmup_stable_decay\", decay_epochs = 0.5 }"), 0.01 / 4.0);
+    near(last("cycle", "{ kind = \"one_cycle\" }"), 0.01 * 4e-6);
+    near(
+        last("restarts", "{ kind = \"cosine_restarts\", period_epochs = 2.0 }"),
+        0.01 * 0.5 * (1.0 + (std::f64::consts::PI * 15.0 / 16.0).cos()),
+    );
+    let refused = |schedule: &str, words: &[&str]| {
+        case.train("refused", &["train.epochs=2", &format!("schedule={schedule}")]).refused(words);
+    };
+    refused("{ kind = \"warmup_stable_decay\", decay_epochs = 3.0 }", &["schedule.decay_epochs", "2", "3"]);
+    refused("{ kind = \"polynomial\" }", &["schedule.kind", "cosine_restarts"]);
+}
