@@ -8,7 +8,7 @@ mod common;
 
 use common::fixture;
 use kd_cache::cache::CacheReader;
-use kd_cache::config::{LossWeights, OptimizerConfig};
+use kd_cache::config::{DkdConfig, LossConfig, LossWeights, OptimizerConfig};
 use kd_cache::loss::{Means, TargetSpace, TargetTensors, WeightedLoss, cross_entropy};
 use kd_cache::optim::Optimizer;
 use kd_cache::target::{TailHandling, TailNodes, TargetBatch, Temperature};
@@ -60,6 +60,18 @@ fn whole_heads(teacher: &[Vec<f64>]) -> TargetBatch {
     batch
 }
 
+/// A loss of these weights.
+fn config(weights: &LossWeights, tail: TailHandling) -> LossConfig {
+    LossConfig {
+        temperature: 1.0,
+        tail,
+        weights: weights.clone(),
+        jsd_beta: 0.5,
+        dkd: DkdConfig::default(),
+        label_smoothing: 0.0,
+    }
+}
+
 /// Means over all rows of `logits`.
 fn all(logits: &Tensor) -> Means {
     let rows = logits.size()[0] as usize;
@@ -76,31 +88,65 @@ fn the_weighted_loss_and_its_gradient_are_pytorchs() {
     assert_eq!(cases.len(), 15);
     for case in cases {
         let number = |key: &str| case[key].as_f64().unwrap();
-        let weights = LossWeights { kl: number("kl_weight"), cross_entropy: number("cross_entropy_weight") };
+        let weights = LossWeights {
+            kl: number("kl_weight"),
+            cross_entropy: number("cross_entropy_weight"),
+            ..LossWeights::default()
+        };
         let temperature = Temperature::new(number("temperature")).unwrap();
         let student = tensor(&matrix(&reference["student"])).set_requires_grad(true);
         for tail in TailHandling::ALL {
             let mut student = student.detach().copy().set_requires_grad(true);
-            let loss = WeightedLoss::new(&weights, temperature, tail, Some(&space), Device::Cpu).unwrap();
+            let loss =
+                WeightedLoss::new(&config(&weights, tail), temperature, Some(&space), Device::Cpu).unwrap();
             let terms = loss.forward(&student, Some(&labels), Some(&targets), all(&student));
             terms.total.backward();
             let what = format!("{tail}, T = {temperature:?}, {weights:?}");
             close(terms.total.double_value(&[]), &case["loss"], &what);
             // Terms without weight are not computed.
             assert_eq!(
-                (terms.kl.is_some(), terms.cross_entropy.is_some()),
-                (weights.kl > 0.0, weights.cross_entropy > 0.0)
+                ["kl", "cross_entropy"].map(|name| terms.terms.contains_key(name)),
+                [weights.kl > 0.0, weights.cross_entropy > 0.0]
             );
-            for (term, key) in [(&terms.kl, "kl"), (&terms.cross_entropy, "cross_entropy")] {
-                if let Some(term) = term {
-                    close(term.double_value(&[]), &case[key], &format!("{what}, {key}"));
-                }
+            for (name, term) in &terms.terms {
+                close(term.double_value(&[]), &case[name], &format!("{what}, {name}"));
             }
             let gradient = matrix(&case["gradient"]).concat();
             for (found, expected) in numbers(&student.grad()).iter().zip(gradient) {
                 close(*found, &expected.into(), &format!("{what}, gradient"));
             }
             student.zero_grad();
+        }
+    }
+}
+
+/// Every further term, its value and its gradient for the student's logits.
+#[test]
+fn every_term_is_pytorchs() {
+    let reference = reference("losses.json");
+    let (teacher, labels) = (matrix(&reference["teacher"]), labels(&reference["labels"]));
+    let targets = TargetTensors::new(&whole_heads(&teacher), Device::Cpu);
+    let space = TargetSpace { classes: 7, k: 7, draws: None, nodes: TailNodes::default(), tail_model: None };
+    let cases = reference["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 3 * 8 + 1);
+    for case in cases {
+        let name = case["term"].as_str().unwrap();
+        let temperature = Temperature::new(case["temperature"].as_f64().unwrap()).unwrap();
+        let weights: LossWeights = serde_json::from_value(serde_json::json!({ name: 1.0 })).unwrap();
+        let settings = LossConfig {
+            jsd_beta: case["jsd_beta"].as_f64().unwrap(),
+            dkd: DkdConfig { alpha: 1.5, beta: 4.0 },
+            label_smoothing: case["label_smoothing"].as_f64().unwrap(),
+            ..config(&weights, TailHandling::Shape)
+        };
+        let loss = WeightedLoss::new(&settings, temperature, Some(&space), Device::Cpu).unwrap();
+        let student = tensor(&matrix(&reference["student"])).set_requires_grad(true);
+        let terms = loss.forward(&student, Some(&labels), Some(&targets), all(&student));
+        terms.total.backward();
+        let what = format!("{name} at T = {temperature:?}, {settings:?}");
+        close(terms.total.double_value(&[]), &case["loss"], &what);
+        for (found, expected) in numbers(&student.grad()).iter().zip(matrix(&case["gradient"]).concat()) {
+            close(*found, &expected.into(), &format!("{what}, gradient"));
         }
     }
 }
@@ -144,7 +190,7 @@ fn the_python_reader_is_held_to_our_losses() {
     };
     let student: Vec<Vec<f64>> =
         (0..rows.len()).map(|row| (0..classes).map(|class| logit(row, class)).collect()).collect();
-    let weights = LossWeights { kl: 1.0, cross_entropy: 0.0 };
+    let weights = LossWeights { kl: 1.0, ..LossWeights::default() };
     // No more digits than single precision has.
     let short = |number: &f64| (*number as f32).to_string().parse::<f64>().unwrap();
     let mut cases = Vec::new();
@@ -165,7 +211,7 @@ fn the_python_reader_is_held_to_our_losses() {
             [1.0, 2.0, 4.0].into_iter().flat_map(|t| TailHandling::ALL.map(|tail| (t, tail)))
         {
             let t = Temperature::new(temperature).unwrap();
-            let loss = WeightedLoss::new(&weights, t, tail, Some(&space), Device::Cpu).unwrap();
+            let loss = WeightedLoss::new(&config(&weights, tail), t, Some(&space), Device::Cpu).unwrap();
             let student = tensor(&student).set_requires_grad(true);
             let total = loss.forward(&student, None, Some(&targets), all(&student)).total;
             total.backward();

@@ -251,3 +251,35 @@ fn schedules_are_read_and_checked() {
     refused("{ kind = \"warmup_stable_decay\", decay_epochs = 3.0 }", &["schedule.decay_epochs", "2", "3"]);
     refused("{ kind = \"polynomial\" }", &["schedule.kind", "cosine_restarts"]);
 }
+
+#[test]
+fn every_term_trains_from_a_cache_with_a_tail_and_is_told() {
+    let case = Case::new();
+    for term in ["reverse_kl", "jsd", "total_variation", "mse", "logit_mse", "cosine", "dkd"] {
+        let weights = format!("loss.weights={{ {term} = 1.0, cross_entropy = 0.1 }}");
+        case.train(term, &[&weights, "train.epochs=6", "loss.label_smoothing=0.1"]).code(0);
+        let epochs = lines(&case.out(term).join("metrics.jsonl"));
+        let of =
+            |epoch: &Value, name: &str| epoch[name].as_f64().unwrap_or_else(|| panic!("{name}: {epoch}"));
+        assert!(of(&epochs[5], term) < 0.8 * of(&epochs[0], term), "{term}: {epochs:?}");
+        assert!(of(&epochs[5], "cross_entropy") > 0.0 && epochs[5].get("kl").is_none());
+    }
+    let refused = |set: &[&str], words: &[&str]| {
+        case.train("refused", set).refused(words);
+    };
+    refused(
+        &["loss.weights={ reverse_kl = 1.0 }", "loss.tail=renormalize"],
+        &["reverse_kl", "renormalize", "mass"],
+    );
+    refused(&["loss.weights={ jsd = 1.0 }", "loss.tail=bucket"], &["bucket", "mass"]);
+    refused(&["loss.weights={ jds = 1.0 }"], &["loss.weights.jds", "did you mean jsd"]);
+    refused(&["loss.weights={ jsd = 1.0 }", "loss.jsd_beta=1.0"], &["loss.jsd_beta"]);
+    let unlabelled = format!(
+        "dataset={{ kind = \"idx\", images = {:?} }}",
+        fixture("fashion-mnist/train-images-idx3-ubyte.gz")
+    );
+    refused(&[&unlabelled, "loss.weights={ dkd = 1.0 }"], &["loss.weights.dkd", "labels"]);
+    let set = "loss.weights={ jsd = 1.0 }";
+    kd_train(&args!["--config", case.config, "--out", case.out("refused"), "--set", set])
+        .refused(&["loss.weights.jsd", "--cache DIR"]);
+}

@@ -74,6 +74,59 @@ def kl():
     return {"teacher": teacher.tolist(), "student": student.tolist(), "labels": labels.tolist(), "cases": cases}
 
 
+def losses():
+    """Every further term of the loss and its gradient, by definition; autograd of torch."""
+    generator = torch.Generator().manual_seed(1)
+    teacher = numbers(generator, 4, 7, scale=3)
+    student = numbers(generator, 4, 7, scale=2)
+    labels = torch.tensor([0, 6, 3, 3])
+    rows = torch.arange(4)
+
+    def divergence(a, b):
+        return (a * (a / b).log()).sum(-1)
+
+    def without_label(x):
+        rest = x.clone()
+        rest[rows, labels] = 0
+        return rest / rest.sum(-1, keepdim=True)
+
+    def dkd(p, q):
+        pair = lambda x: torch.stack([x[rows, labels], 1 - x[rows, labels]], -1)
+        others = torch.ones(4, 7, dtype=torch.bool)
+        others[rows, labels] = False
+        rest = lambda x: without_label(x)[others].view(4, 6)
+        return 1.5 * divergence(pair(p), pair(q)) + 4.0 * divergence(rest(p), rest(q))
+
+    def jsd(p, q, beta):
+        m = beta * p + (1 - beta) * q
+        return beta * divergence(p, m) + (1 - beta) * divergence(q, m)
+
+    centred = lambda x: x - x.mean(-1, keepdim=True)
+    cases = []
+    for t in TEMPERATURES:
+        for name, beta, term in (
+            ("reverse_kl", 0.5, lambda p, q, s: t**2 * divergence(q, p)),
+            ("jsd", 0.5, lambda p, q, s: t**2 * jsd(p, q, 0.5)),
+            ("jsd", 0.1, lambda p, q, s: t**2 * jsd(p, q, 0.1)),
+            ("total_variation", 0.5, lambda p, q, s: (p - q).abs().sum(-1) / 2),
+            ("mse", 0.5, lambda p, q, s: (p - q).square().sum(-1)),
+            ("logit_mse", 0.5, lambda p, q, s: functional.mse_loss(centred(s), centred(teacher), reduction="none").mean(-1)),
+            ("cosine", 0.5, lambda p, q, s: functional.cosine_embedding_loss(p, q, torch.ones(4), reduction="none")),
+            ("dkd", 0.5, lambda p, q, s: t**2 * dkd(p, q)),
+        ):
+            s = student.clone().requires_grad_()
+            loss = term((teacher / t).softmax(-1), (s / t).softmax(-1), s).mean()
+            loss.backward()
+            settings = {"term": name, "temperature": t, "jsd_beta": beta, "label_smoothing": 0.0}
+            cases.append({**settings, "loss": loss.item(), "gradient": s.grad.tolist()})
+    s = student.clone().requires_grad_()
+    loss = functional.cross_entropy(s, labels, label_smoothing=0.2)
+    loss.backward()
+    settings = {"term": "cross_entropy", "temperature": 1.0, "jsd_beta": 0.5, "label_smoothing": 0.2}
+    cases.append({**settings, "loss": loss.item(), "gradient": s.grad.tolist()})
+    return {"teacher": teacher.tolist(), "student": student.tolist(), "labels": labels.tolist(), "cases": cases}
+
+
 def optimizers():
     """Weights of a linear classifier after each step of torch.optim."""
     generator = torch.Generator().manual_seed(2)
@@ -105,7 +158,7 @@ def optimizers():
 
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    for name, make in (("teacher", teacher), ("kl", kl), ("optimizers", optimizers)):
+    for name, make in (("teacher", teacher), ("kl", kl), ("losses", losses), ("optimizers", optimizers)):
         (OUT / f"{name}.json").write_text(json.dumps(make()) + "\n")
     return 0
 

@@ -36,4 +36,6 @@ pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
-pub use train::{InitConfig, LossConfig, LossWeights, TrainConfig, TrainSection, ValidationConfig};
+pub use train::{
+    DkdConfig, InitConfig, LossConfig, LossWeights, TrainConfig, TrainSection, ValidationConfig,
+};

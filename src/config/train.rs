@@ -73,22 +73,120 @@ pub struct LossConfig {
     pub tail: TailHandling,
     /// The terms and their weights.
     pub weights: LossWeights,
+    /// Of `jsd`: from forward KL (near 0, scaled) to reverse KL (near 1).
+    #[serde(default = "half")]
+    #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
+    pub jsd_beta: f64,
+    /// Of `dkd`.
+    #[serde(default)]
+    pub dkd: DkdConfig,
+    /// Of `cross_entropy`: share of the label that goes to all classes evenly.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub label_smoothing: f64,
 }
 
 fn default_temperature() -> f64 {
     1.0
 }
 
-/// Weights of the terms; a term left out is not computed.
+fn half() -> f64 {
+    0.5
+}
+
+/// Weights of the two parts of decoupled KD.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DkdConfig {
+    /// Of the label against all else.
+    #[schemars(range(min = 0.0))]
+    pub alpha: f64,
+    /// Of the other classes by themselves.
+    #[schemars(range(min = 0.0))]
+    pub beta: f64,
+}
+
+impl Default for DkdConfig {
+    fn default() -> Self {
+        Self { alpha: 1.0, beta: 8.0 }
+    }
+}
+
+/// Weights of the terms, each a mean over samples (of language models, over positions); a term left out is not
+/// computed. `p` is the cached target at `T`, `q` is `softmax(student / T)`. All but `cross_entropy` need a cache.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossWeights {
-    /// `T² · KL(cached target at T ‖ softmax(student / T))`, mean over samples. Needs a cache.
+    /// `T² · KL(p ‖ q)`.
     #[schemars(range(min = 0.0))]
     pub kl: f64,
-    /// Cross-entropy of the student at T = 1 on hard labels, mean over samples. Needs labels.
+    /// Cross-entropy of the student at T = 1 on hard labels, or on the token that follows. Needs labels.
     #[schemars(range(min = 0.0))]
     pub cross_entropy: f64,
+    /// `T² · KL(q ‖ p)`.
+    #[schemars(range(min = 0.0))]
+    pub reverse_kl: f64,
+    /// `T²` · generalised Jensen–Shannon divergence at `jsd_beta`.
+    #[schemars(range(min = 0.0))]
+    pub jsd: f64,
+    /// `½ Σ |p − q|`.
+    #[schemars(range(min = 0.0))]
+    pub total_variation: f64,
+    /// `Σ (p − q)²`.
+    #[schemars(range(min = 0.0))]
+    pub mse: f64,
+    /// Mean squared difference of the head's raw logits, each side relative to its mean.
+    #[schemars(range(min = 0.0))]
+    pub logit_mse: f64,
+    /// `1 − cos(p, q)`.
+    #[schemars(range(min = 0.0))]
+    pub cosine: f64,
+    /// `T²` · decoupled KD. Needs labels.
+    #[schemars(range(min = 0.0))]
+    pub dkd: f64,
+}
+
+impl LossWeights {
+    /// Whether any term needs the cache's targets.
+    pub fn of_targets(&self) -> bool {
+        self.first_of_targets().is_some()
+    }
+
+    /// The first term that needs the cache's targets, and its weight.
+    pub fn first_of_targets(&self) -> Option<(&'static str, f64)> {
+        let whole = [("kl", self.kl), ("logit_mse", self.logit_mse)];
+        whole.into_iter().chain(self.each_class()).find(|(_, weight)| *weight > 0.0)
+    }
+
+    /// The terms that need every class's probability in the target.
+    fn each_class(&self) -> [(&'static str, f64); 6] {
+        [
+            ("reverse_kl", self.reverse_kl),
+            ("jsd", self.jsd),
+            ("total_variation", self.total_variation),
+            ("mse", self.mse),
+            ("cosine", self.cosine),
+            ("dkd", self.dkd),
+        ]
+    }
+
+    /// Whether any term needs every class's probability in the target.
+    pub fn of_every_class(&self) -> bool {
+        self.each_class().iter().any(|(_, weight)| *weight > 0.0)
+    }
+
+    /// The weight of a term that needs labels, and its name.
+    pub fn of_labels(&self) -> Option<(&'static str, f64)> {
+        [("cross_entropy", self.cross_entropy), ("dkd", self.dkd)]
+            .into_iter()
+            .find(|(_, weight)| *weight > 0.0)
+    }
+
+    /// The terms that are means over labels.
+    pub const OF_LABELS: [&str; 2] = ["cross_entropy", "dkd"];
+    /// The names of the terms.
+    pub const NAMES: [&str; 9] =
+        ["kl", "cross_entropy", "reverse_kl", "jsd", "total_variation", "mse", "logit_mse", "cosine", "dkd"];
 }
 
 /// Length, batch and device of a run.
@@ -188,14 +286,14 @@ impl Config for TrainConfig {
         }
         faults.extend(device::validate("train.device", &self.train.device));
         let weights = &self.loss.weights;
-        if weights.kl == 0.0 && weights.cross_entropy == 0.0 {
-            let problem = "expected a positive weight for kl or cross_entropy, found none";
+        if !weights.of_targets() && weights.cross_entropy == 0.0 {
+            let problem = "expected a positive weight for kl, cross_entropy or another term, found none";
             faults.push(Fault::new("loss.weights", problem));
         }
         if let Some(DatasetConfig::Idx { labels: None, .. }) = &self.dataset
-            && weights.cross_entropy > 0.0
+            && let Some((name, _)) = weights.of_labels()
         {
-            let problem = "missing; loss.weights.cross_entropy needs labels (or set its weight to 0)";
+            let problem = format!("missing; loss.weights.{name} needs labels (or set its weight to 0)");
             faults.push(Fault::new("dataset.labels", problem));
         }
         faults.extend(self.student.validate());

@@ -30,6 +30,7 @@ pub struct KlDivergence {
     temperature: Temperature,
     decoder: Decoder,
     tail: Tail,
+    classes: i64,
     chunk_values: i64,
 }
 
@@ -118,7 +119,8 @@ impl KlDivergence {
             }
         };
         let decoder = Decoder::new(space, temperature, tail, device);
-        Ok(Self { temperature, decoder, tail: form, chunk_values: CHUNK_VALUES })
+        let classes = space.classes as i64;
+        Ok(Self { temperature, decoder, tail: form, classes, chunk_values: CHUNK_VALUES })
     }
 
     /// The temperature of target and student.
@@ -158,24 +160,31 @@ impl KlDivergence {
     /// # Shapes
     /// As in [`Self::per_sample`].
     pub fn overlap(&self, logits: &Tensor, targets: &TargetTensors) -> Option<Tensor> {
-        let target = self.decoder.decode(targets);
+        let log_p = self.log_target(targets)?;
         let log_q = (logits.to_kind(Kind::Float) * self.temperature.beta()).log_softmax(-1, Kind::Float);
-        let smaller = |log_p: &Tensor, log_q: &Tensor| {
-            log_p.minimum(log_q).exp().sum_dim_intlist(-1, false, Kind::Float)
-        };
+        Some(log_p.minimum(&log_q).exp().sum_dim_intlist(-1, false, Kind::Float))
+    }
+
+    /// Every class's log-probability in the target, −∞ where it has none; `None` for a bucket.
+    ///
+    /// # Shapes
+    /// The result is `[positions, classes]`, float.
+    pub fn log_target(&self, targets: &TargetTensors) -> Option<Tensor> {
+        let target = self.decoder.decode(targets);
+        let size = [targets.ids.size()[0], self.classes];
         match (&self.tail, &target.log_tail) {
             (Tail::Bucket, Some(_)) => None,
             (Tail::Dense { log_w, basis }, Some(tail)) => {
-                let log_p = log_target(&log_q.size(), targets, &target.log_head, tail, log_w, basis.as_ref());
-                Some(smaller(&log_p, &log_q))
+                Some(log_target(&size, targets, &target.log_head, tail, log_w, basis.as_ref()))
             }
             (Tail::Product { log_w, .. }, Some(tail)) => {
                 let log_w = log_w.to_kind(Kind::Float);
-                let log_p = log_target(&log_q.size(), targets, &target.log_head, tail, &log_w, None);
-                Some(smaller(&log_p, &log_q))
+                Some(log_target(&size, targets, &target.log_head, tail, &log_w, None))
             }
-            // What fills a head up has no mass.
-            _ => Some(smaller(&target.log_head, &log_q.gather(-1, &targets.ids, false))),
+            _ => {
+                let none = Tensor::full(size, f64::NEG_INFINITY, (Kind::Float, targets.ids.device()));
+                Some(none.scatter(-1, &targets.ids, &filled(targets, &target.log_head)))
+            }
         }
     }
 }
@@ -240,15 +249,20 @@ fn log_target(
         };
         let off_head = weights.scatter_value(-1, &targets.ids, f64::NEG_INFINITY);
         let shape = off_head.log_softmax(-1, Kind::Float) + log_tail.unsqueeze(-1);
-        match targets.in_head() {
-            None => shape.scatter(-1, &targets.ids, log_head),
-            // What fills a head up has its first id: it must have its value too.
-            Some(in_head) => {
-                let filled = log_head.narrow(-1, 0, 1).expand_as(log_head);
-                shape.scatter(-1, &targets.ids, &log_head.where_self(&in_head.to_kind(Kind::Bool), &filled))
-            }
-        }
+        shape.scatter(-1, &targets.ids, &filled(targets, log_head))
     })
+}
+
+/// What is written to the places of the head's classes: what fills a head up has its first id, and must have its
+/// value too.
+fn filled(targets: &TargetTensors, log_head: &Tensor) -> Tensor {
+    match targets.in_head() {
+        None => log_head.shallow_clone(),
+        Some(in_head) => {
+            let first = log_head.narrow(-1, 0, 1).expand_as(log_head);
+            log_head.where_self(&in_head.to_kind(Kind::Bool), &first)
+        }
+    }
 }
 
 /// The same without a dense target. With `u_j = w_j / (1 − W)`, `W = Σ_H w`, off the head:

@@ -4,6 +4,7 @@
 //! temperature, without gradients; only the student's logits carry them.
 
 mod cross_entropy;
+pub mod dense;
 mod kl;
 #[cfg(test)]
 mod reference;
@@ -24,6 +25,16 @@ pub enum LossError {
     /// Targets are not known at the temperature.
     #[error("loss.temperature: {0}")]
     Temperature(#[from] NotCovered),
+    /// A term that needs mass on every class.
+    #[error(
+        "loss.weights: {what} needs a target with mass on every class, and with loss.tail = \"{tail}\" this cache's have none; use shape, prior or uniform, and no sampled targets"
+    )]
+    NoMass {
+        /// The term.
+        what: &'static str,
+        /// The handling asked for.
+        tail: TailHandling,
+    },
     /// A tail model is asked for and there is none.
     #[error(
         "loss.tail = \"{tail}\" needs the cache's tail model, and it has none; use loss.tail = \"uniform\""

@@ -1,18 +1,24 @@
 //! The weighted sum that is minimised.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
 
-use super::{KlDivergence, LossError, TargetSpace, TargetTensors, cross_entropy};
-use crate::config::LossWeights;
+use super::cross_entropy::smoothed;
+use super::{KlDivergence, LossError, TargetSpace, TargetTensors, dense};
+use crate::config::{LossConfig, LossWeights};
 use crate::target::{TailHandling, Temperature};
 
-/// `kl · T² · mean KL + cross_entropy · mean cross-entropy`; terms of weight 0 are not computed.
+/// A weighted sum of terms; those of weight 0 are not computed.
 ///
-/// The factor `T²` keeps the gradients' size when `T` changes (Hinton, Vinyals & Dean, 2015).
+/// The divergences (`kl`, `reverse_kl`, `jsd`, `dkd`) have the factor `T²`, which keeps the gradients' size when `T`
+/// changes (Hinton, Vinyals & Dean, 2015).
 #[derive(Debug)]
 pub struct WeightedLoss {
-    kl: Option<(f64, KlDivergence)>,
-    cross_entropy: Option<f64>,
+    config: LossConfig,
+    /// Knows the targets; `None` where no term needs them.
+    target: Option<KlDivergence>,
+    square: f64,
 }
 
 /// Over how many a batch's means are taken.
@@ -29,45 +35,44 @@ pub struct Means {
 pub struct LossTerms {
     /// What is minimised.
     pub total: Tensor,
-    /// `T² · mean KL`, unweighted, detached.
-    pub kl: Option<Tensor>,
-    /// Mean cross-entropy, unweighted, detached.
-    pub cross_entropy: Option<Tensor>,
+    /// Every term by the name of its weight, unweighted, detached.
+    pub terms: BTreeMap<&'static str, Tensor>,
 }
 
 impl LossTerms {
     /// Adds those of another part of the same batch, detached.
     pub fn add(&mut self, part: &Self) {
-        let sum = |a: &mut Option<Tensor>, b: &Option<Tensor>| {
-            if let (Some(a), Some(b)) = (a, b) {
-                *a += b;
-            }
-        };
         self.total = self.total.detach() + part.total.detach();
-        sum(&mut self.kl, &part.kl);
-        sum(&mut self.cross_entropy, &part.cross_entropy);
+        for (name, term) in &mut self.terms {
+            if let Some(part) = part.terms.get(name) {
+                *term += part;
+            }
+        }
     }
 }
 
 impl WeightedLoss {
     /// Prepares the terms with positive weight.
     ///
-    /// `space` describes the cache's targets; without it the `kl` term is left out.
+    /// `space` describes the cache's targets; without it the terms that need targets are left out.
     ///
     /// # Errors
-    /// Those of [`KlDivergence::new`].
+    /// Those of [`KlDivergence::new`]; [`LossError::NoMass`] where a target has classes without mass and a term
+    /// would be infinite.
     pub fn new(
-        weights: &LossWeights,
+        config: &LossConfig,
         temperature: Temperature,
-        tail: TailHandling,
         space: Option<&TargetSpace>,
         device: Device,
     ) -> Result<Self, LossError> {
-        let kl = space
-            .filter(|_| weights.kl > 0.0)
-            .map(|space| KlDivergence::new(space, temperature, tail, device).map(|kl| (weights.kl, kl)))
+        let target = space
+            .filter(|_| config.weights.of_targets())
+            .map(|space| KlDivergence::new(space, temperature, config.tail, device))
             .transpose()?;
-        Ok(Self { kl, cross_entropy: Some(weights.cross_entropy).filter(|weight| *weight > 0.0) })
+        if let Some(space) = space {
+            config.weights.check(config.tail, space)?;
+        }
+        Ok(Self { config: config.clone(), target, square: temperature.get().powi(2) })
     }
 
     /// The loss of a batch, or what a part of its positions adds to it: sums over these, divided by the numbers
@@ -84,19 +89,107 @@ impl WeightedLoss {
         targets: Option<&TargetTensors>,
         means: Means,
     ) -> LossTerms {
-        let mut total = Tensor::zeros([], (Kind::Float, logits.device()));
-        let mut terms = (None, None);
-        if let (Some((weight, kl)), Some(targets)) = (&self.kl, targets) {
-            let factor = kl.temperature().get().powi(2) / means.positions.max(1) as f64;
-            let mean = kl.per_sample(logits, targets).sum(Kind::Float) * factor;
-            total += &mean * *weight;
-            terms.0 = Some(mean.detach());
+        let weights = &self.config.weights;
+        let mut sum = Sum {
+            total: Tensor::zeros([], (Kind::Float, logits.device())),
+            terms: BTreeMap::new(),
+            positions: means.positions.max(1) as f64,
+            labels: means.labels.max(1) as f64,
+        };
+        if let (Some(target), Some(targets)) = (&self.target, targets) {
+            if weights.kl > 0.0 {
+                sum.add("kl", weights.kl, target.per_sample(logits, targets) * self.square);
+            }
+            if weights.logit_mse > 0.0 {
+                let student = logits.to_kind(Kind::Float).gather(-1, &targets.ids, false);
+                let in_head = targets.in_head();
+                let off = dense::logit_mse(&targets.values, &student, in_head.as_ref());
+                sum.add("logit_mse", weights.logit_mse, off);
+            }
+            if weights.of_every_class() {
+                self.of_every_class(&mut sum, target, logits, labels, targets);
+            }
         }
-        if let (Some(weight), Some(labels)) = (self.cross_entropy, labels) {
-            let mean = cross_entropy(logits, labels).sum(Kind::Float) / means.labels.max(1) as f64;
-            total += &mean * weight;
-            terms.1 = Some(mean.detach());
+        if let (true, Some(labels)) = (weights.cross_entropy > 0.0, labels) {
+            let term = smoothed(logits, labels, self.config.label_smoothing);
+            sum.add_labelled("cross_entropy", weights.cross_entropy, term);
         }
-        LossTerms { total, kl: terms.0, cross_entropy: terms.1 }
+        LossTerms { total: sum.total, terms: sum.terms }
+    }
+
+    /// The terms of targets that are written out over all classes.
+    fn of_every_class(
+        &self,
+        sum: &mut Sum,
+        target: &KlDivergence,
+        logits: &Tensor,
+        labels: Option<&Tensor>,
+        targets: &TargetTensors,
+    ) {
+        let Some(log_p) = tch::no_grad(|| target.log_target(targets)) else { return };
+        let log_q = (logits.to_kind(Kind::Float) * target.temperature().beta()).log_softmax(-1, Kind::Float);
+        let LossConfig { weights, jsd_beta, dkd, .. } = &self.config;
+        if weights.reverse_kl > 0.0 {
+            sum.add("reverse_kl", weights.reverse_kl, dense::reverse_kl(&log_p, &log_q) * self.square);
+        }
+        if weights.jsd > 0.0 {
+            sum.add("jsd", weights.jsd, dense::jsd(&log_p, &log_q, *jsd_beta) * self.square);
+        }
+        if weights.total_variation > 0.0 {
+            let term = dense::total_variation(&log_p, &log_q);
+            sum.add("total_variation", weights.total_variation, term);
+        }
+        if weights.mse > 0.0 {
+            sum.add("mse", weights.mse, dense::mse(&log_p, &log_q));
+        }
+        if weights.cosine > 0.0 {
+            sum.add("cosine", weights.cosine, dense::cosine(&log_p, &log_q));
+        }
+        if let (true, Some(labels)) = (weights.dkd > 0.0, labels) {
+            let term = dense::dkd(&log_p, &log_q, labels, dkd.alpha, dkd.beta);
+            sum.add_labelled("dkd", weights.dkd, term * self.square);
+        }
+    }
+}
+
+impl LossWeights {
+    /// Refuses what would be infinite, or has nothing to be compared with.
+    fn check(&self, tail: TailHandling, space: &TargetSpace) -> Result<(), LossError> {
+        if !self.of_targets() || space.k == space.classes {
+            return Ok(());
+        }
+        // A bucket names no classes, and what is renormalised or sampled leaves classes without mass.
+        let bucket = tail == TailHandling::Bucket && space.has_tail();
+        let bare = !space.has_tail() || tail == TailHandling::Renormalize;
+        if bucket && self.of_every_class() {
+            return Err(LossError::NoMass { what: "terms other than kl and logit_mse", tail });
+        }
+        if bare && self.reverse_kl > 0.0 {
+            return Err(LossError::NoMass { what: "reverse_kl", tail });
+        }
+        Ok(())
+    }
+}
+
+/// A weighted sum on its way.
+struct Sum {
+    total: Tensor,
+    terms: BTreeMap<&'static str, Tensor>,
+    positions: f64,
+    labels: f64,
+}
+
+impl Sum {
+    fn add(&mut self, name: &'static str, weight: f64, of_positions: Tensor) {
+        self.add_mean(name, weight, of_positions.sum(Kind::Float) / self.positions);
+    }
+
+    fn add_labelled(&mut self, name: &'static str, weight: f64, of_positions: Tensor) {
+        self.add_mean(name, weight, of_positions.sum(Kind::Float) / self.labels);
+    }
+
+    fn add_mean(&mut self, name: &'static str, weight: f64, mean: Tensor) {
+        self.total += &mean * weight;
+        self.terms.insert(name, mean.detach());
     }
 }

@@ -57,20 +57,24 @@ pub enum TrainError {
         /// The way out.
         hint: &'static str,
     },
-    /// A `kl` term without targets.
+    /// A term of the teacher's targets without any.
     #[error(
-        "loss.weights.kl is {weight}, but there is no cache; give --cache DIR, or --set loss.weights.kl=0"
+        "loss.weights.{name} is {weight}, but there is no cache; give --cache DIR, or --set loss.weights.{name}=0"
     )]
     NoCache {
-        /// The term's weight.
+        /// The term.
+        name: &'static str,
+        /// Its weight.
         weight: f64,
     },
     /// Hard labels are wanted and there are none.
     #[error(
-        "loss.weights.cross_entropy = {weight} needs labels, but the dataset has none; put its images into a \
+        "loss.weights.{name} = {weight} needs labels, but the dataset has none; put its images into a \
          folder for each class, or set the weight to 0"
     )]
     NoLabels {
+        /// The term.
+        name: &'static str,
         /// Its weight.
         weight: f64,
     },

@@ -18,12 +18,10 @@ pub struct EpochReport {
     pub learning_rate: f64,
     /// Mean of what is minimised over the epoch's samples, as it was when each was seen.
     pub train_loss: f64,
-    /// Mean `T² · KL` over the epoch's samples, unweighted; absent when it is not minimised.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kl: Option<f64>,
-    /// Mean cross-entropy on labels over the epoch's samples, unweighted; absent likewise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cross_entropy: Option<f64>,
+    /// The terms that are minimised, each by the name of its weight (`kl`, `cross_entropy` and so on): means over
+    /// the epoch's samples, unweighted, with their factor `T²` where they have one.
+    #[serde(flatten)]
+    pub terms: BTreeMap<String, f64>,
     /// Mean norm of the gradients of a step before they were clipped; absent without `train.clip_norm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,

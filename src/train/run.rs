@@ -66,7 +66,7 @@ pub fn run(
     let temperature = Temperature::new(config.loss.temperature)?;
     let training = setup::training(config, options.cache.as_deref())?;
     let weights = &config.loss.weights;
-    let loss = WeightedLoss::new(weights, temperature, config.loss.tail, training.space.as_ref(), device)?;
+    let loss = WeightedLoss::new(&config.loss, temperature, training.space.as_ref(), device)?;
     let sets = config
         .validation
         .iter()
@@ -100,7 +100,7 @@ pub fn run(
         selected_by: select_by.to_string(),
         cache: options.cache.as_ref().map(|path| path.display().to_string()),
         teacher_digest: training.samples.cache().map(|cache| cache.manifest().teacher.digest.to_string()),
-        temperature: (weights.kl > 0.0).then(|| temperature.get()),
+        temperature: weights.of_targets().then(|| temperature.get()),
         device: config.train.device.clone(),
         seed: config.seed,
         parameters,
@@ -305,8 +305,7 @@ impl Course<'_> {
             step: self.place.step,
             learning_rate,
             train_loss,
-            kl: means.kl,
-            cross_entropy: means.cross_entropy,
+            terms: means.terms,
             gradient_norm: means.gradient_norm,
             seconds,
             samples_per_second: rate(rows as f64),

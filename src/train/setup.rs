@@ -56,8 +56,8 @@ impl ValidationSet {
 /// Opens the training samples of `config` and joins them with the cache in `cache`.
 pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Training, TrainError> {
     let weights = &config.loss.weights;
-    if cache.is_none() && weights.kl > 0.0 {
-        return Err(TrainError::NoCache { weight: weights.kl });
+    if let (None, Some((name, weight))) = (cache, weights.first_of_targets()) {
+        return Err(TrainError::NoCache { name, weight });
     }
     let cache = cache.map(CacheReader::open).transpose()?;
     match cache {
@@ -82,7 +82,7 @@ fn training_on_tokens(config: &TrainConfig, cache: CacheReader) -> Result<Traini
     check_tokenizer(config, &cache)?;
     let classes = check_classes(config.student.classes(), &cache)?;
     let space = Some(target_space(&cache));
-    let targets = config.loss.weights.kl > 0.0;
+    let targets = config.loss.weights.of_targets();
     let samples = Arc::new(Samples::tokens(cache, targets));
     Ok(Training { samples, classes, space, preprocess: None, augment: None })
 }
@@ -116,8 +116,8 @@ fn training_on_images(config: &TrainConfig, cache: Option<CacheReader>) -> Resul
     }
     let dataset = config.dataset.as_ref().ok_or(TrainError::NoDataset)?;
     let dataset = dataset::open_images(dataset, "dataset")?;
-    if weights.cross_entropy > 0.0 && dataset.labels_digest().is_none() {
-        return Err(TrainError::NoLabels { weight: weights.cross_entropy });
+    if let Some((name, weight)) = weights.of_labels().filter(|_| dataset.labels_digest().is_none()) {
+        return Err(TrainError::NoLabels { name, weight });
     }
     let given = config.student.classes();
     let classes = match &cache {

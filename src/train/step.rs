@@ -64,7 +64,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::config::{LlamaConfig, LossWeights, StudentConfig};
+    use crate::config::{DkdConfig, LlamaConfig, LossConfig, LossWeights, StudentConfig};
     use crate::loader::{Batch, Inputs, TokenInputs};
     use crate::loss::TargetSpace;
     use crate::select::Selector;
@@ -125,7 +125,7 @@ mod tests {
         };
         let terms = backward_in(student, batch, loss, parts).unwrap();
         let value = |tensor: &Tensor| tensor.double_value(&[]);
-        let terms = [value(&terms.total), value(&terms.kl.unwrap()), value(&terms.cross_entropy.unwrap())];
+        let terms = [value(&terms.total), value(&terms.terms["kl"]), value(&terms.terms["cross_entropy"])];
         let variables = student.variables().variables();
         let mut named: Vec<_> = variables.into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
@@ -146,11 +146,21 @@ mod tests {
             nodes,
             tail_model: TailModel::new(prior, None),
         };
-        let weights = LossWeights { kl: 0.7, cross_entropy: 0.3 };
+        let weights = LossWeights { kl: 0.7, cross_entropy: 0.3, ..LossWeights::default() };
         let temperature = Temperature::new(2.0).unwrap();
         let (student, batch) = (student(), batch(&selector));
         for tail in TailHandling::ALL {
-            let loss = WeightedLoss::new(&weights, temperature, tail, Some(&space), Device::Cpu).unwrap();
+            let further = LossWeights { jsd: 0.5, dkd: 0.1, logit_mse: 0.2, ..weights.clone() };
+            let weights = if tail == TailHandling::Bucket { weights.clone() } else { further };
+            let config = LossConfig {
+                temperature: 2.0,
+                tail,
+                weights,
+                jsd_beta: 0.3,
+                dkd: DkdConfig::default(),
+                label_smoothing: 0.1,
+            };
+            let loss = WeightedLoss::new(&config, temperature, Some(&space), Device::Cpu).unwrap();
             let (whole, terms) = gradients(student.as_ref(), &batch, &loss, 100);
             for step in [1, 5, 11] {
                 let (parts, found) = gradients(student.as_ref(), &batch, &loss, step);

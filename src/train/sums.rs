@@ -1,55 +1,61 @@
 //! Means over an epoch, summed up on the device.
 
+use std::collections::BTreeMap;
+
 use tch::{Kind, Tensor};
 
+use crate::config::LossWeights;
 use crate::loss::{LossTerms, Means};
 
-/// Names of the sums: what is minimised, its parts, and the norm of the gradients.
-const NAMES: [&str; 4] = ["total", "kl", "cross_entropy", "gradient_norm"];
+/// Names of the sums that are no terms: what is minimised, and the norm of the gradients.
+const TOTAL: &str = "total";
+const GRADIENT_NORM: &str = "gradient_norm";
 
 /// Sums over an epoch's positions: nothing is read back from the device before its end.
 pub(super) struct Sums {
     over: Means,
     steps: u64,
-    terms: [Option<Tensor>; 4],
+    sums: BTreeMap<&'static str, Tensor>,
 }
 
 /// An epoch's means.
 pub(super) struct EpochMeans {
     pub(super) total: Option<f64>,
-    pub(super) kl: Option<f64>,
-    pub(super) cross_entropy: Option<f64>,
+    pub(super) terms: BTreeMap<String, f64>,
     pub(super) gradient_norm: Option<f64>,
 }
 
 impl Default for Sums {
     fn default() -> Self {
-        Self { over: Means { positions: 0, labels: 0 }, steps: 0, terms: [None, None, None, None] }
+        Self { over: Means { positions: 0, labels: 0 }, steps: 0, sums: BTreeMap::new() }
+    }
+}
+
+/// What the sum called `name` is over.
+fn count(name: &str, over: Means, steps: u64) -> f64 {
+    match name {
+        GRADIENT_NORM => steps as f64,
+        name if LossWeights::OF_LABELS.contains(&name) => over.labels as f64,
+        _ => over.positions as f64,
     }
 }
 
 impl Sums {
     /// Adds a step.
     pub(super) fn add(&mut self, terms: &LossTerms, means: Means, gradient_norm: Option<&Tensor>) {
-        let given = [Some(&terms.total), terms.kl.as_ref(), terms.cross_entropy.as_ref(), gradient_norm];
-        let step = Self::each(means, 1);
+        let whole = std::iter::once((TOTAL, &terms.total));
+        let named = whole.chain(terms.terms.iter().map(|(name, term)| (*name, term)));
+        for (name, term) in named.chain(gradient_norm.map(|norm| (GRADIENT_NORM, norm))) {
+            let weighted = term.detach().to_kind(Kind::Double) * count(name, means, 1);
+            let sum = match self.sums.remove(name) {
+                Some(sum) => sum + weighted,
+                None => weighted,
+            };
+            self.sums.insert(name, sum);
+        }
         self.over.positions += means.positions;
         self.over.labels += means.labels;
         self.steps += 1;
-        for ((sum, term), count) in self.terms.iter_mut().zip(given).zip(step) {
-            if let Some(term) = term {
-                let weighted = term.detach().to_kind(Kind::Double) * count as f64;
-                *sum = Some(match sum.take() {
-                    Some(sum) => sum + weighted,
-                    None => weighted,
-                });
-            }
-        }
-    }
-
-    /// What each sum is over.
-    fn each(means: Means, steps: u64) -> [u64; 4] {
-        [means.positions as u64, means.positions as u64, means.labels as u64, steps]
     }
 
     pub(super) fn over(&self) -> Means {
@@ -62,18 +68,17 @@ impl Sums {
 
     /// The means so far.
     pub(super) fn means(&self) -> EpochMeans {
-        let counts = Self::each(self.over, self.steps);
-        let mean = |at: usize| {
-            let sum = self.terms[at].as_ref()?;
-            Some(sum.double_value(&[]) / counts[at].max(1) as f64)
+        let mean = |name: &str| {
+            let sum = self.sums.get(name)?;
+            Some(sum.double_value(&[]) / count(name, self.over, self.steps).max(1.0))
         };
-        EpochMeans { total: mean(0), kl: mean(1), cross_entropy: mean(2), gradient_norm: mean(3) }
+        let terms = LossWeights::NAMES.into_iter().filter_map(|name| Some((name.to_owned(), mean(name)?)));
+        EpochMeans { total: mean(TOTAL), terms: terms.collect(), gradient_norm: mean(GRADIENT_NORM) }
     }
 
     /// The sums by name.
     pub(super) fn tensors(&self) -> Vec<(&'static str, Tensor)> {
-        let named = NAMES.into_iter().zip(&self.terms);
-        named.filter_map(|(name, sum)| Some((name, sum.as_ref()?.shallow_clone()))).collect()
+        self.sums.iter().map(|(name, sum)| (*name, sum.shallow_clone())).collect()
     }
 
     /// What [`Self::tensors`], [`Self::over`] and [`Self::steps`] gave.
@@ -83,11 +88,13 @@ impl Sums {
         steps: u64,
         sum: impl Fn(&str) -> Option<Tensor>,
     ) -> Self {
-        Self { over: Means { positions, labels }, steps, terms: NAMES.map(sum) }
+        let names = LossWeights::NAMES.into_iter().chain([TOTAL, GRADIENT_NORM]);
+        let sums = names.filter_map(|name| Some((name, sum(name)?))).collect();
+        Self { over: Means { positions, labels }, steps, sums }
     }
 
     /// Moves what was restored to the device of the run.
     pub(super) fn to_device(&mut self, device: tch::Device) {
-        self.terms.iter_mut().flatten().for_each(|sum| *sum = sum.to_device(device));
+        self.sums.values_mut().for_each(|sum| *sum = sum.to_device(device));
     }
 }

@@ -1,0 +1,28 @@
+//! Losses that look at every class's probability: what is kept of a target, written out.
+//!
+//! Each has a file and takes `[positions, classes]` log-probabilities of target and student at the same
+//! temperature; each gives `[positions]`.
+
+mod cosine;
+mod dkd;
+mod jsd;
+mod mse;
+mod reverse_kl;
+mod total_variation;
+
+use tch::Tensor;
+
+pub use cosine::cosine;
+pub use dkd::dkd;
+pub use jsd::jsd;
+pub use mse::{logit_mse, mse};
+pub use reverse_kl::reverse_kl;
+pub use total_variation::total_variation;
+
+/// What stands for the logarithm of no probability: its exponential is 0, and nothing computed with it NaN.
+const LOG_OF_NONE: f64 = -1e4;
+
+/// Log-probabilities without infinities.
+pub(super) fn finite(log_p: &Tensor) -> Tensor {
+    log_p.clamp_min(LOG_OF_NONE)
+}
