@@ -43,7 +43,7 @@ def main():
     figure, axes = pyplot.subplots(2, len(temperatures), figsize=(4.2 * len(temperatures), 7.4), squeeze=False)
     heads = {}
     for result in results:
-        ours = re.fullmatch(r"kd-cache, k = (\d+), r = \d+", result["name"])
+        ours = re.fullmatch(r"kd-cache, k = (\d+), r = \d+(, step .+)?", result["name"])
         if ours:
             heads.setdefault(int(ours[1]), []).append(result)
     others = [result for result in results if not result["name"].startswith("kd-cache")]

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::{ShardColumns, ShardLayout};
 use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION};
+use super::identity::{AugmentIdentity, DatasetIdentity, PreprocessIdentity, TeacherIdentity};
 use super::{CacheError, durable};
-use crate::config::{AugmentConfig, PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
+use crate::config::{StorageForm, ValueEncoding};
 use crate::digest::Digest;
 use crate::encoding::{Layout, Scale, Steps, StepsError};
 use crate::target::{Draws, MAX_RANK, NotCovered, TailNodes, Temperature};
@@ -129,99 +130,6 @@ pub struct StorageLayout {
     pub codebook: Option<FileEntry>,
     /// Samples per shard; the last may have fewer.
     pub shard_samples: u64,
-}
-
-/// The teacher. Two teachers with one digest and one output are the same.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct TeacherIdentity {
-    /// What ran it.
-    pub kind: TeacherKind,
-    /// The file's name, for people.
-    pub file: String,
-    /// The file's digest.
-    pub digest: Digest,
-    /// ONNX: the input used, when the config names it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input: Option<String>,
-    /// ONNX: the output used, when the config names it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output: Option<String>,
-    /// Where the head is a file of its own: its digest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head: Option<Digest>,
-    /// Where the head is a file of its own: positions it was given at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chunk: Option<usize>,
-    /// `logits`, `probabilities` or `log_probabilities`.
-    pub output_kind: String,
-    /// Float type of the output.
-    pub dtype: String,
-    /// Runtime and version.
-    pub runtime: String,
-    /// Device it ran on.
-    pub device: String,
-    /// Samples per forward pass.
-    pub batch: usize,
-}
-
-/// The dataset.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct DatasetIdentity {
-    /// The config's kind.
-    pub kind: String,
-    /// Digest over shape, order and content of the samples.
-    pub fingerprint: Digest,
-    /// Digest of the labels; absent when there are none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub labels: Option<Digest>,
-    /// Dimensions of a raw sample; for tokens, how many the longest has.
-    pub sample_shape: Vec<usize>,
-    /// Where samples are tokens: what their numbers mean.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<TokensIdentity>,
-}
-
-/// What tokens are. They are kept in the shards, so that a student needs nothing else.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct TokensIdentity {
-    /// Every token is below it.
-    pub vocabulary: usize,
-    /// Digest of the tokenizer's vocabulary and special tokens; absent where none was named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<Digest>,
-    /// The tokenizer's file, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer_file: Option<String>,
-}
-
-/// The preprocessing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PreprocessIdentity {
-    /// What was done.
-    #[serde(flatten)]
-    pub config: PreprocessConfig,
-    /// Digest of it.
-    pub digest: Digest,
-}
-
-/// The augmentation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct AugmentIdentity {
-    /// What was done.
-    #[serde(flatten)]
-    pub config: AugmentConfig,
-    /// Digest of it.
-    pub digest: Digest,
-}
-
-impl AugmentIdentity {
-    /// Of what was declared.
-    ///
-    /// # Errors
-    /// When it has no JSON form.
-    pub fn of(config: &AugmentConfig) -> Result<Self, serde_json::Error> {
-        Ok(Self { config: config.clone(), digest: Digest::of_json(config)? })
-    }
 }
 
 /// A file of the cache.

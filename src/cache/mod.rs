@@ -20,6 +20,7 @@ mod codebook_file;
 mod columns;
 mod durable;
 mod error;
+mod identity;
 mod ipc;
 mod journal;
 mod lock;
@@ -34,11 +35,9 @@ mod writer;
 pub use codebook_file::{Coding, measure_shard};
 pub use columns::{ShardColumns, ShardLayout, curve_type, head_name, head_type};
 pub use error::CacheError;
+pub use identity::{AugmentIdentity, DatasetIdentity, PreprocessIdentity, TeacherIdentity, TokensIdentity};
 pub use lock::WriterLock;
-pub use manifest::{
-    AugmentIdentity, DatasetIdentity, FileEntry, HeadLayout, Manifest, PreprocessIdentity, ShardEntry,
-    StorageLayout, TailLayout, TeacherIdentity, TokensIdentity,
-};
+pub use manifest::{FileEntry, HeadLayout, Manifest, ShardEntry, StorageLayout, TailLayout};
 pub use reader::{CacheReader, read_encoder, read_manifest, read_tail_model};
 pub use shard_encode::{ShardRows, TokenRow};
 pub use shard_read::ShardReader;

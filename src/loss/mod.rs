@@ -25,6 +25,9 @@ pub enum LossError {
     /// Targets are not known at the temperature.
     #[error("loss.temperature: {0}")]
     Temperature(#[from] NotCovered),
+    /// Logits of targets that are draws.
+    #[error("loss.weights.logit_mse compares logits, and this cache has draws instead (head.draws); use kl")]
+    NoLogits,
     /// A term that needs mass on every class.
     #[error(
         "loss.weights: {what} needs a target with mass on every class, and with loss.tail = \"{tail}\" this cache's have none; use shape, prior or uniform, and no sampled targets"

@@ -155,7 +155,8 @@ impl WeightedLoss {
 impl LossWeights {
     /// Refuses what would be infinite, or has nothing to be compared with.
     fn check(&self, tail: TailHandling, space: &TargetSpace) -> Result<(), LossError> {
-        if !self.of_targets() || space.k == space.classes {
+        let whole = space.k == space.classes && space.draws.is_none();
+        if !self.of_targets() || whole {
             return Ok(());
         }
         // A bucket names no classes, and what is renormalised or sampled leaves classes without mass.
@@ -163,6 +164,9 @@ impl LossWeights {
         let bare = !space.has_tail() || tail == TailHandling::Renormalize;
         if bucket && self.of_every_class() {
             return Err(LossError::NoMass { what: "terms other than kl and logit_mse", tail });
+        }
+        if space.draws.is_some() && self.logit_mse > 0.0 {
+            return Err(LossError::NoLogits);
         }
         if bare && self.reverse_kl > 0.0 {
             return Err(LossError::NoMass { what: "reverse_kl", tail });

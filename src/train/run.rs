@@ -114,7 +114,7 @@ pub fn run(
         Some(kept) => {
             kept.put(&folder, student.as_mut(), &mut optimizer)?;
             (place, sums) = (kept.place, kept.sums);
-            sums.to_device(device);
+            sums.move_to(device);
             resume::report(&folder, &place, &mut report)?;
         }
     }

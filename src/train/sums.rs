@@ -94,7 +94,7 @@ impl Sums {
     }
 
     /// Moves what was restored to the device of the run.
-    pub(super) fn to_device(&mut self, device: tch::Device) {
+    pub(super) fn move_to(&mut self, device: tch::Device) {
         self.sums.values_mut().for_each(|sum| *sum = sum.to_device(device));
     }
 }
