@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use tch::Tensor;
 use tch::nn::VarStore;
-use tch::{Kind, Tensor};
 
 use crate::config::OptimizerConfig;
 
@@ -177,7 +177,8 @@ impl Variable {
     }
 }
 
-/// Kingma & Ba, "Adam", 2015, algorithm 1, with the corrections put as PyTorch has them.
+/// Kingma & Ba, "Adam", 2015, algorithm 1; the corrections are of the step, as at the end of its section 2, so that
+/// few tensors are made.
 fn adam(
     value: &mut Tensor,
     gradient: &Tensor,
@@ -189,10 +190,11 @@ fn adam(
 ) {
     let (mean, square) = (or_zeros(first, value), or_zeros(second, value));
     drop(mean.lerp_(gradient, 1.0 - beta1));
-    drop(square.g_mul_scalar_(beta2).g_add_(&(gradient * gradient * (1.0 - beta2))));
+    drop(square.lerp_(&(gradient * gradient), 1.0 - beta2));
     let steps = i32::try_from(steps).unwrap_or(i32::MAX);
     let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
-    let size = square.sqrt() / correction2.sqrt() + eps;
-    let along = mean.to_kind(Kind::Float) / size * (-learning_rate / correction1);
+    let root = correction2.sqrt();
+    let size = square.sqrt().g_add_scalar_(eps * root);
+    let along = (&*mean / size).g_mul_scalar_(-learning_rate * root / correction1);
     drop(value.g_add_(&along));
 }

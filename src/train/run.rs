@@ -268,7 +268,8 @@ impl Course<'_> {
         progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, done);
         let begun = Instant::now();
         let order = Order::Shuffled { seed: self.config.seed, epoch: epoch - 1 };
-        let mut learning_rate = 0.0;
+        // Of the step before, should none be left: the state may have been kept after the last one.
+        let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
         let mut rows = 0;
         let mut batches = stream(samples, order, section.batch, section.prefetch, self.place.batches);
         while section.max_steps.is_none_or(|most| self.place.step < most) {
