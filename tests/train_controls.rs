@@ -128,8 +128,8 @@ fn a_killed_run_goes_on_to_the_same_bits() {
     for attempt in 0..100u64 {
         let mut child = kd_train_command(&case.args("killed", state.exists(), &set)).spawn().unwrap();
         let begun = Instant::now();
-        // Later each time, so that it comes to an end.
-        let patience = Duration::from_millis(400 + attempt * 150);
+        // At first as soon as there is something to go on from; later each time, so that it comes to an end.
+        let patience = Duration::from_millis(attempt * 150);
         while child.try_wait().unwrap().is_none() && (begun.elapsed() < patience || !state.exists()) {
             std::thread::sleep(Duration::from_millis(5));
         }
