@@ -7,7 +7,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Said, build, fixture, kd_train, write};
+use common::{Said, build, fixture, kd_train, lines, write};
 use serde_json::{Value, json};
 
 /// Documents of `fixtures/tokens/text`, taught by a model of 50 tokens that knows nothing of them: the
@@ -94,11 +94,6 @@ cache = {cache:?}
         }
         kd_train(&args)
     }
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Said, build, cache_config, files, fixture, kd_train, kd_train_command, train_config, write};
+use common::{
+    Said, build, cache_config, files, fixture, kd_train, kd_train_command, lines, train_config, write,
+};
 use serde_json::{Value, json};
 
 /// A cache over the training slice, and a config for students of it.
@@ -60,11 +62,6 @@ impl Case {
         Said::from(self.command(&out, cache, set).output().unwrap()).refused(words);
         assert!(!out.exists());
     }
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Students of one cache are alike to the last bit, whatever form it has.

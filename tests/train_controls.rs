@@ -8,7 +8,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Said, build, cache_config, fixture, kd_train, kd_train_command, train_config};
+use common::{Said, build, cache_config, fixture, kd_train, kd_train_command, lines, train_config};
 use serde_json::{Value, json};
 
 /// A folder with a cache of the training slice and a config over it: 512 samples in 8 batches.
@@ -47,11 +47,6 @@ impl Case {
     fn resume(&self, name: &str, set: &[&str]) -> Said {
         kd_train(&self.args(name, true, set))
     }
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// What must not depend on interruptions: every epoch but for its clock, and the student.

@@ -138,37 +138,32 @@ fn default_alpha() -> f64 {
 }
 
 impl OptimizerConfig {
+    /// What every kind has: peak learning rate, weight decay, and whether norms and biases decay too.
+    fn common(&self) -> (f64, f64, bool) {
+        match self {
+            Self::Adamw { learning_rate, weight_decay, decay_all, .. }
+            | Self::Adam { learning_rate, weight_decay, decay_all, .. }
+            | Self::Sgd { learning_rate, weight_decay, decay_all, .. }
+            | Self::Rmsprop { learning_rate, weight_decay, decay_all, .. }
+            | Self::Lion { learning_rate, weight_decay, decay_all, .. } => {
+                (*learning_rate, *weight_decay, *decay_all)
+            }
+        }
+    }
+
     /// The peak learning rate.
     pub fn learning_rate(&self) -> f64 {
-        match self {
-            Self::Adamw { learning_rate, .. }
-            | Self::Adam { learning_rate, .. }
-            | Self::Sgd { learning_rate, .. }
-            | Self::Rmsprop { learning_rate, .. }
-            | Self::Lion { learning_rate, .. } => *learning_rate,
-        }
+        self.common().0
     }
 
     /// Weight decay, decoupled or L2.
     pub fn weight_decay(&self) -> f64 {
-        match self {
-            Self::Adamw { weight_decay, .. }
-            | Self::Adam { weight_decay, .. }
-            | Self::Sgd { weight_decay, .. }
-            | Self::Rmsprop { weight_decay, .. }
-            | Self::Lion { weight_decay, .. } => *weight_decay,
-        }
+        self.common().1
     }
 
     /// Whether norms and biases decay too.
     pub fn decays_all(&self) -> bool {
-        match self {
-            Self::Adamw { decay_all, .. }
-            | Self::Adam { decay_all, .. }
-            | Self::Sgd { decay_all, .. }
-            | Self::Rmsprop { decay_all, .. }
-            | Self::Lion { decay_all, .. } => *decay_all,
-        }
+        self.common().2
     }
 
     pub(super) fn validate(&self) -> Vec<Fault> {

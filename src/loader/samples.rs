@@ -93,33 +93,29 @@ pub struct Batch {
 }
 
 /// Everything a batch is made of.
-pub struct Samples {
-    source: Source,
-    targets: bool,
-}
+pub struct Samples(Source);
 
 enum Source {
     Images { dataset: Box<dyn Dataset>, preprocess: Box<Preprocess>, cache: Option<CacheReader> },
-    Tokens(CacheReader),
+    Tokens { cache: CacheReader, targets: bool },
 }
 
 impl Samples {
     /// Images and the cache over them. Whether they belong together is for the caller to have checked.
     pub fn images(dataset: Box<dyn Dataset>, preprocess: Preprocess, cache: Option<CacheReader>) -> Self {
-        let targets = cache.is_some();
-        Self { source: Source::Images { dataset, preprocess: Box::new(preprocess), cache }, targets }
+        Self(Source::Images { dataset, preprocess: Box::new(preprocess), cache })
     }
 
     /// The rows of tokens that a cache keeps beside their targets; without `targets`, only those.
     pub fn tokens(cache: CacheReader, targets: bool) -> Self {
-        Self { source: Source::Tokens(cache), targets }
+        Self(Source::Tokens { cache, targets })
     }
 
     /// Number of samples.
     pub fn len(&self) -> u64 {
-        match &self.source {
+        match &self.0 {
             Source::Images { dataset, .. } => dataset.len(),
-            Source::Tokens(cache) => cache.rows(),
+            Source::Tokens { cache, .. } => cache.rows(),
         }
     }
 
@@ -130,25 +126,25 @@ impl Samples {
 
     /// Dimensions of one prepared image; `None` for rows of tokens.
     pub fn image_shape(&self) -> Option<&[usize]> {
-        match &self.source {
+        match &self.0 {
             Source::Images { preprocess, .. } => Some(preprocess.output_shape()),
-            Source::Tokens(_) => None,
+            Source::Tokens { .. } => None,
         }
     }
 
     /// The cache over them.
     pub fn cache(&self) -> Option<&CacheReader> {
-        match &self.source {
+        match &self.0 {
             Source::Images { cache, .. } => cache.as_ref(),
-            Source::Tokens(cache) => Some(cache),
+            Source::Tokens { cache, .. } => Some(cache),
         }
     }
 
     /// Views of each sample.
     pub fn views(&self) -> u16 {
-        match &self.source {
+        match &self.0 {
             Source::Images { preprocess, .. } => preprocess.views(),
-            Source::Tokens(_) => 1,
+            Source::Tokens { .. } => 1,
         }
     }
 
@@ -157,7 +153,7 @@ impl Samples {
     /// # Errors
     /// [`LoaderError`].
     pub fn batch(&self, indices: &[u64], view: u16) -> Result<Batch, LoaderError> {
-        match &self.source {
+        match &self.0 {
             Source::Images { dataset, preprocess, cache } => {
                 let ids: Vec<SampleId> = indices.iter().map(|index| dataset.id_at(*index)).collect();
                 let label = |id: &SampleId| Ok(dataset.label(*id)?.map(i64::from));
@@ -167,7 +163,7 @@ impl Samples {
                 let targets = cache.as_ref().map(|cache| targets(cache, &rows)).transpose()?;
                 Ok(Batch { ids, inputs, labels, targets })
             }
-            Source::Tokens(cache) => {
+            Source::Tokens { cache, targets: asked } => {
                 let mut rows = Vec::with_capacity(indices.len());
                 for index in indices {
                     rows.extend(cache.tokens(*index)?);
@@ -175,14 +171,14 @@ impl Samples {
                 let next = rows.iter().flat_map(TokenRow::next_tokens);
                 let labels = next.map(|token| token.map_or(NO_LABEL, i64::from)).collect();
                 let mut targets = TargetBatch::default();
-                if self.targets {
+                if *asked {
                     cache.gather(indices, &mut targets)?;
                 }
                 Ok(Batch {
                     ids: indices.iter().map(|row| cache.sample_id(*row)).collect::<Result<_, _>>()?,
                     inputs: Inputs::Tokens(TokenInputs::new(&rows)),
                     labels: Some(labels),
-                    targets: self.targets.then_some(targets),
+                    targets: asked.then_some(targets),
                 })
             }
         }

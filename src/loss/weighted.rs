@@ -22,7 +22,7 @@ pub struct WeightedLoss {
 }
 
 /// Over how many a batch's means are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Means {
     /// Positions of the batch.
     pub positions: usize,
@@ -40,11 +40,15 @@ pub struct LossTerms {
 }
 
 impl LossTerms {
-    /// Adds those of another part of the same batch, detached.
-    pub fn add(&mut self, part: &Self) {
-        self.total = self.total.detach() + part.total.detach();
-        for (name, term) in &mut self.terms {
-            if let Some(part) = part.terms.get(name) {
+    /// Adds those of another part of the same batch to `sum`, detached; the first part begins it.
+    pub fn add_to(self, sum: &mut Option<Self>) {
+        let Some(sum) = sum else {
+            *sum = Some(self);
+            return;
+        };
+        sum.total = sum.total.detach() + self.total.detach();
+        for (name, term) in &mut sum.terms {
+            if let Some(part) = self.terms.get(name) {
                 *term += part;
             }
         }

@@ -18,26 +18,23 @@ pub(super) struct DeviceBatch {
     /// `[positions]`, int64.
     pub(super) labels: Option<Tensor>,
     pub(super) targets: Option<TargetTensors>,
-    /// How many of both there are.
-    pub(super) means: Means,
 }
 
 impl DeviceBatch {
     pub(super) fn new(batch: &Batch, image_shape: Option<&[usize]>, device: Device) -> Self {
-        let (inputs, positions) = match &batch.inputs {
+        let inputs = match &batch.inputs {
             Inputs::Images(images) => {
                 let mut shape = vec![batch.ids.len() as i64];
                 shape.extend(image_shape.unwrap_or_default().iter().map(|d| *d as i64));
                 let images = Tensor::from_slice(images).view(shape.as_slice());
-                (Input::Images(images.to_kind(Kind::Float).to_device(device)), batch.ids.len())
+                Input::Images(images.to_kind(Kind::Float).to_device(device))
             }
-            Inputs::Tokens(tokens) => (Input::Tokens(on_device(tokens, device)), tokens.positions.len()),
+            Inputs::Tokens(tokens) => Input::Tokens(on_device(tokens, device)),
         };
         Self {
             inputs,
             labels: batch.labels.as_ref().map(|labels| Tensor::from_slice(labels).to_device(device)),
             targets: batch.targets.as_ref().map(|targets| TargetTensors::new(targets, device)),
-            means: Means { positions, labels: labelled(batch) },
         }
     }
 
@@ -48,17 +45,13 @@ impl DeviceBatch {
     }
 }
 
-/// Positions of a batch that have a label.
-fn labelled(batch: &Batch) -> usize {
-    batch.labels.iter().flatten().filter(|label| **label >= 0).count()
-}
-
 /// What the means of several batches together are over.
 pub(super) fn means(batches: &[Batch]) -> Means {
     let positions = |batch: &Batch| match &batch.inputs {
         Inputs::Images(_) => batch.ids.len(),
         Inputs::Tokens(tokens) => tokens.positions.len(),
     };
+    let labelled = |batch: &Batch| batch.labels.iter().flatten().filter(|label| **label >= 0).count();
     Means { positions: batches.iter().map(positions).sum(), labels: batches.iter().map(labelled).sum() }
 }
 

@@ -148,7 +148,7 @@ impl RunFolder {
 }
 
 /// JSON and a line's end.
-fn json(value: &impl Serialize, pretty: bool) -> std::io::Result<Vec<u8>> {
+pub(super) fn json(value: &impl Serialize, pretty: bool) -> std::io::Result<Vec<u8>> {
     let mut text = if pretty { serde_json::to_vec_pretty(value)? } else { serde_json::to_vec(value)? };
     text.push(b'\n');
     Ok(text)

@@ -1,11 +1,15 @@
 //! Going on with an interrupted run: what it was begun with, and what it has found out.
 
+use std::fs;
+use std::path::Path;
+
 use toml::Value;
 
 use super::setup::Training;
-use super::state::{Kept, Place, cut_lines};
+use super::state::{Kept, Place};
 use super::{EpochReport, RunFolder, TrainError, TrainReport};
 use crate::config::TrainConfig;
+use crate::durable;
 
 /// Keys that a run may go on with otherwise: none of them changes the steps that were made.
 const FREE: [&str; 6] = [
@@ -33,8 +37,7 @@ pub(super) fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig
 pub(super) fn open(folder: &RunFolder, config: &TrainConfig) -> Result<Kept, TrainError> {
     let kept = Kept::read(folder)?;
     let path = folder.config();
-    let text =
-        std::fs::read_to_string(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
+    let text = fs::read_to_string(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
     let damaged = |problem: String| TrainError::State { path: path.clone(), problem };
     let begun: Value = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
     let now = Value::try_from(config).map_err(|error| damaged(error.to_string()))?;
@@ -97,6 +100,18 @@ pub(super) fn report(folder: &RunFolder, place: &Place, report: &mut TrainReport
         report.validation.clone_from(&best.validation);
     }
     Ok(())
+}
+
+/// Cuts a file of lines to its first `lines`: what came after the state that is gone back to.
+fn cut_lines(path: &Path, lines: usize) -> std::io::Result<Vec<String>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text?,
+    };
+    let kept: Vec<String> = text.lines().take(lines).map(str::to_owned).collect();
+    let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
+    durable::write_file(path, text.as_bytes())?;
+    Ok(kept)
 }
 
 #[cfg(test)]

@@ -330,12 +330,7 @@ impl Course<'_> {
         let mut sum: Option<LossTerms> = None;
         for batch in group {
             let batch = DeviceBatch::new(batch, self.training.samples.image_shape(), self.device);
-            let terms =
-                backward(student, &DeviceBatch { means: over, ..batch }, &self.loss, self.training.classes)?;
-            match &mut sum {
-                Some(sum) => sum.add(&terms),
-                None => sum = Some(terms),
-            }
+            backward(student, &batch, &self.loss, over, self.training.classes)?.add_to(&mut sum);
         }
         let terms = sum.ok_or(TrainError::Empty)?;
         if let Some(most) = section.clip_value {

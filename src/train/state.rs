@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tch::{Kind, Tensor};
 
@@ -157,16 +157,4 @@ impl Kept {
         optimizer.restore(self.optimizer_steps, &memory.collect());
         Ok(())
     }
-}
-
-/// Cuts a file of lines to its first `lines`: what came after the state that is gone back to.
-pub(super) fn cut_lines(path: &Path, lines: usize) -> std::io::Result<Vec<String>> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        text => text?,
-    };
-    let kept: Vec<String> = text.lines().take(lines).map(str::to_owned).collect();
-    let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
-    crate::durable::write_file(path, text.as_bytes())?;
-    Ok(kept)
 }

@@ -5,10 +5,10 @@ use tch::{Kind, TchError, Tensor};
 use super::TrainError;
 use super::evaluate::{DeviceBatch, chunks};
 use crate::libtorch;
-use crate::loss::{LossTerms, WeightedLoss};
+use crate::loss::{LossTerms, Means, WeightedLoss};
 use crate::student::Model;
 
-/// Adds the gradients of the batch's loss to the model's variables, and gives the loss.
+/// Adds the gradients of the batch's loss, a mean over `means`, to the model's variables, and gives the loss.
 ///
 /// Of many positions and classes, logits and loss are made for a few positions at a time: their gradients go
 /// into a copy of the features that is cut off from the model, and from there through the model at once. The
@@ -17,10 +17,11 @@ pub(super) fn backward(
     model: &dyn Model,
     batch: &DeviceBatch,
     loss: &WeightedLoss,
+    means: Means,
     classes: usize,
 ) -> Result<LossTerms, TrainError> {
     let positions = |features: &Tensor| chunks(features.size()[0], classes).collect();
-    backward_in(model, batch, loss, positions)
+    backward_in(model, batch, loss, means, positions)
 }
 
 /// The same with the parts that `parts` cuts the features into.
@@ -28,6 +29,7 @@ fn backward_in(
     model: &dyn Model,
     batch: &DeviceBatch,
     loss: &WeightedLoss,
+    means: Means,
     parts: impl FnOnce(&Tensor) -> Vec<(i64, i64)>,
 ) -> Result<LossTerms, TrainError> {
     let failed = |error: TchError| TrainError::Libtorch {
@@ -38,7 +40,7 @@ fn backward_in(
     let parts = parts(&features);
     if parts.len() < 2 {
         let logits = model.head(&features);
-        let terms = loss.forward(&logits, batch.labels.as_ref(), batch.targets.as_ref(), batch.means);
+        let terms = loss.forward(&logits, batch.labels.as_ref(), batch.targets.as_ref(), means);
         terms.total.f_backward().map_err(failed)?;
         return Ok(terms);
     }
@@ -47,12 +49,9 @@ fn backward_in(
     for (start, len) in parts {
         let (labels, targets) = batch.part(start, len);
         let logits = model.head(&leaf.narrow(0, start, len));
-        let terms = loss.forward(&logits, labels.as_ref(), targets.as_ref(), batch.means);
+        let terms = loss.forward(&logits, labels.as_ref(), targets.as_ref(), means);
         terms.total.f_backward().map_err(failed)?;
-        match &mut sum {
-            Some(sum) => sum.add(&terms),
-            None => sum = Some(terms),
-        }
+        terms.add_to(&mut sum);
     }
     // d loss / d features is known: the sum of their products has that very gradient.
     (features * leaf.grad()).sum(Kind::Float).f_backward().map_err(failed)?;
@@ -72,6 +71,8 @@ mod tests {
     use crate::target::{TailHandling, TailModel, TailNodes, TailPrior, Temperature};
 
     const CLASSES: usize = 37;
+    /// Of [`batch`].
+    const MEANS: Means = Means { positions: 12, labels: 9 };
 
     fn student() -> Box<dyn Student> {
         let config = StudentConfig::Llama(LlamaConfig {
@@ -123,7 +124,7 @@ mod tests {
             let rows = features.size()[0];
             (0..rows).step_by(step as usize).map(|start| (start, step.min(rows - start))).collect()
         };
-        let terms = backward_in(student, batch, loss, parts).unwrap();
+        let terms = backward_in(student, batch, loss, MEANS, parts).unwrap();
         let value = |tensor: &Tensor| tensor.double_value(&[]);
         let terms = [value(&terms.total), value(&terms.terms["kl"]), value(&terms.terms["cross_entropy"])];
         let variables = student.variables().variables();

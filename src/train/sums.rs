@@ -12,6 +12,7 @@ const TOTAL: &str = "total";
 const GRADIENT_NORM: &str = "gradient_norm";
 
 /// Sums over an epoch's positions: nothing is read back from the device before its end.
+#[derive(Default)]
 pub(super) struct Sums {
     over: Means,
     steps: u64,
@@ -23,12 +24,6 @@ pub(super) struct EpochMeans {
     pub(super) total: Option<f64>,
     pub(super) terms: BTreeMap<String, f64>,
     pub(super) gradient_norm: Option<f64>,
-}
-
-impl Default for Sums {
-    fn default() -> Self {
-        Self { over: Means { positions: 0, labels: 0 }, steps: 0, sums: BTreeMap::new() }
-    }
 }
 
 /// What the sum called `name` is over.

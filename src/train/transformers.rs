@@ -3,8 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use serde_json::json;
-
+use super::folder::json;
 use crate::config::LlamaConfig;
 use crate::durable;
 
@@ -21,7 +20,7 @@ pub(super) fn write(
     tokenizer: Option<&Path>,
 ) -> io::Result<()> {
     durable::create_folder(folder)?;
-    let config = json!({
+    let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocabulary,
@@ -45,9 +44,7 @@ pub(super) fn write(
         "bos_token_id": null,
         "eos_token_id": null,
     });
-    let mut text = serde_json::to_vec_pretty(&config)?;
-    text.push(b'\n');
-    durable::write_file(&folder.join("config.json"), &text)?;
+    durable::write_file(&folder.join("config.json"), &json(&config, true)?)?;
     let copy = |from: &Path, name: &str| {
         durable::replace_file(&folder.join(name), |temporary| std::fs::copy(from, temporary).map(|_| ()))
     };

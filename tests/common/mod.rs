@@ -178,6 +178,12 @@ pub fn build(config: &Path, out: &Path, set: &[&str]) -> Said {
     build_command(config, out, set).output().unwrap().into()
 }
 
+/// The documents of a file of JSON lines.
+pub fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 /// Arguments out of words and paths.
 #[macro_export]
 macro_rules! args {
