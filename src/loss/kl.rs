@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::fused::{KlPart, Spread, Targets, numbers};
 use super::targets::{Decoder, float_tensor, log_weights};
 use super::{DecodedBatch, LossError, TargetSpace, TargetTensors};
 use crate::target::{TailHandling, Temperature};
@@ -30,6 +31,8 @@ pub struct KlDivergence {
     temperature: Temperature,
     decoder: Decoder,
     tail: Tail,
+    /// The same for the CPU's own path; `None` on other devices.
+    spread: Option<Spread>,
     classes: i64,
     chunk_values: i64,
 }
@@ -89,10 +92,14 @@ impl KlDivergence {
         if space.has_tail() && tail.reads_curve() {
             space.nodes.require(temperature)?;
         }
+        let mut spread = Spread::Nowhere;
         let form = match tail {
             _ if !space.has_tail() => Tail::None,
             TailHandling::Renormalize => Tail::None,
-            TailHandling::Bucket => Tail::Bucket,
+            TailHandling::Bucket => {
+                spread = Spread::Bucket;
+                Tail::Bucket
+            }
             TailHandling::Shape | TailHandling::Prior if space.tail_model.is_none() => {
                 return Err(LossError::NoTailModel { tail });
             }
@@ -101,26 +108,39 @@ impl KlDivergence {
                 let shape = model.and_then(|model| model.shape()).filter(|_| tail == TailHandling::Shape);
                 let prior = shape.map(|shape| shape.base()).or(model.map(|model| model.prior()));
                 let log_w = log_weights(prior, space.classes, temperature);
-                if dense || shape.is_some() {
-                    let basis = shape.map(|shape| {
-                        let size = [space.classes as i64, shape.rank() as i64];
-                        let basis = Tensor::from_slice(shape.basis()).view(size).to_device(device);
-                        (basis * temperature.beta()).tr().contiguous()
-                    });
+                let basis = shape.map(|shape| {
+                    let size = [space.classes as i64, shape.rank() as i64];
+                    let basis = Tensor::from_slice(shape.basis()).view(size).to_device(device);
+                    (basis * temperature.beta()).tr().contiguous()
+                });
+                let w: Vec<f64> = log_w.iter().map(|b| b.exp()).collect();
+                let negative_entropy = w.iter().zip(&log_w).map(|(w, b)| w * b).sum();
+                let single = |values: &[f64]| values.iter().map(|value| *value as f32).collect();
+                spread = match &basis {
+                    Some(basis) => {
+                        Spread::Shape { log_w: single(&log_w), basis: numbers(basis, Kind::Float) }
+                    }
+                    None => Spread::Prior { w: single(&w), log_w: log_w.clone(), negative_entropy },
+                };
+                if dense || basis.is_some() {
                     Tail::Dense { log_w: float_tensor(&log_w, device), basis }
                 } else {
-                    let w: Vec<f64> = log_w.iter().map(|b| b.exp()).collect();
-                    Tail::Product {
-                        negative_entropy: w.iter().zip(&log_w).map(|(w, b)| w * b).sum(),
-                        w: float_tensor(&w, device),
-                        log_w: Tensor::from_slice(&log_w).to_device(device),
-                    }
+                    let log_w = Tensor::from_slice(&log_w).to_device(device);
+                    Tail::Product { negative_entropy, w: float_tensor(&w, device), log_w }
                 }
             }
         };
         let decoder = Decoder::new(space, temperature, tail, device);
         let classes = space.classes as i64;
-        Ok(Self { temperature, decoder, tail: form, classes, chunk_values: CHUNK_VALUES })
+        let spread = (device == Device::Cpu).then_some(spread);
+        Ok(Self { temperature, decoder, tail: form, spread, classes, chunk_values: CHUNK_VALUES })
+    }
+
+    /// What the CPU's own path takes of `targets`; `None` on other devices. Gradients are multiplied by `factor`.
+    pub(super) fn part(&self, targets: &TargetTensors, factor: f64) -> Option<KlPart<'_>> {
+        let spread = self.spread.as_ref()?;
+        let targets = tch::no_grad(|| Targets::new(targets, &self.decoder.decode(targets)));
+        Some(KlPart { beta: self.temperature.beta(), spread, targets, factor })
     }
 
     /// The temperature of target and student.

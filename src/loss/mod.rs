@@ -5,6 +5,7 @@
 
 mod cross_entropy;
 pub mod dense;
+mod fused;
 mod kl;
 #[cfg(test)]
 mod reference;

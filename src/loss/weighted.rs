@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 use super::cross_entropy::smoothed;
+use super::fused::{self, LabelPart};
 use super::{KlDivergence, LossError, TargetSpace, TargetTensors, dense};
 use crate::config::{LossConfig, LossWeights};
 use crate::target::{TailHandling, Temperature};
@@ -100,8 +101,9 @@ impl WeightedLoss {
             positions: means.positions.max(1) as f64,
             labels: means.labels.max(1) as f64,
         };
+        let fused = self.fused(&mut sum, logits, labels, targets);
         if let (Some(target), Some(targets)) = (&self.target, targets) {
-            if weights.kl > 0.0 {
+            if weights.kl > 0.0 && !fused {
                 sum.add("kl", weights.kl, target.per_sample(logits, targets) * self.square);
             }
             if weights.logit_mse > 0.0 {
@@ -114,11 +116,49 @@ impl WeightedLoss {
                 self.of_every_class(&mut sum, target, logits, labels, targets);
             }
         }
-        if let (true, Some(labels)) = (weights.cross_entropy > 0.0, labels) {
+        if let (true, Some(labels)) = (weights.cross_entropy > 0.0 && !fused, labels) {
             let term = smoothed(logits, labels, self.config.label_smoothing);
             sum.add_labelled("cross_entropy", weights.cross_entropy, term);
         }
         LossTerms { total: sum.total, terms: sum.terms }
+    }
+
+    /// `kl` and `cross_entropy` with a gradient made in the same go: on the CPU, where one is asked for. `false`
+    /// where they are left to libtorch.
+    fn fused(
+        &self,
+        sum: &mut Sum,
+        logits: &Tensor,
+        labels: Option<&Tensor>,
+        targets: Option<&TargetTensors>,
+    ) -> bool {
+        let LossConfig { weights, label_smoothing, .. } = &self.config;
+        if logits.device() != Device::Cpu || !logits.requires_grad() {
+            return false;
+        }
+        let of_targets = self.target.as_ref().zip(targets).filter(|_| weights.kl > 0.0);
+        let kl = of_targets.and_then(|(target, targets)| {
+            target.part(targets, weights.kl * self.square / sum.positions)
+        });
+        let labels = labels.filter(|_| weights.cross_entropy > 0.0).map(|labels| LabelPart {
+            labels: fused::numbers(labels, Kind::Int64),
+            smoothing: *label_smoothing,
+            factor: weights.cross_entropy / sum.labels,
+        });
+        if kl.is_none() && labels.is_none() {
+            return true;
+        }
+        let done = fused::rows(logits, kl.as_ref(), labels.as_ref());
+        if kl.is_some() {
+            sum.add("kl", weights.kl, Tensor::from(done.kl * self.square));
+        }
+        if labels.is_some() {
+            sum.add_labelled("cross_entropy", weights.cross_entropy, Tensor::from(done.cross_entropy));
+        }
+        // Of no value, and with the gradient that is known.
+        let product = logits.to_kind(Kind::Float).reshape([-1]).dot(&done.gradient.reshape([-1]));
+        sum.total += &product - product.detach();
+        true
     }
 
     /// The terms of targets that are written out over all classes.

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use super::lanes::largest;
+
 /// Values compared at once against the threshold.
 const BLOCK: usize = 64;
 
@@ -22,13 +24,13 @@ fn better_first(a: &Candidate, b: &Candidate) -> Ordering {
 /// Whole blocks are passed over by their maximum; what may belong is collected, and the
 /// collection is halved whenever it has grown to twice `count`. Of equal logits the lower ids
 /// are kept: ids rise along the row, so a later equal never displaces an earlier one.
+#[inline(always)]
 pub(super) fn best(row: &[f32], count: usize, found: &mut Vec<Candidate>) {
     found.clear();
     let room = (2 * count).max(BLOCK);
     let mut threshold = f32::NEG_INFINITY;
     for (block, values) in row.chunks(BLOCK).enumerate() {
-        let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if largest <= threshold {
+        if largest(values) <= threshold {
             continue;
         }
         for (at, &logit) in values.iter().enumerate() {

@@ -3,6 +3,7 @@
 
 mod exp;
 mod head;
+pub(crate) mod lanes;
 mod powers;
 pub mod reference;
 mod sampler;

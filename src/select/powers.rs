@@ -80,6 +80,7 @@ impl NodePowers {
 }
 
 /// `out = base^power`, `power ≥ 1`.
+#[inline(always)]
 fn raise(base: &[f32], power: u32, out: &mut [f32]) {
     out.copy_from_slice(base);
     for bit in (0..power.ilog2()).rev() {

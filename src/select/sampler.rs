@@ -5,7 +5,8 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
 use super::exp::exp_non_positive;
-use super::selector::{NonFinite, all_finite};
+use super::lanes::all_finite;
+use super::selector::NonFinite;
 use crate::ids::Position;
 use crate::target::{Draws, TargetBatch};
 

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::head::{Candidate, best};
+use super::lanes::{all_finite, sum, widest};
 use super::powers::{BLOCK, NodePowers};
 use super::shorten::shorten;
 use crate::target::{TailNodes, TargetBatch};
@@ -102,11 +103,13 @@ impl Selector {
             .zip(batch.values.par_chunks_mut(self.k))
             .zip(curves)
             .map_init(Scratch::default, |scratch, (((row, ids), values), curve)| {
-                if !all_finite(row) {
-                    return false;
-                }
-                self.select_row(row, scratch, ids, values, curve);
-                true
+                widest(|| {
+                    let sound = all_finite(row);
+                    if sound {
+                        self.select_row(row, scratch, ids, values, curve);
+                    }
+                    sound
+                })
             })
             .enumerate()
             .find_first(|(_, sound)| !sound);
@@ -121,6 +124,7 @@ impl Selector {
         }
     }
 
+    #[inline(always)]
     fn select_row(
         &self,
         row: &[f32],
@@ -155,6 +159,7 @@ impl Selector {
     /// Relative to the *tail's* largest, so the sum is at least 1 however far below the head the
     /// tail lies. Head logits are clamped to that largest and so contribute exactly 1 each, which
     /// is taken away at the end: no mask, no branch.
+    #[inline(always)]
     fn sum_tail(&self, row: &[f32], tail_max: f32, sums: &mut [f64]) {
         let mut x = [0.0f32; BLOCK];
         for block in row.chunks(BLOCK) {
@@ -167,26 +172,6 @@ impl Selector {
             *sum -= self.k as f64;
         }
     }
-}
-
-/// A sum in sixteen lanes, which compilers vectorise; the order never changes.
-#[inline(always)]
-fn sum(values: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let chunks = values.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().sum();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += value;
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
-}
-
-/// Whether no value is NaN or infinite (an exponent of all ones).
-pub(super) fn all_finite(values: &[f32]) -> bool {
-    let exponent = f32::INFINITY.to_bits();
-    values.iter().fold(0, |largest: u32, v| largest.max(v.to_bits() & exponent)) != exponent
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
-use crate::loss::reference;
+use crate::loss::cross_entropy::smoothed;
+use crate::loss::{fused, reference};
 use crate::target::{NotCovered, PositionTarget, TailModel, TailNodes, TailPrior, TailShape, TargetBatch};
 
 /// A batch of targets over `classes` classes made from random logits, and their space.
@@ -282,4 +283,81 @@ fn chunks_change_nothing() {
             assert!((found - wanted).abs() < 2e-6, "{chunk_values}: {found} and {wanted}");
         }
     }
+}
+
+/// The CPU's own path: value and gradient of `0.7 Σ KL + 0.3 Σ CE`.
+fn fused(case: &Case, students: &Tensor, temperature: f64, tail: TailHandling, labels: &[i64]) -> fused::Fused {
+    let kl = KlDivergence::new(&case.space, t(temperature), tail, Device::Cpu).unwrap();
+    let part = kl.part(&TargetTensors::new(&case.batch, Device::Cpu), 0.7).unwrap();
+    let labels = fused::LabelPart { labels: labels.to_vec(), smoothing: 0.1, factor: 0.3 };
+    fused::rows(students, Some(&part), Some(&labels))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Against the definition, and against what libtorch differentiates; over more classes than are handled at once.
+    #[test]
+    fn the_fused_path_is_the_same(
+        seed in 0u64..1 << 40,
+        classes in prop_oneof![2usize..40, 250usize..300, 500usize..530],
+        share in 0.0f64..1.0,
+        rank in 0usize..4,
+        temperature in prop_oneof![Just(1.0f64), 1.0f64..12.0],
+        variable: bool,
+    ) {
+        let k = 1 + (share * (classes - 1) as f64).round() as usize;
+        let case = case(seed, 6, classes, k, rank);
+        let case = if variable { case.varied(seed) } else { case };
+        let students = case.students(seed);
+        let labels: Vec<i64> = (0..6).map(|row| (row as i64 * 7) % (classes as i64 + 1) - 1).collect();
+        for tail in TailHandling::ALL {
+            let input = tensor(&students).set_requires_grad(true);
+            let found = fused(&case, &input, temperature, tail, &labels);
+            let slow: f64 = students.iter().enumerate().map(|(row, student)| {
+                let student: Vec<f64> = student.iter().map(|s| f64::from(*s as f32)).collect();
+                case.slow(row, &student, t(temperature), tail)
+            }).sum();
+            prop_assert!((found.kl - slow).abs() < 1e-5 * (1.0 + slow.abs()), "{tail}: {} and {slow}", found.kl);
+            let ce = smoothed(&input, &Tensor::from_slice(&labels), 0.1).sum(Kind::Float);
+            let slow = ce.double_value(&[]);
+            prop_assert!((found.cross_entropy - slow).abs() < 1e-5 * (1.0 + slow.abs()));
+            let kl = case.fast(&input, t(temperature), tail, true).sum(Kind::Float);
+            (kl * 0.7 + ce * 0.3).backward();
+            let off = (input.grad() - &found.gradient).abs().max().double_value(&[]);
+            prop_assert!(off < 2e-6, "{tail}: {off}");
+        }
+    }
+}
+
+/// A student that is far off, or no number at all.
+#[test]
+fn the_fused_path_at_the_edges() {
+    let case = case(3, 2, 40, 5, 2);
+    let mut students = case.students(1);
+    for (class, z) in students[0].iter_mut().enumerate() {
+        *z = if class == 7 { 300.0 } else { -(class as f64) * 20.0 };
+    }
+    for tail in TailHandling::ALL {
+        let input = tensor(&students);
+        let found = fused(&case, &input, 2.0, tail, &[3, -1]);
+        let slow: f64 = (0..2).map(|row| case.slow(row, &students[row], t(2.0), tail)).sum();
+        assert!((found.kl - slow).abs() < 1e-5 * slow.abs(), "{tail}: {} and {slow}", found.kl);
+    }
+    students[1][39] = f64::NAN;
+    let found = fused(&case, &tensor(&students), 2.0, TailHandling::Shape, &[3, -1]);
+    assert!(found.kl.is_nan());
+    let rows = numbers(&found.gradient);
+    assert!(rows[..40].iter().all(|g| g.is_finite()) && rows[40..].iter().all(|g| g.is_nan()));
+}
+
+/// With every class in the head there is nothing off it.
+#[test]
+fn the_fused_path_without_a_tail() {
+    let case = case(8, 4, 10, 10, 0);
+    let input = tensor(&case.students(9));
+    let found = fused(&case, &input, 4.0, TailHandling::Shape, &[-1; 4]);
+    let usual = case.fast(&input, t(4.0), TailHandling::Shape, true).sum(Kind::Float).double_value(&[]);
+    assert!((found.kl - usual).abs() < 1e-5, "{} and {usual}", found.kl);
+    assert_eq!(found.cross_entropy, 0.0);
 }
