@@ -47,6 +47,13 @@ impl Digest {
         Ok(Self::of_bytes(&serde_json::to_vec(value)?))
     }
 
+    /// A digest as it is written; `None` of anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("sha256:")?;
+        let sound = digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        sound.then(|| Self(text.to_owned()))
+    }
+
     /// The digest with its prefix, as it stands in manifests.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -69,6 +69,8 @@ pub enum TeacherKind {
     Onnx,
     /// A TorchScript module, run by libtorch.
     Torchscript,
+    /// A program that answers batches (`command`).
+    Command,
 }
 
 impl TeacherKind {
@@ -77,6 +79,7 @@ impl TeacherKind {
         match self {
             Self::Onnx => "onnx",
             Self::Torchscript => "torchscript",
+            Self::Command => "command",
         }
     }
 }
@@ -110,8 +113,12 @@ pub enum OutputKind {
 pub struct TeacherConfig {
     /// What runs it.
     pub kind: TeacherKind,
-    /// The model file.
+    /// The model file; with `command` whatever the program takes for a model, a file, a folder or a name.
     pub path: PathBuf,
+    /// With kind `command`: the program and its arguments, to which `path` is added. It reads batches from its
+    /// standard input and answers with logits on its standard output, as schemas/teacher-command.md says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
     /// ONNX: the input that takes the samples; may be left out when there is only one, or for a
     /// language model that calls it `input_ids`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,6 +169,35 @@ pub struct TeacherConfig {
 }
 
 impl TeacherConfig {
+    /// Whether the keys are those of a program, where there is one, and of a model file, where there is none.
+    fn validate_command(&self) -> Vec<Fault> {
+        if self.kind != TeacherKind::Command {
+            let problem = "is of teacher.kind = \"command\"; remove it";
+            let given = (!self.command.is_empty()).then(|| Fault::new("teacher.command", problem));
+            return given.into_iter().collect();
+        }
+        let mut faults = Vec::new();
+        if self.command.is_empty() {
+            let problem =
+                "expected the program and its arguments, as [\"python3\", \"teacher.py\"]; found none";
+            faults.push(Fault::new("teacher.command", problem));
+        }
+        for (key, given) in [
+            ("input", self.input.is_some()),
+            ("output", self.output.is_some()),
+            ("attention_mask", self.attention_mask.is_some()),
+            ("position_ids", self.position_ids.is_some()),
+            ("head", self.head.is_some()),
+        ] {
+            if given {
+                let problem =
+                    "is of a model file, and with teacher.kind = \"command\" the program has it; remove it";
+                faults.push(Fault::new(format!("teacher.{key}"), problem));
+            }
+        }
+        faults
+    }
+
     /// Images in a forward pass.
     pub fn image_batch(&self) -> usize {
         self.batch.unwrap_or(DEFAULT_TEACHER_BATCH)
@@ -465,6 +501,7 @@ impl Config for CacheConfig {
             let problem = format!("expected more than tail.rank = {rank}, found {}", self.tail.fit_samples);
             faults.push(Fault::new("tail.fit_samples", problem));
         }
+        faults.extend(self.teacher.validate_command());
         if self.teacher.kind == TeacherKind::Torchscript {
             for (key, given) in [("input", &self.teacher.input), ("output", &self.teacher.output)] {
                 if given.is_some() {

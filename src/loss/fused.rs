@@ -162,14 +162,7 @@ pub(super) fn rows(logits: &Tensor, kl: Option<&KlPart<'_>>, labels: Option<&Lab
 
 /// `out = log_w + c · basis` of the `rows` rows from `first` on.
 #[inline(always)]
-fn log_weights(
-    log_w: &[f32],
-    basis: &[f32],
-    kl: &KlPart<'_>,
-    first: usize,
-    rows: usize,
-    out: &mut Vec<f32>,
-) {
+fn log_weights(log_w: &[f32], basis: &[f32], kl: &KlPart<'_>, first: usize, rows: usize, out: &mut Vec<f32>) {
     let classes = log_w.len();
     out.resize(rows * classes, 0.0);
     for (block, log_w) in log_w.chunks(BLOCK).enumerate() {

@@ -137,9 +137,8 @@ impl WeightedLoss {
             return false;
         }
         let of_targets = self.target.as_ref().zip(targets).filter(|_| weights.kl > 0.0);
-        let kl = of_targets.and_then(|(target, targets)| {
-            target.part(targets, weights.kl * self.square / sum.positions)
-        });
+        let kl = of_targets
+            .and_then(|(target, targets)| target.part(targets, weights.kl * self.square / sum.positions));
         let labels = labels.filter(|_| weights.cross_entropy > 0.0).map(|labels| LabelPart {
             labels: fused::numbers(labels, Kind::Int64),
             smoothing: *label_smoothing,

@@ -6,6 +6,7 @@ use super::source::SourceError;
 use crate::cache::TokenRow;
 use crate::config::CacheConfig;
 use crate::dataset::{self, AnyDataset, Dataset, TokenDataset};
+use crate::digest::Digest;
 use crate::ids::{Position, SampleId, SampleView};
 use crate::permutation::Permutation;
 use crate::preprocess::Preprocess;
@@ -205,6 +206,14 @@ impl Model {
         match self {
             Self::Images(teacher) => teacher.runtime(),
             Self::Tokens(teacher) => teacher.runtime(),
+        }
+    }
+
+    /// The model's digest, where it is not that of the file `teacher.path`.
+    pub(super) fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Images(teacher) => teacher.digest(),
+            Self::Tokens(teacher) => teacher.digest(),
         }
     }
 

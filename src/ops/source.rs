@@ -269,7 +269,7 @@ impl Source {
         Ok(TeacherIdentity {
             kind: teacher.kind,
             file: name(&teacher.path).unwrap_or_default(),
-            digest: digest(&teacher.path)?,
+            digest: self.model.digest().cloned().map_or_else(|| digest(&teacher.path), Ok)?,
             input: teacher.input.clone(),
             output: teacher.output.clone(),
             head: teacher.head.as_deref().map(digest).transpose()?,

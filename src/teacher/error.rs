@@ -86,6 +86,18 @@ pub enum TeacherError {
         /// Type and shape of the model's input.
         found: String,
     },
+    /// The program of `teacher.command` could not be started, or failed.
+    #[error("teacher.command: {doing} failed: {problem}: {command}{}", said_by(said))]
+    Command {
+        /// Program and arguments.
+        command: String,
+        /// What was being done.
+        doing: &'static str,
+        /// Why, and how it ended.
+        problem: String,
+        /// The last lines of its standard error.
+        said: String,
+    },
     /// A key of language models in the config of another model.
     #[error("teacher.{key}: only a language model has it, and the samples are no tokens; remove the key")]
     OnlyTokens {
@@ -185,6 +197,10 @@ pub enum TeacherError {
         /// What was expected.
         expected: &'static str,
     },
+}
+
+fn said_by(said: &str) -> String {
+    if said.is_empty() { "; it said nothing".into() } else { format!("; it said:\n{said}") }
 }
 
 fn names(found: &[String]) -> String {

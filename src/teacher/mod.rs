@@ -3,6 +3,7 @@
 //! [`open`] gives a [`Teacher`] of samples, [`open_tokens`] a [`TokenTeacher`] of a language model;
 //! [`OutputReading`] then says what its numbers mean and turns them into logits.
 
+mod command;
 mod error;
 #[cfg(feature = "onnx")]
 mod onnx;
@@ -10,7 +11,6 @@ mod output;
 mod tokens;
 #[cfg(feature = "torch")]
 mod torchscript;
-#[cfg(any(feature = "onnx", feature = "torch"))]
 mod vocabulary;
 
 #[cfg(test)]
@@ -25,11 +25,17 @@ pub use output::{OutputReading, OutputType, RawOutput};
 pub use tokens::TokenBatch;
 
 use crate::config::{TeacherConfig, TeacherKind};
+use crate::digest::Digest;
 
 /// A model that has been loaded and checked against the shape of its inputs.
 pub trait Teacher: Send {
     /// The runtime and its version, as the manifest records it.
     fn runtime(&self) -> &str;
+
+    /// The model's digest, where it is not that of the file `teacher.path`.
+    fn digest(&self) -> Option<&Digest> {
+        None
+    }
 
     /// One forward pass.
     ///
@@ -51,6 +57,11 @@ pub trait Teacher: Send {
 pub trait TokenTeacher: Send {
     /// The runtime and its version, as the manifest records it.
     fn runtime(&self) -> &str;
+
+    /// The model's digest, where it is not that of the file `teacher.path`.
+    fn digest(&self) -> Option<&Digest> {
+        None
+    }
 
     /// One forward pass: `sink` is given the outputs of the valid positions, row after row, until it breaks.
     ///
@@ -88,15 +99,13 @@ pub fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Box<dyn Tea
     }
     check_files(config)?;
     match config.kind {
+        TeacherKind::Command => Ok(Box::new(command::CommandTeacher::open(config, input_shape)?)),
         #[cfg(feature = "onnx")]
         TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTeacher::open(config, input_shape)?)),
         #[cfg(feature = "torch")]
         TeacherKind::Torchscript => Ok(Box::new(torchscript::TorchScriptTeacher::open(config, input_shape)?)),
         #[cfg(not(all(feature = "onnx", feature = "torch")))]
-        kind => {
-            let _ = input_shape;
-            Err(not_built(kind))
-        }
+        kind => Err(not_built(kind)),
     }
 }
 
@@ -108,20 +117,22 @@ pub fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Box<dyn Tea
 pub fn open_tokens(config: &TeacherConfig, length: usize) -> Result<Box<dyn TokenTeacher>, TeacherError> {
     check_files(config)?;
     match config.kind {
+        TeacherKind::Command => Ok(Box::new(command::CommandTokenTeacher::open(config, length)?)),
         #[cfg(feature = "onnx")]
         TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTokenTeacher::open(config, length)?)),
         #[cfg(feature = "torch")]
         TeacherKind::Torchscript => Ok(Box::new(torchscript::TorchScriptTokenTeacher::open(config)?)),
         #[cfg(not(all(feature = "onnx", feature = "torch")))]
-        kind => {
-            let _ = length;
-            Err(not_built(kind))
-        }
+        kind => Err(not_built(kind)),
     }
 }
 
 /// Says which key names a file that is not there, which the runtimes would not.
 fn check_files(config: &TeacherConfig) -> Result<(), TeacherError> {
+    if config.kind == TeacherKind::Command {
+        // A program's model may be a file, a folder or a name.
+        return Ok(());
+    }
     if let Err(source) = File::open(&config.path) {
         return Err(TeacherError::Read { path: config.path.clone(), source });
     }

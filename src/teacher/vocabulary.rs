@@ -16,6 +16,11 @@ impl Vocabulary {
         Self { classes: config.classes, padded: config.padded_vocabulary }
     }
 
+    /// Of a model that is no language model's: everything it gives.
+    pub(super) fn of_images() -> Self {
+        Self { classes: None, padded: false }
+    }
+
     /// The number of logits kept of the `found` that `path` gives for a position.
     pub(super) fn kept(&self, path: &Path, found: usize) -> Result<usize, TeacherError> {
         match self.classes {

@@ -286,7 +286,13 @@ fn chunks_change_nothing() {
 }
 
 /// The CPU's own path: value and gradient of `0.7 Σ KL + 0.3 Σ CE`.
-fn fused(case: &Case, students: &Tensor, temperature: f64, tail: TailHandling, labels: &[i64]) -> fused::Fused {
+fn fused(
+    case: &Case,
+    students: &Tensor,
+    temperature: f64,
+    tail: TailHandling,
+    labels: &[i64],
+) -> fused::Fused {
     let kl = KlDivergence::new(&case.space, t(temperature), tail, Device::Cpu).unwrap();
     let part = kl.part(&TargetTensors::new(&case.batch, Device::Cpu), 0.7).unwrap();
     let labels = fused::LabelPart { labels: labels.to_vec(), smoothing: 0.1, factor: 0.3 };

@@ -1,0 +1,218 @@
+//! Batches out, logits in, as Arrow IPC streams.
+
+use std::collections::HashMap;
+use std::io::{BufReader, BufWriter};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::{ChildStdin, ChildStdout};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Schema, SchemaRef, UInt16Type,
+};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use half::bf16;
+
+use super::super::vocabulary::Vocabulary;
+use super::super::{OutputType, RawOutput, TeacherError};
+use super::process::Process;
+use crate::config::TeacherConfig;
+use crate::digest::Digest;
+
+/// Of this protocol there is one version.
+const PROTOCOL: &str = "1";
+
+/// A list's item.
+pub(super) fn item(of: DataType) -> FieldRef {
+    Arc::new(Field::new("item", of, false))
+}
+
+/// A program that has said what it is.
+pub(super) struct Exchange {
+    // In this order: the pipe to the program closes before it is waited for.
+    to: StreamWriter<BufWriter<ChildStdin>>,
+    from: StreamReader<BufReader<ChildStdout>>,
+    process: Process,
+    asked: SchemaRef,
+    path: PathBuf,
+    classes: usize,
+    dtype: OutputType,
+    digest: Digest,
+    runtime: String,
+}
+
+impl Exchange {
+    /// Starts the program of `config`, tells it what will be asked in `columns`, and waits for what it says of itself.
+    pub(super) fn open(
+        config: &TeacherConfig,
+        columns: Vec<Field>,
+        about: &[(&str, String)],
+    ) -> Result<Self, TeacherError> {
+        let mut command = config.command.clone();
+        command.push(config.path.display().to_string());
+        let (mut process, stdin, stdout) = Process::start(&command)?;
+        let mut metadata: HashMap<String, String> =
+            about.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        metadata.insert("kd_cache.protocol".into(), PROTOCOL.into());
+        metadata.insert("kd_cache.device".into(), config.device.clone());
+        if let Some(threads) = config.threads {
+            metadata.insert("kd_cache.threads".into(), threads.to_string());
+        }
+        let asked = Arc::new(Schema::new_with_metadata(columns, metadata));
+        let to = StreamWriter::try_new(stdin, &asked).and_then(|mut to| to.flush().map(|()| to));
+        let to = to.map_err(|error| process.failed("greeting it", &error.to_string()))?;
+        let from = StreamReader::try_new(stdout, None).map_err(|error| {
+            let problem = format!(
+                "expected an Arrow IPC stream on its standard output, and nothing else there; found: {error}"
+            );
+            process.failed("its greeting", &problem)
+        })?;
+        let said = from.schema();
+        let greeting = Greeting::read(&said).map_err(|problem| process.failed("its greeting", &problem))?;
+        let Greeting { classes, dtype, digest, runtime } = greeting;
+        Ok(Self { to, from, process, asked, path: config.path.clone(), classes, dtype, digest, runtime })
+    }
+
+    pub(super) fn runtime(&self) -> &str {
+        &self.runtime
+    }
+
+    pub(super) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Logits of a position, padding among them.
+    pub(super) fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// What went wrong.
+    pub(super) fn failed(&mut self, doing: &'static str, problem: &str) -> TeacherError {
+        self.process.failed(doing, problem)
+    }
+
+    /// Asks about a batch.
+    pub(super) fn send(&mut self, columns: Vec<ArrayRef>) -> Result<(), TeacherError> {
+        let sent = RecordBatch::try_new(self.asked.clone(), columns)
+            .and_then(|batch| self.to.write(&batch))
+            .and_then(|()| self.to.flush());
+        sent.map_err(|error| self.failed("sending it a batch", &error.to_string()))
+    }
+
+    /// The answer: logits of `positions` positions, at most `chunk` at a time.
+    pub(super) fn receive(
+        &mut self,
+        positions: usize,
+        chunk: usize,
+        vocabulary: &Vocabulary,
+        sink: &mut dyn FnMut(RawOutput) -> ControlFlow<()>,
+    ) -> Result<(), TeacherError> {
+        let classes = vocabulary.kept(&self.path, self.classes)?;
+        let (mut left, mut wanted) = (positions, true);
+        while left > 0 {
+            let batch = match self.from.next() {
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => return Err(self.failed("its answer", &error.to_string())),
+                None => {
+                    let problem = format!("expected {positions} rows of logits, found {}", positions - left);
+                    return Err(self.failed("its answer", &problem));
+                }
+            };
+            let rows = batch.num_rows();
+            if rows > left {
+                let problem =
+                    format!("expected {positions} rows of logits, found {} or more", positions - left + rows);
+                return Err(self.failed("its answer", &problem));
+            }
+            left -= rows;
+            // Empty ones carry nothing but the schema before them.
+            let logits = batch.column(0).as_fixed_size_list().clone();
+            // All of an answer is taken, wanted or not: the next batch's begins after it.
+            for start in (0..rows).step_by(chunk.max(1)) {
+                if !wanted {
+                    break;
+                }
+                let len = chunk.max(1).min(rows - start);
+                let part = logits.slice(start, len);
+                let values = values(&part, self.dtype, self.classes, classes);
+                let output = RawOutput { rows: len, classes, values, dtype: self.dtype };
+                wanted = sink(output).is_continue();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first `kept` of each row's `classes` logits.
+fn values(rows: &FixedSizeListArray, dtype: OutputType, classes: usize, kept: usize) -> Vec<f32> {
+    // A slice of the list shares its parent's values.
+    let start = rows.value_offset_at(0);
+    let flat = rows.values().slice(start, rows.len() * classes);
+    let mut out = Vec::with_capacity(rows.len() * kept);
+    for row in 0..rows.len() {
+        let range = row * classes..row * classes + kept;
+        match dtype {
+            OutputType::F32 => out.extend_from_slice(&flat.as_primitive::<Float32Type>().values()[range]),
+            OutputType::F64 => {
+                out.extend(flat.as_primitive::<Float64Type>().values()[range].iter().map(|v| *v as f32));
+            }
+            OutputType::F16 => {
+                out.extend(flat.as_primitive::<Float16Type>().values()[range].iter().map(|v| v.to_f32()));
+            }
+            OutputType::Bf16 => {
+                let bits = &flat.as_primitive::<UInt16Type>().values()[range];
+                out.extend(bits.iter().map(|v| bf16::from_bits(*v).to_f32()));
+            }
+        }
+    }
+    out
+}
+
+/// What a program says of itself in the schema of its answers.
+struct Greeting {
+    classes: usize,
+    dtype: OutputType,
+    digest: Digest,
+    runtime: String,
+}
+
+impl Greeting {
+    fn read(schema: &Schema) -> Result<Self, String> {
+        let said = |key: &str| schema.metadata().get(key).cloned();
+        let protocol = said("kd_cache.protocol").unwrap_or_default();
+        if protocol != PROTOCOL {
+            return Err(format!("kd_cache.protocol: expected \"{PROTOCOL}\", found {protocol:?}"));
+        }
+        let dtype = said("kd_cache.dtype").unwrap_or_default();
+        let dtype = [OutputType::F32, OutputType::F16, OutputType::Bf16, OutputType::F64]
+            .into_iter()
+            .find(|known| known.as_str() == dtype)
+            .ok_or_else(|| format!("kd_cache.dtype: expected f32, f16, bf16 or f64, found {dtype:?}"))?;
+        let stored = match dtype {
+            OutputType::F32 => DataType::Float32,
+            OutputType::F16 => DataType::Float16,
+            OutputType::Bf16 => DataType::UInt16,
+            OutputType::F64 => DataType::Float64,
+        };
+        let found = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
+        let found = || found.clone().collect::<Vec<_>>().join(", ");
+        let classes = match schema.fields().iter().map(|field| field.data_type()).collect::<Vec<_>>()[..] {
+            [DataType::FixedSizeList(item, classes)] if *item.data_type() == stored => *classes,
+            _ => {
+                return Err(format!("expected one column, a fixed-size list of {stored}, found {}", found()));
+            }
+        };
+        let classes = usize::try_from(classes).ok().filter(|classes| *classes >= 2);
+        let classes = classes.ok_or_else(|| format!("expected two logits or more, found {}", found()))?;
+        let digest = said("kd_cache.digest").unwrap_or_default();
+        let digest = Digest::parse(&digest).ok_or_else(|| {
+            format!("kd_cache.digest: expected sha256: and 64 hexadecimal digits, found {digest:?}")
+        })?;
+        let runtime = said("kd_cache.runtime").filter(|runtime| !runtime.is_empty());
+        let runtime =
+            runtime.ok_or("kd_cache.runtime: expected the program's name and version, found none")?;
+        Ok(Self { classes, dtype, digest, runtime })
+    }
+}

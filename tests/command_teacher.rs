@@ -1,0 +1,193 @@
+//! A program as teacher: the built program beside `tests/programs/teacher.py`.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{build, files, fixture, kd_cache, repository, write};
+use kd_cache::cache::CacheReader;
+use kd_cache::target::TargetBatch;
+
+/// Rows of up to 8 tokens, the second document across the first two.
+const TOKENS: [u16; 20] = [3, 1, 4, 1, 5, 0, 9, 2, 6, 5, 3, 5, 0, 8, 9, 7, 9, 3, 2, 3];
+
+/// Whether python3 can run the program.
+fn python() -> bool {
+    let there = Command::new("python3").args(["-c", "import numpy, pyarrow"]).output();
+    let there = there.is_ok_and(|done| done.status.success());
+    if !there {
+        eprintln!("skipped: python3 has no numpy and pyarrow (tools/check.sh gives it them)");
+    }
+    there
+}
+
+fn teacher(behaviour: &str) -> String {
+    format!(
+        "[teacher]\nkind = \"command\"\ncommand = [\"python3\", {:?}]\npath = {behaviour:?}\nbatch = 1\n",
+        repository("tests/programs/teacher.py")
+    )
+}
+
+fn of_tokens(dir: &Path, behaviour: &str) -> PathBuf {
+    let tokens = dir.join("tokens.bin");
+    std::fs::write(&tokens, TOKENS.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<u8>>())
+        .unwrap();
+    let text = format!(
+        "[dataset]\nkind = \"tokens\"\npaths = [{tokens:?}]\ndtype = \"u16\"\nseparator = 0\nrows = {{ length = 8 }}\n{}\
+         [head]\nk = 4\n[tail]\nrank = 0\n[storage]\nvalues = \"f32\"\nshard_samples = 1\n",
+        teacher(behaviour)
+    );
+    write(dir, &format!("{behaviour}.toml"), &text)
+}
+
+fn of_images(dir: &Path) -> PathBuf {
+    let text = format!(
+        "[dataset]\nkind = \"idx\"\nimages = {:?}\nlimit = 12\n{}[head]\nk = 4\n[storage]\nvalues = \"f32\"\n",
+        fixture("fashion-mnist/train-images-idx3-ubyte.gz"),
+        teacher("pieces").replace("batch = 1", "batch = 5")
+    );
+    write(dir, "images.toml", &text)
+}
+
+/// As the program computes them.
+fn logits(a: i64, b: i64) -> Vec<f32> {
+    (0..50).map(|j: i64| ((a * 31 + b * 17 + j * (j + 7)) % 97) as f32 / 8.0 - 6.0).collect()
+}
+
+fn targets(cache: &Path) -> TargetBatch {
+    let reader = CacheReader::open(cache).unwrap();
+    let mut out = TargetBatch::default();
+    reader.gather(&(0..reader.rows()).collect::<Vec<_>>(), &mut out).unwrap();
+    out
+}
+
+#[track_caller]
+fn hold(targets: &TargetBatch, asked: &[(i64, i64)]) {
+    assert_eq!(targets.rows, asked.len());
+    for (row, (a, b)) in asked.iter().enumerate() {
+        let logits = logits(*a, *b);
+        let mut order: Vec<u32> = (0..50).collect();
+        order.sort_by(|x, y| logits[*y as usize].total_cmp(&logits[*x as usize]).then(x.cmp(y)));
+        let (ids, values, _) = targets.row(row);
+        assert_eq!(ids, &order[..4], "row {row}");
+        for (id, value) in ids.iter().zip(values) {
+            assert_eq!(*value, logits[*id as usize] - logits[order[0] as usize], "row {row}");
+        }
+    }
+}
+
+#[test]
+fn any_program_is_a_teacher_of_tokens() {
+    if !python() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut asked = Vec::new();
+    for row in TOKENS.chunks(8) {
+        let mut place = 0;
+        for (at, token) in row.iter().enumerate() {
+            // A separator ends its document: the next token is the first of another.
+            place = if at == 0 || row[at - 1] == 0 { 0 } else { place + 1 };
+            asked.push((i64::from(*token), place));
+        }
+    }
+    let mut caches = Vec::new();
+    for behaviour in ["f32", "f16", "bf16", "f64", "pieces"] {
+        let cache = dir.path().join(behaviour);
+        build(&of_tokens(dir.path(), behaviour), &cache, &["teacher.chunk=3"]).code(0);
+        kd_cache(&["verify", "--quiet", cache.to_str().unwrap()]).code(0);
+        hold(&targets(&cache), &asked);
+        caches.push(cache);
+    }
+    let manifest = CacheReader::open(&caches[2]).unwrap();
+    let teacher = &manifest.manifest().teacher;
+    assert_eq!((teacher.dtype.as_str(), teacher.runtime.as_str()), ("bf16", "a test's program"));
+    assert!(teacher.digest.as_str().starts_with("sha256:"));
+    // The same teacher asked again, against what was kept of it.
+    let config = of_tokens(dir.path(), "f32");
+    let said =
+        ["fidelity", caches[0].to_str().unwrap(), "--config", config.to_str().unwrap(), "--format", "json"];
+    kd_cache(&said).code(0);
+}
+
+#[test]
+fn any_program_is_a_teacher_of_images() {
+    if !python() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    build(&of_images(dir.path()), &cache, &[]).code(0);
+    let images = std::fs::read(fixture("fashion-mnist/train-images-idx3-ubyte.gz")).unwrap();
+    let mut raw = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&images[..]), &mut raw).unwrap();
+    let asked: Vec<(i64, i64)> = raw[16..]
+        .chunks(784)
+        .take(12)
+        .map(|image| (image.iter().map(|byte| i64::from(*byte)).sum(), 0))
+        .collect();
+    hold(&targets(&cache), &asked);
+}
+
+#[test]
+fn a_program_that_dies_is_shown_and_the_build_goes_on() {
+    if !python() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, whole) = (dir.path().join("cache"), dir.path().join("whole"));
+    // Dies at the third question: one shard is there by then, for the first question is the probe.
+    build(&of_tokens(dir.path(), "dies"), &cache, &[]).refused(&[
+        "teacher.command",
+        "out of memory, as far as a test can tell",
+        "exit status: 7",
+        "teacher.py dies",
+    ]);
+    let sound = of_tokens(dir.path(), "dies").with_file_name("again.toml");
+    let text = std::fs::read_to_string(dir.path().join("dies.toml")).unwrap().replace("\"dies\"", "\"f32\"");
+    std::fs::write(&sound, text).unwrap();
+    let said = build(&sound, &cache, &["teacher.path=f32"]).code(0);
+    assert_eq!(said.json()["outcome"], "built", "{}", said.out);
+    build(&sound, &whole, &[]).code(0);
+    assert_eq!(targets(&cache), targets(&whole));
+    assert_eq!(files(&cache).len(), files(&whole).len());
+}
+
+#[test]
+fn what_is_no_teacher_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let missing = ["teacher.command=[\"no-such-program\"]"];
+    build(&of_tokens(dir.path(), "f32"), &cache, &missing).refused(&[
+        "teacher.command",
+        "starting it",
+        "no-such-program",
+    ]);
+    build(&of_tokens(dir.path(), "f32"), &cache, &["teacher.command=[]"])
+        .refused(&["teacher.command", "found none"]);
+    let onnx = ["teacher.kind=onnx"];
+    build(&of_tokens(dir.path(), "f32"), &cache, &onnx).refused(&["teacher.command", "remove it"]);
+    build(&of_tokens(dir.path(), "f32"), &cache, &["teacher.output=logits"])
+        .refused(&["teacher.output", "remove it"]);
+    if !python() {
+        return;
+    }
+    for (behaviour, words) in [
+        ("prints", &["its greeting", "nothing else there"][..]),
+        ("undigested", &["kd_cache.digest", "64 hexadecimal digits"]),
+        ("shape", &["expected one column, a fixed-size list of Float32"]),
+        ("short", &["expected 8 rows of logits"]),
+        ("long", &["expected 8 rows of logits"]),
+    ] {
+        build(&of_tokens(dir.path(), behaviour), &cache, &[]).refused(words);
+    }
+    let few = ["teacher.classes=40"];
+    build(&of_tokens(dir.path(), "f32"), &cache, &few)
+        .refused(&["teacher.classes = 40", "padded_vocabulary"]);
+    build(&of_tokens(dir.path(), "f32"), &cache, &["teacher.classes=40", "teacher.padded_vocabulary=true"])
+        .code(0);
+    assert_eq!(CacheReader::open(&cache).unwrap().manifest().classes, 40);
+}
