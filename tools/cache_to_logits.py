@@ -45,7 +45,7 @@ def main():
     if k != classes:
         sys.exit(f"cache_to_logits: error: {options.cache} keeps {k} of {classes} classes, all are needed; "
                  f"build one with head.k={classes}")
-    count = len(cache.sample_ids())
+    count = cache.rows
     if not 0 < options.measure < count:
         sys.exit(f"cache_to_logits: error: --measure: expected 1 to {count - 1}, found {options.measure}")
     rows = np.random.default_rng(options.seed).permutation(count)
