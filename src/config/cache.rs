@@ -6,15 +6,11 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device};
+use super::{
+    AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, TeacherConfig, TeacherKind, device,
+};
 use crate::target::{MAX_RANK, TailNodes};
 
-/// Default of [`TeacherConfig::batch`] for images.
-pub const DEFAULT_TEACHER_BATCH: usize = 128;
-/// Default of [`TeacherConfig::batch`] for rows of tokens, each of which has logits for every token.
-pub const DEFAULT_TOKEN_BATCH: usize = 4;
-/// Default of [`TeacherConfig::chunk`].
-pub const DEFAULT_TEACHER_CHUNK: usize = 256;
 /// Default of [`TailConfig::rank`] for rows of tokens: on real language models the first eight directions halve the
 /// divergence that the prior leaves, for about seven bytes a position (benches/runs).
 pub const DEFAULT_TOKEN_RANK: usize = 8;
@@ -59,166 +55,6 @@ pub struct CacheConfig {
     /// How it lies on disk.
     #[serde(default)]
     pub storage: StorageConfig,
-}
-
-/// What runs the teacher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TeacherKind {
-    /// An ONNX model, run by ONNX Runtime.
-    Onnx,
-    /// A TorchScript module, run by libtorch.
-    Torchscript,
-    /// A program that answers batches (`command`).
-    Command,
-}
-
-impl TeacherKind {
-    /// The word used in configs and manifests.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Onnx => "onnx",
-            Self::Torchscript => "torchscript",
-            Self::Command => "command",
-        }
-    }
-}
-
-impl fmt::Display for TeacherKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What the teacher's output means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputKind {
-    /// Decided on the first batch: rows of probabilities that sum to 1 are probabilities, rows
-    /// whose exponentials do are log-probabilities, everything else is logits.
-    #[default]
-    Auto,
-    /// Raw logits.
-    Logits,
-    /// Probabilities: their logarithm is the logits up to a constant. A zero becomes the
-    /// logarithm of the smallest positive number of the output's type.
-    Probabilities,
-    /// Log-probabilities: logits up to a constant.
-    LogProbabilities,
-}
-
-/// The teacher and how it is run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TeacherConfig {
-    /// What runs it.
-    pub kind: TeacherKind,
-    /// The model file; with `command` whatever the program takes for a model, a file, a folder or a name.
-    pub path: PathBuf,
-    /// With kind `command`: the program and its arguments, to which `path` is added. It reads batches from its
-    /// standard input and answers with logits on its standard output, as schemas/teacher-command.md says.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub command: Vec<String>,
-    /// ONNX: the input that takes the samples; may be left out when there is only one, or for a
-    /// language model that calls it `input_ids`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input: Option<String>,
-    /// ONNX: the output with `[batch, classes]`; may be left out when there is only one, or for a
-    /// language model that calls it `logits` (with `head`: `hidden` or `last_hidden_state`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output: Option<String>,
-    /// Language models: the input or argument that says which tokens are no padding, if it is not
-    /// called `attention_mask`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attention_mask: Option<String>,
-    /// Language models: the input or argument with each token's place in its document, if it is not
-    /// called `position_ids`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub position_ids: Option<String>,
-    /// Language models: a second model file, hidden states `[n, hidden]` to logits `[n, classes]`, for
-    /// a model whose output is hidden states `[batch, length, hidden]`. Memory for logits is then
-    /// `chunk` positions' rather than a batch's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head: Option<PathBuf>,
-    /// Language models: positions whose logits are in memory as single precision at once.
-    #[serde(default = "default_chunk", skip_serializing_if = "is_default_chunk")]
-    #[schemars(range(min = 1))]
-    pub chunk: usize,
-    /// Language models: the model has more logits than the tokenizer has tokens, and those beyond the
-    /// first `classes` are padding, to be cut off.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub padded_vocabulary: bool,
-    /// What the output means.
-    #[serde(default)]
-    pub output_kind: OutputKind,
-    /// Number of classes, if it is to be checked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 2))]
-    pub classes: Option<usize>,
-    /// Samples per forward pass; unless given 128, or 4 where samples are rows of tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub batch: Option<usize>,
-    /// `cpu`, `cuda` or `cuda:N`.
-    #[serde(default = "default_device")]
-    pub device: String,
-    /// Threads of the teacher's runtime; default: one per core.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub threads: Option<usize>,
-}
-
-impl TeacherConfig {
-    /// Whether the keys are those of a program, where there is one, and of a model file, where there is none.
-    fn validate_command(&self) -> Vec<Fault> {
-        if self.kind != TeacherKind::Command {
-            let problem = "is of teacher.kind = \"command\"; remove it";
-            let given = (!self.command.is_empty()).then(|| Fault::new("teacher.command", problem));
-            return given.into_iter().collect();
-        }
-        let mut faults = Vec::new();
-        if self.command.is_empty() {
-            let problem =
-                "expected the program and its arguments, as [\"python3\", \"teacher.py\"]; found none";
-            faults.push(Fault::new("teacher.command", problem));
-        }
-        for (key, given) in [
-            ("input", self.input.is_some()),
-            ("output", self.output.is_some()),
-            ("attention_mask", self.attention_mask.is_some()),
-            ("position_ids", self.position_ids.is_some()),
-            ("head", self.head.is_some()),
-        ] {
-            if given {
-                let problem =
-                    "is of a model file, and with teacher.kind = \"command\" the program has it; remove it";
-                faults.push(Fault::new(format!("teacher.{key}"), problem));
-            }
-        }
-        faults
-    }
-
-    /// Images in a forward pass.
-    pub fn image_batch(&self) -> usize {
-        self.batch.unwrap_or(DEFAULT_TEACHER_BATCH)
-    }
-
-    /// Rows of tokens in a forward pass.
-    pub fn token_batch(&self) -> usize {
-        self.batch.unwrap_or(DEFAULT_TOKEN_BATCH)
-    }
-}
-
-fn default_chunk() -> usize {
-    DEFAULT_TEACHER_CHUNK
-}
-
-fn is_default_chunk(chunk: &usize) -> bool {
-    *chunk == DEFAULT_TEACHER_CHUNK
-}
-
-fn default_device() -> String {
-    "cpu".into()
 }
 
 /// The part of a prediction that is kept class by class: `k` classes, as many as hold `mass`, or those of

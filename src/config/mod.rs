@@ -13,14 +13,14 @@ mod images;
 mod load;
 mod optim;
 mod student;
+mod teacher;
 mod tokens;
 mod train;
 
 pub use cache::{
     CacheConfig, DEFAULT_CURVE_STEP, DEFAULT_FIT_SAMPLES, DEFAULT_LEVEL, DEFAULT_MAX_K,
-    DEFAULT_SHARD_SAMPLES, DEFAULT_STEP, DEFAULT_STEP_GROWTH, DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK,
-    DEFAULT_TOKEN_BATCH, HeadConfig, OutputKind, StorageConfig, StorageForm, TailConfig, TeacherConfig,
-    TeacherKind, ValueEncoding,
+    DEFAULT_SHARD_SAMPLES, DEFAULT_STEP, DEFAULT_STEP_GROWTH, HeadConfig, StorageConfig, StorageForm,
+    TailConfig, ValueEncoding,
 };
 pub use data::{DatasetConfig, Layout, PreprocessConfig};
 pub use device::DeviceName;
@@ -32,6 +32,9 @@ pub use images::{
 pub use load::{Config, load, load_str};
 pub use optim::{OptimizerConfig, ScheduleConfig};
 pub use student::{LlamaConfig, StudentConfig};
+pub use teacher::{
+    DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH, OutputKind, TeacherConfig, TeacherKind,
+};
 pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
