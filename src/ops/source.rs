@@ -197,13 +197,17 @@ impl Source {
         // Where the head holds every class there is no tail to give a shape.
         let head = keep::layout(&config.head, self.reading.classes);
         let positions = self.samples.positions();
-        let fit_samples = config.tail.fit_samples.min(positions);
+        let fit_samples = |rank| config.tail.fit_samples(rank).min(positions);
         let rank = match config.tail.rank {
             _ if head.k == self.reading.classes || head.draws.is_some() => 0,
             Some(rank) => rank,
             // What nobody asked for is no fault of a dataset that is too small for it.
-            None => config.default_rank().min(usize::try_from(fit_samples - 1).unwrap_or(usize::MAX)),
+            None => {
+                let rank = config.default_rank();
+                rank.min(usize::try_from(fit_samples(rank) - 1).unwrap_or(usize::MAX))
+            }
         };
+        let fit_samples = fit_samples(rank);
         let values = config.values();
         let quantised = values == ValueEncoding::Quantized;
         let mut manifest = Manifest {
