@@ -170,7 +170,7 @@ fn configs_are_refused_with_all_their_faults() {
         &[
             "cache.toml: 5 faults",
             "head.kk: unknown key; did you mean k?",
-            "teacher.kind: expected one of onnx, torchscript, found \"onyx\"; did you mean onnx?",
+            "teacher.kind: expected one of onnx, torchscript, command, found \"onyx\"; did you mean onnx?",
             "dataset.imags: unknown key; did you mean images?",
             "seed: expected at least 0, found -1",
             "storage.shard_samples: expected at least 1, found 0",

@@ -201,7 +201,7 @@ mod tests {
                 "head.k: expected at least 1, found 0",
                 "head.kk: unknown key; did you mean k? (known: draws, k, mass, max_k, temperature)",
                 "seed: expected at least 0, found -1",
-                "teacher.kind: expected one of onnx, torchscript, found \"onyx\"; did you mean onnx?",
+                "teacher.kind: expected one of onnx, torchscript, command, found \"onyx\"; did you mean onnx?",
             ]
         );
     }
