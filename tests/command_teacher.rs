@@ -176,7 +176,7 @@ fn what_is_no_teacher_is_refused_by_name() {
         return;
     }
     for (behaviour, words) in [
-        ("prints", &["its greeting", "nothing else there"][..]),
+        ("prints", &["its greeting", "nothing else there", "\"load\""][..]),
         ("undigested", &["kd_cache.digest", "64 hexadecimal digits"]),
         ("shape", &["expected one column, a fixed-size list of Float32"]),
         ("short", &["expected 8 rows of logits"]),

@@ -1,7 +1,7 @@
 //! Batches out, logits in, as Arrow IPC streams.
 
 use std::collections::HashMap;
-use std::io::{BufReader, BufWriter};
+use std::io::{BufReader, BufWriter, Chain, Cursor, Read};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout};
@@ -29,11 +29,28 @@ pub(super) fn item(of: DataType) -> FieldRef {
     Arc::new(Field::new("item", of, false))
 }
 
+/// A stream of Arrow's, its first bytes read already.
+type Answers = StreamReader<Chain<Cursor<[u8; 4]>, BufReader<ChildStdout>>>;
+
+/// What every message of a stream begins with.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+
+/// Opens the stream of a program's answers, or says what was found instead.
+fn answers(mut stdout: BufReader<ChildStdout>) -> Result<Answers, String> {
+    let mut first = [0; 4];
+    stdout.read_exact(&mut first).map_err(|error| error.to_string())?;
+    if first != CONTINUATION {
+        // Arrow's reader would take a line of text for a length, and wait for as many bytes.
+        return Err(format!("{:?}…", String::from_utf8_lossy(&first)));
+    }
+    StreamReader::try_new(Cursor::new(first).chain(stdout), None).map_err(|error| error.to_string())
+}
+
 /// A program that has said what it is.
 pub(super) struct Exchange {
     // In this order: the pipe to the program closes before it is waited for.
     to: StreamWriter<BufWriter<ChildStdin>>,
-    from: StreamReader<BufReader<ChildStdout>>,
+    from: Answers,
     process: Process,
     asked: SchemaRef,
     path: PathBuf,
@@ -63,11 +80,10 @@ impl Exchange {
         let asked = Arc::new(Schema::new_with_metadata(columns, metadata));
         let to = StreamWriter::try_new(stdin, &asked).and_then(|mut to| to.flush().map(|()| to));
         let to = to.map_err(|error| process.failed("greeting it", &error.to_string()))?;
-        let from = StreamReader::try_new(stdout, None).map_err(|error| {
-            let problem = format!(
-                "expected an Arrow IPC stream on its standard output, and nothing else there; found: {error}"
-            );
-            process.failed("its greeting", &problem)
+        let from = answers(stdout).map_err(|found| {
+            let expected =
+                "expected an Arrow IPC stream on its standard output, and nothing else there; found";
+            process.failed("its greeting", &format!("{expected}: {found}"))
         })?;
         let said = from.schema();
         let greeting = Greeting::read(&said).map_err(|problem| process.failed("its greeting", &problem))?;
