@@ -97,8 +97,9 @@ def main():
         },
     )
     with torch.inference_mode(), pa.ipc.new_stream(stream, schema) as answers:
-        # The writer holds the schema back until a batch comes, and without it no question does.
-        answers.write_batch(pa.RecordBatch.from_pylist([], schema))
+        # Says that a question is waited for.
+        ready = pa.RecordBatch.from_pylist([], schema)
+        answers.write_batch(ready)
         stream.flush()
         for question in questions:
             ids, places, seen, valid = padded(torch, question, device)
@@ -110,6 +111,7 @@ def main():
                 values = pa.array(values.view("u2") if name == "bf16" else values, stored)
                 column = pa.FixedSizeListArray.from_arrays(values, type=schema[0].type)
                 answers.write_batch(pa.record_batch([column], schema=schema))
+            answers.write_batch(ready)
             stream.flush()
 
 

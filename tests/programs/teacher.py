@@ -39,7 +39,7 @@ def main():
     kind = pa.list_(stored) if "shape" in behaviour else pa.list_(pa.field("item", stored, False), CLASSES)
     schema = pa.schema([pa.field("logits", kind, False)], metadata)
     with pa.ipc.new_stream(sys.stdout.buffer, schema) as answers:
-        # Without a batch the writer holds the schema back.
+        # Ready for a question.
         answers.write_batch(pa.RecordBatch.from_pylist([], schema))
         sys.stdout.flush()
         for at, question in enumerate(questions):
@@ -65,6 +65,7 @@ def main():
                 part = rows[start : start + step].astype(stored.to_pandas_dtype())
                 column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel(), stored), type=schema[0].type)
                 answers.write_batch(pa.record_batch([column], schema=schema))
+            answers.write_batch(pa.RecordBatch.from_pylist([], schema))
             sys.stdout.flush()
 
 

@@ -88,7 +88,14 @@ impl Exchange {
         let said = from.schema();
         let greeting = Greeting::read(&said).map_err(|problem| process.failed("its greeting", &problem))?;
         let Greeting { classes, dtype, digest, runtime } = greeting;
-        Ok(Self { to, from, process, asked, path: config.path.clone(), classes, dtype, digest, runtime })
+        let path = config.path.clone();
+        let mut exchange = Self { to, from, process, asked, path, classes, dtype, digest, runtime };
+        if exchange.batch()?.num_rows() > 0 {
+            let problem =
+                "expected an empty record batch behind the schema, found logits nobody has asked for";
+            return Err(exchange.failed("its greeting", problem));
+        }
+        Ok(exchange)
     }
 
     pub(super) fn runtime(&self) -> &str {
@@ -127,25 +134,21 @@ impl Exchange {
     ) -> Result<(), TeacherError> {
         let classes = vocabulary.kept(&self.path, self.classes)?;
         let (mut left, mut wanted) = (positions, true);
-        while left > 0 {
-            let batch = match self.from.next() {
-                Some(Ok(batch)) => batch,
-                Some(Err(error)) => return Err(self.failed("its answer", &error.to_string())),
-                None => {
-                    let problem = format!("expected {positions} rows of logits, found {}", positions - left);
-                    return Err(self.failed("its answer", &problem));
-                }
-            };
+        loop {
+            let batch = self.batch()?;
             let rows = batch.num_rows();
-            if rows > left {
-                let problem =
-                    format!("expected {positions} rows of logits, found {} or more", positions - left + rows);
+            if rows > left || (rows == 0 && left > 0) {
+                let found = positions - left + rows;
+                let more = if rows > left { " or more" } else { "" };
+                let problem = format!("expected {positions} rows of logits, found {found}{more}");
                 return Err(self.failed("its answer", &problem));
             }
+            if rows == 0 {
+                return Ok(());
+            }
             left -= rows;
-            // Empty ones carry nothing but the schema before them.
+            // All of an answer is taken, wanted or not: the next one begins after it.
             let logits = batch.column(0).as_fixed_size_list().clone();
-            // All of an answer is taken, wanted or not: the next batch's begins after it.
             for start in (0..rows).step_by(chunk.max(1)) {
                 if !wanted {
                     break;
@@ -157,7 +160,15 @@ impl Exchange {
                 wanted = sink(output).is_continue();
             }
         }
-        Ok(())
+    }
+
+    /// The next record batch, which there must be.
+    fn batch(&mut self) -> Result<RecordBatch, TeacherError> {
+        match self.from.next() {
+            Some(Ok(batch)) => Ok(batch),
+            Some(Err(error)) => Err(self.failed("its answer", &error.to_string())),
+            None => Err(self.failed("its answer", "its stream ended before the answer did")),
+        }
     }
 }
 
