@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, TeacherConfig, TeacherKind, device,
-};
+use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, TeacherConfig};
 use crate::target::{MAX_RANK, TailNodes};
 
 /// Default of [`TailConfig::rank`] for rows of tokens: on real language models the first eight directions halve the
@@ -290,7 +288,7 @@ impl Config for CacheConfig {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = self.preprocess.validate("preprocess");
         faults.extend(self.dataset.validate("dataset"));
-        faults.extend(device::validate("teacher.device", &self.teacher.device));
+        faults.extend(self.teacher.validate());
         if let Some((k, classes)) = self.head.k.zip(self.teacher.classes).filter(|(k, classes)| k > classes) {
             let problem = format!("expected at most teacher.classes = {classes}, found {k}");
             faults.push(Fault::new("head.k", problem));
@@ -334,24 +332,10 @@ impl Config for CacheConfig {
             }
             _ => {}
         }
-        if self.teacher.padded_vocabulary && self.teacher.classes.is_none() {
-            let problem =
-                "expected teacher.classes, the number of the tokenizer's tokens, with it; found none";
-            faults.push(Fault::new("teacher.padded_vocabulary", problem));
-        }
         let given = self.tail.rank.zip(self.tail.fit_samples);
         if let Some((rank, samples)) = given.filter(|(rank, samples)| *rank > 0 && *rank as u64 >= *samples) {
             let problem = format!("expected more than tail.rank = {rank}, found {samples}");
             faults.push(Fault::new("tail.fit_samples", problem));
-        }
-        faults.extend(self.teacher.validate_command());
-        if self.teacher.kind == TeacherKind::Torchscript {
-            for (key, given) in [("input", &self.teacher.input), ("output", &self.teacher.output)] {
-                if given.is_some() {
-                    let problem = "TorchScript modules have no named inputs and outputs; remove the key";
-                    faults.push(Fault::new(format!("teacher.{key}"), problem));
-                }
-            }
         }
         faults
     }

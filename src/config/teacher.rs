@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
+use super::{Fault, device};
 
 /// Default of [`TeacherConfig::batch`] for images.
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
@@ -123,31 +123,43 @@ pub struct TeacherConfig {
 }
 
 impl TeacherConfig {
-    /// Whether the keys are those of a program, where there is one, and of a model file, where there is none.
-    pub(super) fn validate_command(&self) -> Vec<Fault> {
-        if self.kind != TeacherKind::Command {
-            let problem = "is of teacher.kind = \"command\"; remove it";
-            let given = (!self.command.is_empty()).then(|| Fault::new("teacher.command", problem));
-            return given.into_iter().collect();
-        }
-        let mut faults = Vec::new();
-        if self.command.is_empty() {
+    /// Faults of the table `teacher`.
+    pub(super) fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::from_iter(device::validate("teacher.device", &self.device));
+        if self.padded_vocabulary && self.classes.is_none() {
             let problem =
-                "expected the program and its arguments, as [\"python3\", \"teacher.py\"]; found none";
-            faults.push(Fault::new("teacher.command", problem));
+                "expected teacher.classes, the number of the tokenizer's tokens, with it; found none";
+            faults.push(Fault::new("teacher.padded_vocabulary", problem));
         }
-        for (key, given) in [
-            ("input", self.input.is_some()),
-            ("output", self.output.is_some()),
+        let names = [("input", self.input.is_some()), ("output", self.output.is_some())];
+        let of_files = [
             ("attention_mask", self.attention_mask.is_some()),
             ("position_ids", self.position_ids.is_some()),
             ("head", self.head.is_some()),
-        ] {
-            if given {
-                let problem =
-                    "is of a model file, and with teacher.kind = \"command\" the program has it; remove it";
-                faults.push(Fault::new(format!("teacher.{key}"), problem));
+        ];
+        let (foreign, problem) = match self.kind {
+            TeacherKind::Onnx => (Vec::new(), ""),
+            TeacherKind::Torchscript => {
+                (names.to_vec(), "TorchScript modules have no named inputs and outputs; remove the key")
             }
+            TeacherKind::Command => (
+                [&names[..], &of_files].concat(),
+                "is of a model file, and with teacher.kind = \"command\" the program has it; remove it",
+            ),
+        };
+        for (key, _) in foreign.into_iter().filter(|(_, given)| *given) {
+            faults.push(Fault::new(format!("teacher.{key}"), problem));
+        }
+        match (self.kind == TeacherKind::Command, self.command.is_empty()) {
+            (true, true) => {
+                let problem =
+                    "expected the program and its arguments, as [\"python3\", \"teacher.py\"]; found none";
+                faults.push(Fault::new("teacher.command", problem));
+            }
+            (false, false) => {
+                faults.push(Fault::new("teacher.command", "is of teacher.kind = \"command\"; remove it"));
+            }
+            _ => {}
         }
         faults
     }
