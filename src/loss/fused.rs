@@ -186,14 +186,6 @@ struct Row<'a> {
     tail: &'a mut [f32],
 }
 
-/// `softmax(β l)`, as what it takes to write it down.
-struct Softmax {
-    /// What exponentials are relative to.
-    base: f32,
-    /// `log Σ exp(β (l − base))`.
-    log_sum: f64,
-}
-
 impl Row<'_> {
     /// Writes the gradient and gives the divergence and the cross-entropy. `logits` are spoilt.
     #[inline(always)]
@@ -211,17 +203,17 @@ impl Row<'_> {
         let Some((kl, head)) = self.kl else {
             let Some(((part, label), picked)) = label.zip(picked) else { return [0.0; 2] };
             let base = largest(logits);
-            let q = exponentials(logits, gradient, 1.0, &[], base);
-            scale(gradient, part.factor * (-q.log_sum).exp());
+            let log_sum = exponentials(logits, gradient, 1.0, &[], base);
+            scale(gradient, part.factor * (-log_sum).exp());
             part.take_label(label, gradient);
-            return [0.0, f64::from(q.base) + q.log_sum - picked];
+            return [0.0, f64::from(base) + log_sum - picked];
         };
         // One softmax serves both where T = 1.
         let shared = label.filter(|_| kl.beta == 1.0).map_or(0.0, |(part, _)| part.factor);
-        let (divergence, q, kept) = self.divergence(kl, head, logits, gradient, shared);
+        let (divergence, log_sum, kept) = self.divergence(kl, head, logits, gradient, shared);
         let Some(((part, label), picked)) = label.zip(picked) else { return [divergence, 0.0] };
         let log_sum = if kl.beta == 1.0 {
-            f64::from(q.base) + q.log_sum
+            log_sum
         } else {
             for (id, logit) in head.ids.iter().zip(&kept) {
                 logits[*id as usize] = *logit;
@@ -232,8 +224,8 @@ impl Row<'_> {
         [divergence, log_sum - picked]
     }
 
-    /// The divergence; its gradient, and `also` times the student's softmax, are written. Gives the softmax and the
-    /// head's logits, which are gone from `logits`.
+    /// The divergence; its gradient, and `also` times the student's softmax, are written. Gives its log-sum-exp
+    /// and the head's logits, which are gone from `logits`.
     #[inline(always)]
     fn divergence(
         &mut self,
@@ -242,7 +234,7 @@ impl Row<'_> {
         logits: &mut [f32],
         gradient: &mut [f32],
         also: f64,
-    ) -> (f64, Softmax, Vec<f32>) {
+    ) -> (f64, f64, Vec<f32>) {
         let beta = kl.beta;
         let kept: Vec<f32> = head.ids.iter().map(|id| logits[*id as usize]).collect();
         let tail = head.log_tail.filter(|_| !matches!(kl.spread, Spread::Nowhere));
@@ -255,11 +247,10 @@ impl Row<'_> {
             (Spread::Shape { .. }, Some(_)) => off = Off::of_shape(head.ids, logits, beta, base, self.tail),
             _ => {}
         }
-        let q = exponentials(logits, gradient, beta, head.ids, base);
+        let off_head = exponentials(logits, gradient, beta, head.ids, base);
         // Relative to the largest logit off the head, so that a tail far below is no sum of zeros.
-        let above: Vec<f64> = kept.iter().map(|l| beta * (f64::from(*l) - f64::from(q.base))).collect();
-        let (off_head, log_sum) = (q.log_sum, log_sum_exp(q.log_sum, &above));
-        let q = Softmax { log_sum, ..q };
+        let above: Vec<f64> = kept.iter().map(|l| beta * (f64::from(*l) - f64::from(base))).collect();
+        let log_sum = log_sum_exp(off_head, &above);
         let a = kl.factor * beta;
         let inverse = (-log_sum).exp();
         let mut divergence = 0.0;
@@ -289,7 +280,7 @@ impl Row<'_> {
             let q = (above - log_sum).exp();
             gradient[*id as usize] = (a * (q - f64::from(*log_p).exp()) + also * q) as f32;
         }
-        (divergence, q, kept)
+        (divergence, beta * f64::from(base) + log_sum, kept)
     }
 }
 
@@ -388,7 +379,7 @@ fn cover(head: &[i64], logits: &mut [f32]) -> f32 {
 
 /// `out = exp(β (l − base))`, and nothing on the head; with the logarithm of their sum.
 #[inline(always)]
-fn exponentials(logits: &mut [f32], out: &mut [f32], beta: f64, head: &[i64], base: f32) -> Softmax {
+fn exponentials(logits: &mut [f32], out: &mut [f32], beta: f64, head: &[i64], base: f32) -> f64 {
     for id in head {
         logits[*id as usize] = f32::NEG_INFINITY;
     }
@@ -400,8 +391,7 @@ fn exponentials(logits: &mut [f32], out: &mut [f32], beta: f64, head: &[i64], ba
         }
         all += f64::from(sum(out));
     }
-    let log_sum = if head.len() < logits.len() { all.ln() } else { f64::NEG_INFINITY };
-    Softmax { base, log_sum }
+    if head.len() < logits.len() { all.ln() } else { f64::NEG_INFINITY }
 }
 
 /// Adds `factor · softmax(l)` to `out`, and gives the log-sum-exp. Exponentials are left in `logits`.

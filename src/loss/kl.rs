@@ -92,14 +92,10 @@ impl KlDivergence {
         if space.has_tail() && tail.reads_curve() {
             space.nodes.require(temperature)?;
         }
-        let mut spread = Spread::Nowhere;
-        let form = match tail {
-            _ if !space.has_tail() => Tail::None,
-            TailHandling::Renormalize => Tail::None,
-            TailHandling::Bucket => {
-                spread = Spread::Bucket;
-                Tail::Bucket
-            }
+        let (form, spread) = match tail {
+            _ if !space.has_tail() => (Tail::None, Spread::Nowhere),
+            TailHandling::Renormalize => (Tail::None, Spread::Nowhere),
+            TailHandling::Bucket => (Tail::Bucket, Spread::Bucket),
             TailHandling::Shape | TailHandling::Prior if space.tail_model.is_none() => {
                 return Err(LossError::NoTailModel { tail });
             }
@@ -116,18 +112,19 @@ impl KlDivergence {
                 let w: Vec<f64> = log_w.iter().map(|b| b.exp()).collect();
                 let negative_entropy = w.iter().zip(&log_w).map(|(w, b)| w * b).sum();
                 let single = |values: &[f64]| values.iter().map(|value| *value as f32).collect();
-                spread = match &basis {
+                let spread = match &basis {
                     Some(basis) => {
                         Spread::Shape { log_w: single(&log_w), basis: numbers(basis, Kind::Float) }
                     }
                     None => Spread::Prior { w: single(&w), log_w: log_w.clone(), negative_entropy },
                 };
-                if dense || basis.is_some() {
+                let form = if dense || basis.is_some() {
                     Tail::Dense { log_w: float_tensor(&log_w, device), basis }
                 } else {
                     let log_w = Tensor::from_slice(&log_w).to_device(device);
                     Tail::Product { negative_entropy, w: float_tensor(&w, device), log_w }
-                }
+                };
+                (form, spread)
             }
         };
         let decoder = Decoder::new(space, temperature, tail, device);

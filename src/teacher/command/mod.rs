@@ -29,9 +29,11 @@ pub(super) struct CommandTeacher {
 impl CommandTeacher {
     pub(super) fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Self, TeacherError> {
         let width = input_shape.iter().product::<usize>();
-        let width = i32::try_from(width).map_err(|_| TeacherError::Tokens {
-            row: 0,
-            problem: format!("{width} numbers in a sample are more than a program can be given"),
+        let width = i32::try_from(width).map_err(|_| TeacherError::Command {
+            command: config.command.join(" "),
+            doing: "describing the samples to it",
+            problem: format!("expected at most {} numbers in a sample, found {width}", i32::MAX),
+            said: String::new(),
         })?;
         let columns =
             vec![Field::new("inputs", DataType::FixedSizeList(item(DataType::Float32), width), false)];
