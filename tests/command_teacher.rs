@@ -5,9 +5,8 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use common::{build, files, fixture, kd_cache, repository, write};
+use common::{build, files, fixture, kd_cache, python_has, repository, targets, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::target::TargetBatch;
 
@@ -16,12 +15,7 @@ const TOKENS: [u16; 20] = [3, 1, 4, 1, 5, 0, 9, 2, 6, 5, 3, 5, 0, 8, 9, 7, 9, 3,
 
 /// Whether python3 can run the program.
 fn python() -> bool {
-    let there = Command::new("python3").args(["-c", "import numpy, pyarrow"]).output();
-    let there = there.is_ok_and(|done| done.status.success());
-    if !there {
-        eprintln!("skipped: python3 has no numpy and pyarrow (tools/check.sh gives it them)");
-    }
-    there
+    python_has(&["numpy", "pyarrow"])
 }
 
 fn teacher(behaviour: &str) -> String {
@@ -55,13 +49,6 @@ fn of_images(dir: &Path) -> PathBuf {
 /// As the program computes them.
 fn logits(a: i64, b: i64) -> Vec<f32> {
     (0..50).map(|j: i64| ((a * 31 + b * 17 + j * (j + 7)) % 97) as f32 / 8.0 - 6.0).collect()
-}
-
-fn targets(cache: &Path) -> TargetBatch {
-    let reader = CacheReader::open(cache).unwrap();
-    let mut out = TargetBatch::default();
-    reader.gather(&(0..reader.rows()).collect::<Vec<_>>(), &mut out).unwrap();
-    out
 }
 
 #[track_caller]
@@ -139,21 +126,23 @@ fn a_program_that_dies_is_shown_and_the_build_goes_on() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (cache, whole) = (dir.path().join("cache"), dir.path().join("whole"));
-    // Dies at the third question: one shard is there by then, for the first question is the probe.
-    build(&of_tokens(dir.path(), "dies"), &cache, &[]).refused(&[
+    let config = of_tokens(dir.path(), "f32");
+    // Its sixth question: one is for the probe, three for the tail model, and one shard is committed.
+    let script = repository("tests/programs/teacher.py");
+    let dying = format!("teacher.command=[\"python3\", {script:?}, \"dies\"]");
+    build(&config, &cache, &[&dying]).refused(&[
         "teacher.command",
         "out of memory, as far as a test can tell",
         "exit status: 7",
         "teacher.py dies",
     ]);
-    let sound = of_tokens(dir.path(), "dies").with_file_name("again.toml");
-    let text = std::fs::read_to_string(dir.path().join("dies.toml")).unwrap().replace("\"dies\"", "\"f32\"");
-    std::fs::write(&sound, text).unwrap();
-    let said = build(&sound, &cache, &["teacher.path=f32"]).code(0);
+    let committed = std::fs::read_to_string(cache.join("build/shards.jsonl")).unwrap();
+    assert_eq!(committed.lines().count(), 1);
+    let said = build(&config, &cache, &[]).code(0);
     assert_eq!(said.json()["outcome"], "built", "{}", said.out);
-    build(&sound, &whole, &[]).code(0);
+    build(&config, &whole, &[]).code(0);
     assert_eq!(targets(&cache), targets(&whole));
-    assert_eq!(files(&cache).len(), files(&whole).len());
+    assert!(files(&cache) == files(&whole), "the bytes of a build that never stopped");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-use common::{files, kd_cache, kd_cache_command};
+use common::{files, kd_cache, kd_cache_command, python_has};
 use half::f16;
 use kd_cache::cache::CacheReader;
 use kd_cache::config::ValueEncoding;
@@ -136,9 +136,7 @@ fn an_archive_holds_every_column_in_its_type() {
 
 #[test]
 fn numpy_reads_an_archive() {
-    if !Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|done| done.status.success())
-    {
-        eprintln!("skipped: python3 has no numpy (tools/check.sh gives it one)");
+    if !python_has(&["numpy"]) {
         return;
     }
     let script = "import json, sys, numpy\n\

@@ -7,10 +7,9 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{build, build_command, files, fixture, kd_cache, write};
+use common::{build, build_command, files, fixture, kd_cache, targets, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::config::ValueEncoding;
-use kd_cache::target::TargetBatch;
 
 /// Rows of up to 12 of 50 tokens; document 3 begins within the second row.
 const DOCUMENTS: [usize; 5] = [12, 5, 20, 3, 16];
@@ -56,14 +55,6 @@ shard_samples = 2
         teacher = fixture("teachers").join(teacher),
     );
     write(dir, "cache.toml", &text)
-}
-
-/// Every target of a cache.
-fn targets(dir: &Path) -> TargetBatch {
-    let reader = CacheReader::open(dir).unwrap();
-    let mut out = TargetBatch::default();
-    reader.gather(&(0..reader.rows()).collect::<Vec<_>>(), &mut out).unwrap();
-    out
 }
 
 fn path(path: &Path) -> &str {

@@ -7,6 +7,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use kd_cache::cache::CacheReader;
+use kd_cache::target::TargetBatch;
 use serde_json::Value;
 
 /// A path in the repository, absolute.
@@ -17,6 +19,25 @@ pub fn repository(path: &str) -> PathBuf {
 /// A path in `tests/fixtures`, absolute.
 pub fn fixture(path: &str) -> PathBuf {
     repository("tests/fixtures").join(path)
+}
+
+/// Every target of a cache.
+pub fn targets(dir: &Path) -> TargetBatch {
+    let reader = CacheReader::open(dir).unwrap();
+    let mut out = TargetBatch::default();
+    reader.gather(&(0..reader.rows()).collect::<Vec<_>>(), &mut out).unwrap();
+    out
+}
+
+/// Whether python3 has all of `packages`; says so where it has not, because the test is then skipped.
+pub fn python_has(packages: &[&str]) -> bool {
+    let import = format!("import {}", packages.join(", "));
+    let there = Command::new("python3").args(["-c", &import]).output();
+    let there = there.is_ok_and(|done| done.status.success());
+    if !there {
+        eprintln!("skipped: python3 lacks one of {packages:?} (tools/check.sh gives it them)");
+    }
+    there
 }
 
 /// What a program said.

@@ -1,6 +1,6 @@
 """A teacher as a program (schemas/teacher-command.md), whose logits anybody can compute: for tests.
 
-Its model is how it behaves, words with `,` between them: a type of logits (f32, f16, bf16, f64), `pieces` (an answer in
+Its arguments, the model among them, are how it behaves: a type of logits (f32, f16, bf16, f64), `pieces` (an answer in
 record batches of two rows), or a fault: `dies`, `prints`, `short`, `long`, `undigested`, `shape`.
 """
 
@@ -20,7 +20,7 @@ def logits(a, b):
 
 
 def main():
-    behaviour = sys.argv[-1].split(",")
+    behaviour = sys.argv[1:]
     if "prints" in behaviour:
         print("loading the model", flush=True)
     questions = pa.ipc.open_stream(sys.stdin.buffer)
@@ -43,7 +43,7 @@ def main():
         answers.write_batch(pa.RecordBatch.from_pylist([], schema))
         sys.stdout.flush()
         for at, question in enumerate(questions):
-            if "dies" in behaviour and at == 2:
+            if "dies" in behaviour and at == 5:
                 print("out of memory, as far as a test can tell", file=sys.stderr)
                 sys.exit(7)
             if about["kd_cache.input"] == "tokens":
