@@ -5,11 +5,12 @@
 DEVICE ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench
+.PHONY: help setup build demo demo-lm test bench
 
 help:
 	@echo 'make demo    the main job on real data: run the teacher once, train a student from the cache'
 	@echo '             (make demo DEVICE=cuda on a machine with a GPU, after tools/setup.sh --cuda)'
+	@echo 'make demo-lm a language model: SmolLM2-135M and the Python documentation, a student and its twin on labels'
 	@echo 'make test    the gate: format, layers, lints, tests, documentation, benches'
 	@echo 'make build   both programs, in the release profile'
 	@echo 'make bench   the benches; benches/README.md says what each one asks'
@@ -23,6 +24,11 @@ build: setup
 
 demo: build
 	python3 tools/demo.py --device $(DEVICE)
+
+demo-lm:
+	tools/setup.sh --language-model
+	cargo build --release
+	python3 tools/demo_lm.py --device $(DEVICE)
 
 test: setup
 	tools/check.sh

@@ -27,6 +27,7 @@ pub mod config;
 // ── level 1: making targets ──
 pub mod dataset;
 pub mod encoding;
+pub mod foreign;
 #[cfg(feature = "torch")]
 pub mod libtorch;
 pub mod preprocess;

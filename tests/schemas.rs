@@ -14,8 +14,8 @@ use kd_cache::config::{CacheConfig, TrainConfig, load_str};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
     BuildOutcome, BuildReport, CacheReport, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTo,
-    FidelityReport, FidelityRow, InspectReport, PlanReport, PlanSize, PlanTime, ReportSettings, ShowReport,
-    Silent, TeacherRate, VerifyReport, export, inspect, report, show, verify,
+    FidelityReport, FidelityRow, ImportReport, InspectReport, PlanReport, PlanSize, PlanTime, ReportSettings,
+    ShowReport, Silent, TeacherRate, VerifyReport, export, inspect, report, show, verify,
 };
 use kd_cache::target::{TailHandling, Temperature};
 use schemars::JsonSchema;
@@ -57,6 +57,7 @@ fn all() -> Vec<(String, Value)> {
         schema::<VerifyReport>("verify", "Report of kd-cache verify", Serialize),
         schema::<ShowReport>("show", "Report of kd-cache show", Serialize),
         schema::<FidelityReport>("fidelity", "Report of kd-cache fidelity", Serialize),
+        schema::<ImportReport>("import", "Report of kd-cache import", Serialize),
         schema::<ExportReport>("export", "Report of kd-cache export", Serialize),
         schema::<ExportRow>("export-row", "A line of kd-cache export --to jsonl", Serialize),
         schema::<CacheReport>("report", "Report of kd-cache report: the data of its page", Serialize),
@@ -416,6 +417,7 @@ mod training {
                 device: "cpu".into(),
                 seed: 0,
                 parameters: 7,
+                warning: None,
             };
             hold("train-summary", &value(&report), &[("/outcome", json!("done")), ("/seed", Value::Null)]);
             let eval = EvalReport { run: "run".into(), device: "cpu".into(), validation };

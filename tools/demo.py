@@ -49,14 +49,14 @@ def run(command, quiet=False):
     return json.loads(done.stdout)
 
 
-def clear(folder):
+def clear(folder, names):
     """Makes `folder` anew, so that all times are this run's; removes only what an earlier demo made."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / MARK).exists():
         print(f"demo: error: {folder} holds something that no demo made; give another --out", file=sys.stderr)
         sys.exit(2)
     (folder / MARK).touch()
-    for name in ("cache", "cache-test", "runs"):
+    for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("summary.json", "result.svg"):
         (folder / name).unlink(missing_ok=True)
@@ -233,7 +233,7 @@ def main():
     begun = time.monotonic()
     tools = programs()
     folder = Path(os.path.abspath(arguments.out))
-    clear(folder)
+    clear(folder, ("cache", "cache-test", "runs"))
 
     def build(config, out):
         built = run(

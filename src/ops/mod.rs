@@ -4,6 +4,7 @@ mod build;
 mod convert;
 mod export;
 mod fidelity;
+mod import;
 mod inherit;
 mod inspect;
 mod keep;
@@ -23,6 +24,7 @@ pub use export::{
     ExportError, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTarget, ExportTo, export,
 };
 pub use fidelity::{FidelityError, FidelityReport, FidelityRow, fidelity};
+pub use import::{ImportError, ImportReport, ImportSettings, import};
 pub use inherit::InheritError;
 pub use inspect::{InspectReport, inspect};
 pub use plan::{PlanError, PlanReport, PlanSettings, PlanSize, PlanTime, TeacherRate, plan};

@@ -271,7 +271,7 @@ impl Source {
         };
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         Ok(TeacherIdentity {
-            kind: teacher.kind,
+            kind: teacher.kind.into(),
             file: name(&teacher.path).unwrap_or_default(),
             digest: self.model.digest().cloned().map_or_else(|| digest(&teacher.path), Ok)?,
             input: teacher.input.clone(),

@@ -14,10 +14,12 @@ mod encoder;
 mod fit;
 mod heads;
 mod least_squares;
+mod near_tail;
 mod panels;
 mod prior;
 mod sample;
 
 pub use encoder::TailEncoder;
 pub use fit::{FitError, Fitted, TailFit};
+pub use near_tail::NearTail;
 pub use prior::PriorFit;

@@ -39,6 +39,36 @@ impl PositionTarget<'_> {
         Some(weights[0] * at_zero + nodes.map(|(g, w)| f64::from(*g) * w).sum::<f64>())
     }
 
+    /// What mass the tail may have at `temperature`, at least and at most, given that its curve is right at the
+    /// nodes and that the head has the largest logits; `None` when there is no tail.
+    ///
+    /// `g` is convex, as every logarithm of a sum of exponentials is: between two points it lies below their
+    /// chord, and outside them above. And it rises no faster than the largest logit of the tail, which is at most
+    /// the smallest of the head: `g(β) ≥ g(b) + (β − b) z_k` for every node `b > β`.
+    pub fn tail_mass_bounds(&self, temperature: Temperature) -> Option<(f64, f64)> {
+        let beta = temperature.beta();
+        let smallest = f64::from(*self.values.last()?);
+        let nodes = self.nodes.as_slice().iter().copied().zip(self.curve.iter().map(|g| f64::from(*g)));
+        let at_zero = ((self.classes - self.ids.len()) as f64).ln();
+        let points: Vec<(f64, f64)> = std::iter::once((0.0, at_zero)).chain(nodes).collect();
+        let mut bounds = (f64::NEG_INFINITY, f64::INFINITY);
+        for pair in points.windows(2) {
+            let ((a, at_a), (b, at_b)) = (pair[0], pair[1]);
+            let line = at_a + (beta - a) / (b - a) * (at_b - at_a);
+            if (a..=b).contains(&beta) {
+                bounds.1 = bounds.1.min(line);
+            } else {
+                bounds.0 = bounds.0.max(line);
+            }
+            if b >= beta {
+                bounds.0 = bounds.0.max(at_b + (beta - b) * smallest);
+            }
+        }
+        let mass = |g: f64| self.normalise(temperature, Some(g)).tail_mass;
+        // Rounded nodes may contradict each other by a hair.
+        (!self.curve.is_empty()).then(|| (mass(bounds.0.min(bounds.1)), mass(bounds.1)))
+    }
+
     /// The target at `temperature` with the tail's mass taken from the curve (every handling for which
     /// [`TailHandling::reads_curve`] holds).
     pub fn decode(&self, temperature: Temperature) -> DecodedTarget {
@@ -144,6 +174,24 @@ mod tests {
                 prop_assert!((p - q).abs() < 1e-6);
             }
             prop_assert!((decoded.tail_mass - truth[k..].iter().sum::<f64>()).abs() < 1e-6);
+        }
+
+        /// Whatever is known of a curve, what the softmax has is between its bounds, and at a node is both.
+        #[test]
+        fn a_tails_mass_is_between_its_bounds(
+            mut z in proptest::collection::vec(-8.0f64..8.0, 4..40), t in 1.0f64..20.0, few in any::<bool>(),
+        ) {
+            z.sort_by(|a, b| b.total_cmp(a));
+            let nodes = if few { TailNodes::try_from(vec![1.0]).unwrap() } else { TailNodes::default() };
+            let (ids, values, curve) = compress(&z, 3, &nodes);
+            let target = PositionTarget { classes: z.len(), ids: &ids, values: &values, nodes: &nodes, curve: &curve };
+            let temperature = Temperature::new(t).unwrap();
+            let truth: f64 = softmax(&z, temperature.beta())[3..].iter().sum();
+            let (least, most) = target.tail_mass_bounds(temperature).unwrap();
+            prop_assert!(least <= truth + 1e-6 && truth <= most + 1e-6, "{least} {truth} {most}");
+            let (least, most) = target.tail_mass_bounds(Temperature::ONE).unwrap();
+            let truth: f64 = softmax(&z, 1.0)[3..].iter().sum();
+            prop_assert!((least - truth).abs() < 1e-6 && (most - truth).abs() < 1e-6);
         }
 
         #[test]

@@ -3,6 +3,7 @@
 //! [`run`] walks the second corridor: cache and data → loader → loss → student, optimizer →
 //! metrics, checkpoints. [`eval`], [`predict`] and [`generate`] are the inference side of a finished run.
 
+mod doubt;
 mod error;
 mod evaluate;
 mod folder;

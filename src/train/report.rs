@@ -85,4 +85,7 @@ pub struct TrainReport {
     pub seed: u64,
     /// Trainable numbers in the student.
     pub parameters: u64,
+    /// What is not known of the targets at this temperature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }

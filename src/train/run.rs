@@ -14,7 +14,7 @@ use super::setup::{self, Training, ValidationSet};
 use super::state::{self, Kept, Place};
 use super::step::backward;
 use super::sums::Sums;
-use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport};
+use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport, doubt};
 use crate::checkpoint;
 use crate::config::{StudentConfig, TrainConfig};
 use crate::libtorch;
@@ -104,7 +104,11 @@ pub fn run(
         device: config.train.device.clone(),
         seed: config.seed,
         parameters,
+        warning: doubt::of_tails(config, &training)?,
     };
+    if let Some(warning) = &report.warning {
+        progress.say(warning);
+    }
     let (mut place, mut sums) = (Place::default(), Sums::default());
     match kept {
         None => {

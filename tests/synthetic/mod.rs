@@ -7,9 +7,9 @@ use std::path::Path;
 use kd_cache::cache::format::{FORMAT, IdType};
 use kd_cache::cache::{
     Beginnings, CacheWriter, DatasetIdentity, EncoderTable, Found, HeadLayout, Manifest, PreprocessIdentity,
-    ShardRows, StorageLayout, TailLayout, TeacherIdentity, TokenRow, TokensIdentity,
+    ShardRows, StorageLayout, TailLayout, TeacherIdentity, TeacherRun, TokenRow, TokensIdentity,
 };
-use kd_cache::config::{PreprocessConfig, StorageForm, TeacherKind, ValueEncoding};
+use kd_cache::config::{PreprocessConfig, StorageForm, ValueEncoding};
 use kd_cache::digest::Digest;
 use kd_cache::encoding::Codebook;
 use kd_cache::ids::{Position, SampleId, SampleView};
@@ -238,7 +238,7 @@ impl Synthetic {
             },
             seed: 0,
             teacher: TeacherIdentity {
-                kind: TeacherKind::Onnx,
+                kind: TeacherRun::Onnx,
                 file: "synthetic.onnx".into(),
                 digest: Digest::of_bytes(b"no model: a formula"),
                 input: None,

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kd_cache::config::{
     DEFAULT_CURVE_STEP, DEFAULT_LEVEL, DEFAULT_STEP, DEFAULT_STEP_GROWTH, StorageForm, ValueEncoding,
 };
+use kd_cache::foreign::ForeignFormat;
 use kd_cache::ops::ExportForm;
 
 use crate::shared::Format;
@@ -31,6 +32,7 @@ Examples:
   kd-cache verify my-cache
   kd-cache export my-cache --to npz --out my-cache.npz
   kd-cache convert my-cache my-cache-parquet --form parquet
+  kd-cache import --from vllm-jsonl --tokenizer tokenizer.json --teacher my-llm --out my-cache logprobs/*.jsonl
 
 Exit codes: 0 done; 1 verify found damage; 2 could not run (the message says why); 130 interrupted
 (the same build goes on where it was)."
@@ -60,6 +62,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Write the same targets in another form: Arrow for training, Parquet for any tool
     Convert(ConvertArgs),
+    /// Make a cache of log-probabilities that another tool kept; its tails are known at T = 1 only
+    Import(ImportArgs),
     /// Write one HTML page with pictures of a cache's targets, size and provenance, or its data as JSON
     Report(PageArgs),
 }
@@ -242,6 +246,98 @@ pub struct ConvertArgs {
     /// The report.
     #[command(flatten)]
     pub report: ReportArgs,
+}
+
+/// Import.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Positions are tokens, and a target is what follows one; a row's last token has none, and is left out. What each
+format has to look like is in schemas/import.md. kd-cache convert --values quantized makes the cache smaller.")]
+pub struct ImportArgs {
+    /// Whose files they are
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub from: ImportFrom,
+    /// Files, folders or patterns to read
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+    /// The cache to write: a new folder, or that of an interrupted import
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The teacher's name, by which trainers know whether two caches have the same one
+    #[arg(long, value_name = "NAME")]
+    pub teacher: String,
+    /// The teacher's tokenizer.json: a trainer refuses another, and texts beside the tokens are compared with them
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Number of the teacher's logits [default: the tokenizer's tokens]
+    #[arg(long, value_name = "V")]
+    pub classes: Option<usize>,
+    /// Classes to keep of each position [default: as many as every position has]
+    #[arg(long, value_name = "K")]
+    pub k: Option<usize>,
+    /// DistillKit's compression config [default: compression_config.yaml beside the first file]
+    #[arg(long, value_name = "FILE")]
+    pub compression_config: Option<PathBuf>,
+    /// Form of the cache's shards
+    #[arg(long, value_enum, value_name = "FORM", default_value = "arrow")]
+    pub form: Form,
+    /// What logits and the tail's mass are kept as
+    #[arg(long, value_enum, value_name = "VALUES", default_value = "f16")]
+    pub values: Floats,
+    /// Rows of tokens per shard
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
+    pub shard_samples: u64,
+    /// zstd level of Parquet
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
+    pub level: i32,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// The report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// Whose files are imported.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ImportFrom {
+    /// vLLM's prompt_logprobs, a request a line
+    VllmJsonl,
+    /// DistillKit's Parquet captures
+    Distillkit,
+    /// Rows for axolotl's KD plugin: JSON Lines or Parquet
+    Axolotl,
+    /// NumPy arrays input_ids, token_ids and logprobs
+    Npz,
+}
+
+impl From<ImportFrom> for ForeignFormat {
+    fn from(from: ImportFrom) -> Self {
+        match from {
+            ImportFrom::VllmJsonl => Self::VllmJsonl,
+            ImportFrom::Distillkit => Self::Distillkit,
+            ImportFrom::Axolotl => Self::Axolotl,
+            ImportFrom::Npz => Self::Npz,
+        }
+    }
+}
+
+/// Floats that values are kept as.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Floats {
+    /// Half precision
+    F16,
+    /// Single precision
+    F32,
+}
+
+impl From<Floats> for ValueEncoding {
+    fn from(floats: Floats) -> Self {
+        match floats {
+            Floats::F16 => Self::F16,
+            Floats::F32 => Self::F32,
+        }
+    }
 }
 
 /// The form of a cache's shards.

@@ -15,15 +15,15 @@ use clap::Parser;
 use kd_cache::config::{self, CacheConfig};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
-    self, BuildOutcome, BuildUntil, ConvertSettings, ExportError, ExportSettings, ExportTo, PlanSettings,
-    ReportSettings,
+    self, BuildOutcome, BuildUntil, ConvertSettings, ExportError, ExportSettings, ExportTo, ImportSettings,
+    PlanSettings, ReportSettings,
 };
 use kd_cache::target::Temperature;
 use serde::Serialize;
 
 use args::{
-    BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, PageArgs,
-    PlanArgs, ReportArgs, ShowArgs, VerifyArgs,
+    BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, ImportArgs,
+    PageArgs, PlanArgs, ReportArgs, ShowArgs, VerifyArgs,
 };
 use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
 
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Fidelity(args) => fidelity(&args),
         Command::Export(args) => export(&args),
         Command::Convert(args) => convert(&args),
+        Command::Import(args) => import(&args),
         Command::Report(args) => page_of(&args),
     };
     done.unwrap_or_else(|error| fail(&error))
@@ -133,6 +134,30 @@ fn convert(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     let stop = on_interrupt()?;
     let report = ops::convert(&args.from, &args.to, &settings, stop, &Terminal::new(args.quiet))?;
     give(&args.report, &report, || report::convert(&report, &args.to))?;
+    if !report.complete {
+        eprintln!("interrupted; the same command goes on where it was");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
+    let settings = ImportSettings {
+        from: args.from.into(),
+        paths: args.paths.clone(),
+        codec: args.compression_config.clone(),
+        tokenizer: args.tokenizer.clone(),
+        classes: args.classes,
+        teacher: args.teacher.clone(),
+        k: args.k,
+        form: args.form.into(),
+        values: args.values.into(),
+        level: args.level,
+        shard_samples: args.shard_samples,
+    };
+    let stop = on_interrupt()?;
+    let report = ops::import(&settings, &args.out, stop, &Terminal::new(args.quiet))?;
+    give(&args.report, &report, || report::import(&report, &args.out))?;
     if !report.complete {
         eprintln!("interrupted; the same command goes on where it was");
         return Ok(ExitCode::from(INTERRUPTED));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use indicatif::{HumanBytes, HumanCount};
 use kd_cache::ops::{
-    BuildOutcome, BuildReport, CacheReport, ConvertReport, ExportReport, FidelityReport, InspectReport,
-    PlanReport, ShowReport, VerifyReport,
+    BuildOutcome, BuildReport, CacheReport, ConvertReport, ExportReport, FidelityReport, ImportReport,
+    InspectReport, PlanReport, ShowReport, VerifyReport,
 };
 
 /// Head classes shown at most.
@@ -85,6 +85,23 @@ pub fn convert(report: &ConvertReport, out: &Path) -> String {
         HumanBytes(cache.bytes),
         cache.bytes_per_position,
         HumanBytes(report.bytes_before),
+    )
+}
+
+/// What was imported.
+pub fn import(report: &ImportReport, out: &Path) -> String {
+    let cache = &report.cache;
+    format!(
+        "{}: {} rows, {} positions, {}, {:.1} bytes per position\n{} of {} classes are exact at every position; \
+         the files have {:.1} % of the mass at T = 1, and of the rest nothing but its mass is known\n",
+        out.display(),
+        HumanCount(cache.samples),
+        HumanCount(cache.positions),
+        HumanBytes(cache.bytes),
+        cache.bytes_per_position,
+        cache.k,
+        HumanCount(cache.classes as u64),
+        100.0 * report.mean_mass,
     )
 }
 

@@ -10,7 +10,10 @@ use super::TokensError;
 /// Entries keep their order; what one stands for is sorted by path, so that the order does not
 /// depend on where a corpus lies or on how the file system lists it. In folders, only files with
 /// one of `extensions` count (all files where there are none), and nothing hidden.
-pub(super) fn resolve(entries: &[PathBuf], extensions: &[&str]) -> Result<Vec<PathBuf>, TokensError> {
+///
+/// # Errors
+/// [`TokensError`]: an entry stands for nothing, or cannot be read.
+pub fn resolve(entries: &[PathBuf], extensions: &[&str]) -> Result<Vec<PathBuf>, TokensError> {
     let mut files = Vec::new();
     for entry in entries {
         let mut found = Vec::new();

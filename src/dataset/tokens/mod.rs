@@ -26,6 +26,8 @@ mod text;
 mod tokenizer;
 
 pub use error::TokensError;
+pub use files::resolve as files;
+pub use rows::fingerprint;
 pub use tokenizer::{Tokenizer, TokenizerIdentity};
 
 use super::DatasetError;

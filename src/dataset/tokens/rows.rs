@@ -14,6 +14,41 @@ pub(super) struct Meaning {
     pub(super) end_of_document: Option<u32>,
 }
 
+/// The fingerprint of rows of tokens as it is made.
+struct Fingerprint {
+    hasher: Hasher,
+    bytes: Vec<u8>,
+}
+
+impl Fingerprint {
+    fn new(rows: u64) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.update(b"tokens-u32");
+        hasher.update(&rows.to_le_bytes());
+        Self { hasher, bytes: Vec::new() }
+    }
+
+    /// Adds the next row: its tokens, and where its documents begin.
+    fn add(&mut self, tokens: &[u32], starts: &[usize]) {
+        let bytes = &mut self.bytes;
+        bytes.clear();
+        bytes.extend((tokens.len() as u64).to_le_bytes());
+        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend((starts.len() as u64).to_le_bytes());
+        bytes.extend(starts.iter().flat_map(|start| (*start as u64).to_le_bytes()));
+        self.hasher.update(bytes);
+    }
+}
+
+/// What [`TokenDataset::fingerprint`] is of `rows` that are one document each.
+pub fn fingerprint<'a>(rows: impl ExactSizeIterator<Item = &'a [u32]>) -> Digest {
+    let mut print = Fingerprint::new(rows.len() as u64);
+    for row in rows {
+        print.add(row, if row.is_empty() { &[] } else { &[0] });
+    }
+    print.hasher.finish()
+}
+
 /// Rows of tokens; sample ids are row numbers.
 pub(super) struct Rows {
     corpus: Corpus,
@@ -28,26 +63,17 @@ pub(super) struct Rows {
 impl Rows {
     /// Goes through all rows once.
     pub(super) fn new(corpus: Corpus, plan: Plan, meaning: Meaning) -> Self {
-        let mut hasher = Hasher::new();
-        hasher.update(b"tokens-u32");
-        hasher.update(&plan.len().to_le_bytes());
+        let mut print = Fingerprint::new(plan.len());
         let (mut length, mut tokens, mut largest) = (0, 0, 0);
         let mut row = Sequence::default();
-        let mut bytes = Vec::new();
         for index in 0..plan.len() {
             plan.fill(&corpus, index, &mut row);
-            bytes.clear();
-            bytes.extend((row.tokens.len() as u64).to_le_bytes());
-            bytes.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
-            let starts = row.document_starts();
-            bytes.extend((starts.len() as u64).to_le_bytes());
-            bytes.extend(starts.iter().flat_map(|start| (*start as u64).to_le_bytes()));
-            hasher.update(&bytes);
+            print.add(&row.tokens, &row.document_starts());
             length = length.max(row.tokens.len());
             tokens += row.tokens.len() as u64;
             largest = row.tokens.iter().copied().fold(largest, u32::max);
         }
-        Self { corpus, plan, meaning, length, tokens, largest, fingerprint: hasher.finish() }
+        Self { corpus, plan, meaning, length, tokens, largest, fingerprint: print.hasher.finish() }
     }
 
     fn row(&self, id: SampleId) -> Result<u64, DatasetError> {

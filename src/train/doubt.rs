@@ -1,0 +1,60 @@
+//! What a cache does not know of its tails at the temperature of a run.
+
+use super::TrainError;
+use super::setup::Training;
+use crate::config::TrainConfig;
+use crate::target::{PositionTarget, Temperature};
+
+/// Positions over which means are taken, at least, if there are as many.
+const POSITIONS: usize = 4096;
+/// Samples that are read at once.
+const ROWS: u64 = 16;
+
+/// A warning where the tails of the cache are known at T = 1 alone and `loss.temperature` is another: what mass
+/// they may have there, and what is taken.
+///
+/// # Errors
+/// Those of reading the cache.
+pub(super) fn of_tails(config: &TrainConfig, training: &Training) -> Result<Option<String>, TrainError> {
+    let temperature = Temperature::new(config.loss.temperature)?;
+    let of_curve = config.loss.weights.of_targets() && config.loss.tail.reads_curve();
+    let Some(space) = training.space.as_ref().filter(|space| {
+        of_curve && space.has_tail() && space.nodes.as_slice() == [1.0] && temperature != Temperature::ONE
+    }) else {
+        return Ok(None);
+    };
+    let samples = &training.samples;
+    let (mut least, mut taken, mut most, mut positions) = (0.0, 0.0, 0.0, 0usize);
+    let mut first = 0;
+    while positions < POSITIONS && first < samples.len() {
+        let indices: Vec<u64> = (first..samples.len().min(first + ROWS)).collect();
+        first += ROWS;
+        let Some(batch) = samples.batch(&indices, 0)?.targets else { break };
+        for row in 0..batch.rows {
+            let (ids, values, curve) = batch.row(row);
+            let count = batch.count(row);
+            let target = PositionTarget {
+                classes: space.classes,
+                ids: &ids[..count],
+                values: &values[..count],
+                nodes: &space.nodes,
+                curve,
+            };
+            let Some(bounds) = target.tail_mass_bounds(temperature) else { continue };
+            least += bounds.0;
+            most += bounds.1;
+            taken += target.decode(temperature).tail_mass;
+            positions += 1;
+        }
+    }
+    let mean = |sum: f64| 100.0 * sum / positions.max(1) as f64;
+    Ok(Some(format!(
+        "warning: loss.temperature = {}, and this cache knows its tails at T = 1 alone: at {0} they have between {:.1} % \
+         and {:.1} % of the mass, and {:.1} % is taken (means over {positions} positions). Targets are exact at T = 1; a \
+         cache that kd-cache build makes is right at every temperature",
+        temperature.get(),
+        mean(least),
+        mean(most),
+        mean(taken),
+    )))
+}
