@@ -41,8 +41,9 @@ def table(summary):
     lines = [
         f"teacher     SmolLM2-135M, run once over {summary['positions']:,} positions in"
         f" {summary['build_seconds']:.0f} s ({summary['positions_per_second']:,.0f} positions/s)",
-        f"cache       {summary['bytes'] / 1e6:.2f} MB with its tokens, {summary['bytes_per_position']:.1f} bytes per position:"
-        f" {summary['k']} of {summary['classes']:,} classes exact, the rest as a curve and {summary['rank']} bytes",
+        f"cache       {summary['bytes_per_position']:.1f} bytes per position, its token among them, and"
+        f" {summary['bytes_once'] / 1e6:.1f} MB once: {summary['k']} of {summary['classes']:,} classes exact, the rest as"
+        f" a curve and {summary['rank']} bytes",
         "",
         "learned from   perplexity   KL to the teacher   agreement (%)   calibration error   seconds",
     ]
@@ -96,18 +97,20 @@ def main():
         own += ["tokenizer=data/smollm2-135m/tokenizer.json", f"validation.documents.cache={validation}"]
         own += ["train.select_by=documents.perplexity", *options.set_train]
         trained = run([tools / "kd-train", "--cache", cache, "--config", TRAIN_CONFIG, "--out", out, *sets(own)])
-        says = run([tools / "kd-train", "generate", out, "--prompt", PROMPT, "--max-new-tokens", 24, "--temperature", 0])
+        says = run([tools / "kd-train", "generate", out, "--prompt", PROMPT, "--max-new-tokens", 24, "--temperature", 0.7])
         found = trained["validation"]["documents"]
         keys = ("perplexity", "kl", "agreement", "calibration_error")
         rows.append({"target": target, "seconds": trained["seconds"], "says": says["text"], **{k: found[k] for k in keys}})
     inspected = built["cache"]
+    manifest = json.loads((cache / "manifest.json").read_text())
+    in_shards = sum(shard["bytes"] for shard in manifest["shards"])
     summary = {
         "positions": inspected["positions"],
         "validation_positions": tested["cache"]["positions"],
         "build_seconds": built["seconds"],
         "positions_per_second": built["positions_per_second"],
-        "bytes": inspected["bytes"],
-        "bytes_per_position": inspected["bytes_per_position"],
+        "bytes_once": inspected["bytes"] - in_shards,
+        "bytes_per_position": in_shards / inspected["positions"],
         **{key: inspected[key] for key in ("k", "classes", "rank")},
         "parameters": trained["parameters"],
         "epochs": options.epochs,

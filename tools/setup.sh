@@ -387,7 +387,10 @@ setup_language_model() {
         # shellcheck disable=SC2086  # one word for each package
         debian_package $DOCS_PACKAGES ||
             die "the Python documentation is not to be had from Debian's packages $DOCS_PACKAGES. Put text files (*.rst.txt) into $docs, an empty file 'complete' beside them, and run this again"
-        mv "$scratch"/package/usr/share/doc/python3*/html/_sources "$scratch/docs"
+        # Other folders of the package are links to the one that is meant.
+        found=$(find "$scratch/package" -type d -name _sources | head -n 1)
+        [ -n "$found" ] || die "Debian's package of the Python documentation has no folder _sources: not one that this script knows"
+        mv "$found" "$scratch/docs"
         : >"$scratch/docs/complete"
         rm -rf "$docs"
         mv "$scratch/docs" "$docs"

@@ -244,9 +244,9 @@ mod tests {
             values.extend(value.to_le_bytes());
         }
         values.extend(f16::from_f32(0.125).to_le_bytes());
-        values.push(0b000_111_00); // −4 and 3 eighths
-        // Ids 4, 2, 0, 3 in three bits each.
-        let ids = [0b100_010_00, 0b0_011_0000];
+        values.push(0b0001_1100); // 000 and 111: −4 and 3 eighths
+        // Ids 4, 2, 0, 3 in three bits each: 100 010 000 011.
+        let ids = [0b1000_1000, 0b0011_0000];
         let found = codec.decode(&ids, &values).unwrap();
         let curve = [-1.0 - 0.5, -1.0 - 0.5 - 0.25 + 0.375, -1.0 - 1.0 - 0.25 * 2f64.sqrt()];
         let expected = [(4, -0.5), (2, curve[0] as f32), (0, curve[1] as f32), (3, curve[2] as f32)];
