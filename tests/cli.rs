@@ -322,3 +322,29 @@ fn train_reports() {
     let eval = kd_train(&args!["eval", run]).code(0);
     assert!(eval.out.starts_with("test: 256 samples, accuracy 0."), "{}", eval.out);
 }
+
+#[test]
+fn a_config_is_printed_as_it_is_understood_or_with_every_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = train_config(dir.path());
+    let printed = kd_train(&args!["config", "--config", config, "--set", "train.epochs=7"]).code(0);
+    let table: toml::Table = printed.out.parse().unwrap();
+    assert_eq!(table["train"]["epochs"].as_integer(), Some(7));
+    assert_eq!(table["train"]["prefetch"].as_integer(), Some(4));
+    // What is printed is a config, and the same one.
+    let again = common::write(dir.path(), "again.toml", &printed.out);
+    assert_eq!(kd_train(&args!["config", "--config", again]).code(0).out, printed.out);
+    kd_train(&args!["config", "--config", config, "--set", "train.epoch=7"])
+        .refused(&["train.epoch", "epochs"]);
+    assert_eq!(kd_train(&["config"]).code, Some(2));
+    for (said, words) in [
+        (kd_train(&["config", "--defaults"]), ["accumulate = 1", "# Peak learning rate."]),
+        (kd_cache(&["config", "--defaults"]), ["shard_samples = 8192", "[storage]"]),
+    ] {
+        let said = said.code(0);
+        said.out.parse::<toml::Table>().unwrap();
+        for word in words {
+            assert!(said.out.contains(word), "{word:?} is not in:\n{}", said.out);
+        }
+    }
+}

@@ -119,6 +119,12 @@ fn a_student_learns_what_the_teacher_says_of_every_token() {
         let again = eval["validation"]["seen"][name].as_f64().unwrap();
         assert!((again - value.as_f64().unwrap()).abs() < 1e-6, "{name}: {again}, {value}");
     }
+    // The same with products in bfloat16.
+    let half = case.train("half", &["train.precision=bf16"]).code(0).json();
+    let kl = half["validation"]["seen"]["kl"].as_f64().unwrap();
+    assert!(kl < kl_first / 5.0 && (kl - of("kl")).abs() > 0.0, "{kl_first} became {half}");
+    let eval = kd_train(&args!["eval", case.out("half"), "--format", "json"]).code(0).json();
+    assert!((eval["validation"]["seen"]["kl"].as_f64().unwrap() - kl).abs() < 1e-6, "{kl}: {eval}");
     // The same seed, the same run.
     let again = case.train("again", &["train.epochs=2"]).code(0).json();
     let twice = case.train("twice", &["train.epochs=2"]).code(0).json();

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,7 @@ fn students() -> [Vec<String>; 4] {
         set(&[
             "optimizer={ kind = \"rmsprop\", learning_rate = 0.001, momentum = 0.5 }",
             "train.accumulate=3",
+            "train.ema=0.9",
         ]),
     ]
 }
@@ -210,6 +212,51 @@ fn gradients_are_clipped_and_their_norm_is_told() {
     let still = epoch("still", &["train.clip_value=1e-12"]);
     assert!(tight["train_loss"].as_f64() > free["train_loss"].as_f64());
     assert!((tight["train_loss"].as_f64().unwrap() - still["train_loss"].as_f64().unwrap()).abs() < 1e-6);
+}
+
+/// The student that a run exported, by name.
+fn weights(run: &Path) -> BTreeMap<String, Vec<f32>> {
+    let named = tch::Tensor::read_safetensors(run.join("student.safetensors")).unwrap();
+    named.into_iter().map(|(name, value)| (name, Vec::try_from(value.flatten(0, -1)).unwrap())).collect()
+}
+
+#[test]
+fn averaged_weights_are_measured_and_kept_and_learning_is_the_same() {
+    let case = Case::new();
+    let plain = case.train("plain", &["train.epochs=3"]).code(0).json();
+    let slow = case.train("slow", &["train.epochs=3", "train.ema=0.999"]).code(0).json();
+    assert_eq!(plain["train_loss"], slow["train_loss"]);
+    let last = |name: &str| lines(&case.out(name).join("metrics.jsonl")).pop().unwrap();
+    assert_ne!(last("plain")["validation"], last("slow")["validation"]);
+    assert_ne!(weights(&case.out("plain")), weights(&case.out("slow")));
+    // An average that forgets at once is the weights themselves.
+    case.train("quick", &["train.epochs=3", "train.ema=1e-12"]).code(0);
+    for (name, expected) in weights(&case.out("plain")) {
+        for (a, b) in expected.iter().zip(&weights(&case.out("quick"))[&name]) {
+            assert!((a - b).abs() < 1e-6, "{name}: {a} is not {b}");
+        }
+    }
+    case.train("refused", &["train.ema=1.0"]).refused(&["train.ema", "less than 1"]);
+}
+
+#[test]
+fn frozen_weights_stay_as_they_begin() {
+    let case = Case::new();
+    case.train("free", &["train.epochs=1"]).code(0);
+    let names: Vec<String> = weights(&case.out("free")).into_keys().collect();
+    let frozen = &names[0];
+    let set = format!("train.freeze=[{frozen:?}]");
+    let short = case.train("short", &["train.epochs=1", &set]).code(0).json();
+    case.train("long", &["train.epochs=3", &set]).code(0);
+    let (short_weights, long_weights) = (weights(&case.out("short")), weights(&case.out("long")));
+    for name in &names {
+        let same = short_weights[name] == long_weights[name];
+        assert_eq!(same, name == frozen, "{name}, frozen {frozen}");
+    }
+    let all: usize = short_weights.values().map(Vec::len).sum();
+    assert_eq!(short["parameters"], json!(all - short_weights[frozen].len()));
+    case.train("refused", &["train.freeze=[\"nobody\"]"]).refused(&["train.freeze", "\"nobody\"", frozen]);
+    case.train("refused", &["train.freeze=[\"\"]"]).refused(&["train.freeze", "every weight is frozen"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{CacheError, durable};
 /// Held while a process writes into a cache; the system releases it however the process ends.
 #[derive(Debug)]
 pub struct WriterLock {
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
@@ -39,7 +39,7 @@ impl WriterLock {
             }
             // The lock counts only if it is on the file that others will find.
             if same_file(&file, &path) {
-                return Ok(Self { _file: file, path });
+                return Ok(Self { file, path });
             }
         }
     }
@@ -51,6 +51,14 @@ impl WriterLock {
     pub fn finish(self) -> Result<(), CacheError> {
         let folder = self.path.parent().unwrap_or(&self.path);
         fs::remove_dir_all(folder).map_err(|source| CacheError::Write { path: folder.to_owned(), source })
+    }
+}
+
+impl Drop for WriterLock {
+    /// Closing would do, but for a program that is just being started: until it runs, it has a copy of the file and
+    /// with it the lock.
+    fn drop(&mut self) {
+        drop(self.file.unlock());
     }
 }
 

@@ -12,6 +12,7 @@ mod fault;
 mod images;
 mod load;
 mod optim;
+mod outline;
 mod student;
 mod teacher;
 mod tokens;
@@ -31,6 +32,7 @@ pub use images::{
 };
 pub use load::{Config, load, load_str};
 pub use optim::{OptimizerConfig, ScheduleConfig};
+pub use outline::outline;
 pub use student::{LlamaConfig, StudentConfig};
 pub use teacher::{
     DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH, OutputKind, TeacherConfig, TeacherKind,
@@ -40,5 +42,5 @@ pub use tokens::{
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
 pub use train::{
-    DkdConfig, InitConfig, LossConfig, LossWeights, TrainConfig, TrainSection, ValidationConfig,
+    DkdConfig, InitConfig, LossConfig, LossWeights, Precision, TrainConfig, TrainSection, ValidationConfig,
 };

@@ -211,6 +211,14 @@ pub struct TrainSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub clip_value: Option<f64>,
+    /// Decay of an exponential moving average of the weights: it is measured, kept and exported in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
+    pub ema: Option<f64>,
+    /// Weights whose names begin with one of these stay as they begin: `model.embed_tokens`, say. The running
+    /// statistics of a batch norm go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
     /// Ends the run after so many steps, if epochs do not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -226,6 +234,9 @@ pub struct TrainSection {
     /// `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "default_device")]
     pub device: String,
+    /// What matrices are multiplied in. Language models only.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// Threads of libtorch; default: one per core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -240,6 +251,32 @@ pub struct TrainSection {
     /// the training loss where there is no set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select_by: Option<String>,
+}
+
+/// What matrices are multiplied in. Weights, what changes them, norms, softmaxes and losses are single precision
+/// in every case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16, as in mixed-precision training: as wide as single precision, so that no loss needs scaling.
+    Bf16,
+}
+
+impl Precision {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The word used in configs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 fn one() -> usize {

@@ -88,6 +88,9 @@ fn row(place: Place, line: &str) -> Result<ForeignRow, ForeignError> {
             entries.len()
         )));
     }
+    if entries.len() > tokens.len() {
+        return Err(place.wrong(format!("{} tokens, and {} entries", tokens.len(), entries.len())));
+    }
     // Of entries for all tokens the first says what the first token is, which nothing stands before.
     let skipped = (entries.len() + 1).saturating_sub(tokens.len());
     let mut row = ForeignRow::new(place);

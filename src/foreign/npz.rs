@@ -48,15 +48,29 @@ pub(super) fn rows(path: &Path) -> Result<ForeignRows<'_>, ForeignError> {
         if own > length {
             return Err(row.place.wrong(format!("expected a length of at most {length}, found {own}")));
         }
-        let tokens = &tokens.values[number * length..][..own];
         // Where nothing is said after the longest row's last token, nothing is after a shorter one's.
         for position in 0..own.saturating_sub(length - positions) {
             let at = (number * positions + position) * k;
-            let own = ids.values[at..at + k].iter().map(|id| *id as u32);
-            row.push(own.zip(logprobs.values[at..at + k].iter().map(|value| *value as f32)));
+            let mut entry = Vec::with_capacity(k);
+            for (id, logprob) in ids.values[at..at + k].iter().zip(&logprobs.values[at..at + k]) {
+                // What fills up an entry of fewer classes has no id to speak of.
+                if *logprob != f64::NEG_INFINITY {
+                    let id = whole(*id).map_err(|problem| row.place.wrong_at(position, &problem))?;
+                    entry.push((id, *logprob as f32));
+                }
+            }
+            row.push(entry);
         }
-        row.close(tokens.iter().map(|token| *token as u32).collect())
+        let tokens = tokens.values[number * length..][..own].iter().map(|token| whole(*token));
+        let tokens = tokens.collect::<Result<_, _>>().map_err(|problem| row.place.wrong(problem))?;
+        row.close(tokens)
     })))
+}
+
+/// A token's id.
+fn whole(value: f64) -> Result<u32, String> {
+    let id = value as u32;
+    if f64::from(id) == value { Ok(id) } else { Err(format!("expected the id of a token, found {value}")) }
 }
 
 type Archive = ZipArchive<BufReader<File>>;

@@ -15,6 +15,7 @@ pub struct Head {
     /// Classes and log-probabilities at T = 1, falling; ties by rising class.
     entry: Vec<(u32, f32)>,
     mass: f64,
+    classes: usize,
 }
 
 impl Head {
@@ -62,7 +63,7 @@ impl Head {
                 classes - self.entry.len()
             ));
         }
-        self.mass = held;
+        (self.mass, self.classes) = (held, classes);
         Ok(())
     }
 
@@ -89,18 +90,21 @@ impl Head {
     }
 
     /// Writes the first `ids.len()` classes and their logits relative to the largest, and gives g(1), the
-    /// logarithm of what the others have on the same scale.
+    /// logarithm of what the others have on the same scale, rounding apart: −∞ where there are no others.
     ///
     /// # Panics
     /// When there are fewer classes.
     pub fn put(&self, ids: &mut [u32], values: &mut [f32]) -> f32 {
         let largest = self.entry[0].1;
         let mut held = 0.0;
-        for ((id, value), (class, logprob)) in ids.iter_mut().zip(values).zip(&self.entry[..]) {
+        for ((id, value), (class, logprob)) in ids.iter_mut().zip(values.iter_mut()).zip(&self.entry) {
             (*id, *value) = (*class, logprob - largest);
             held += f64::from(*logprob).exp();
         }
-        ((1.0 - held).max(MIN_TAIL_MASS).ln() - f64::from(largest)) as f32
+        // None of the others is more probable than the least that is kept.
+        let others = (self.classes - ids.len()) as f64;
+        let most = others * f64::from(values.last().map_or(0.0, |value| value + largest)).exp();
+        ((1.0 - held).max(MIN_TAIL_MASS).min(most).ln() - f64::from(largest)) as f32
     }
 }
 

@@ -1,7 +1,9 @@
 //! How weights are changed: the optimizer, and its learning rate over the steps.
 
+mod average;
 mod optimizer;
 mod schedule;
 
+pub use average::Average;
 pub use optimizer::{Memory, Optimizer};
 pub use schedule::Schedule;

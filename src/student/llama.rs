@@ -11,7 +11,7 @@ use tch::nn::{Init, VarStore};
 use tch::{CModule, Device, Kind, Tensor, nn};
 
 use super::{Input, Model, State, Student, StudentError, TokenTensors};
-use crate::config::LlamaConfig;
+use crate::config::{LlamaConfig, Precision};
 
 /// Standard deviation of the first weights, that of the published models.
 const SPREAD: f64 = 0.02;
@@ -34,6 +34,8 @@ struct Shape {
     eps: f64,
     /// `θ^(−2i/d)`: `[head_dim / 2]`.
     frequencies: Tensor,
+    /// What matrices are multiplied in.
+    kind: Kind,
 }
 
 struct Layer {
@@ -96,7 +98,8 @@ impl Llama {
             .map(|at| config.rope_theta.powf(-2.0 * at as f64 / head_dim as f64) as f32)
             .collect();
         let frequencies = Tensor::from_slice(&frequencies).to_device(vs.device());
-        let shape = Shape { heads, kv_heads, head_dim, eps: config.rms_norm_eps, frequencies };
+        let shape =
+            Shape { heads, kv_heads, head_dim, eps: config.rms_norm_eps, frequencies, kind: Kind::Float };
         Self { vs, embedding, layers, norm, head, shape }
     }
 
@@ -110,7 +113,7 @@ impl Llama {
         let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false);
         for layer in &self.layers {
             x = &x + layer.attention(&self.shape.norm(&x, &layer.input_norm), &at, &self.shape, sizes);
-            x = &x + layer.mlp(&self.shape.norm(&x, &layer.after_norm));
+            x = &x + layer.mlp(&self.shape.norm(&x, &layer.after_norm), &self.shape);
         }
         self.shape.norm(&x, &self.norm)
     }
@@ -125,7 +128,7 @@ impl Llama {
         let mut forward = |inputs: &[Tensor]| {
             let tokens = &inputs[0];
             let places = tokens.ones_like().cumsum(-1, Kind::Int64) - 1;
-            vec![self.hidden(tokens, &places, None, false).matmul(&self.head_weight().tr())]
+            vec![self.head(&self.hidden(tokens, &places, None, false))]
         };
         CModule::create_by_tracing("Llama", "forward", &[example], &mut forward)
             .and_then(|module| module.save(path))
@@ -143,6 +146,11 @@ impl Shape {
         (float * (square + self.eps).rsqrt()).to_kind(x.kind()) * weight
     }
 
+    /// `x · weightᵀ`, in the precision of products.
+    fn times(&self, x: &Tensor, weight: &Tensor) -> Tensor {
+        x.to_kind(self.kind).matmul(&weight.to_kind(self.kind).tr())
+    }
+
     /// `[rows, length, heads · head_dim]` to `[rows, heads, length, head_dim]`.
     fn split(&self, x: &Tensor, heads: i64, sizes: bool) -> Tensor {
         if sizes {
@@ -158,13 +166,13 @@ impl Shape {
     fn turn(&self, x: &Tensor, at: &Positions) -> Tensor {
         let half = self.head_dim / 2;
         let turned = Tensor::cat(&[-x.narrow(-1, half, half), x.narrow(-1, 0, half)], -1);
-        x * &at.cos + turned * &at.sin
+        (x * &at.cos + turned * &at.sin).to_kind(self.kind)
     }
 }
 
 impl Layer {
     fn attention(&self, x: &Tensor, at: &Positions, shape: &Shape, sizes: bool) -> Tensor {
-        let split = |weight: &Tensor, heads: i64| shape.split(&x.matmul(&weight.tr()), heads, sizes);
+        let split = |weight: &Tensor, heads: i64| shape.split(&shape.times(x, weight), heads, sizes);
         let q = shape.turn(&split(&self.q, shape.heads), at);
         let k = shape.turn(&split(&self.k, shape.kv_heads), at);
         let v = split(&self.v, shape.kv_heads);
@@ -181,11 +189,13 @@ impl Layer {
         let mixed =
             Tensor::scaled_dot_product_attention(&q, &k, &v, at.mask.as_ref(), 0.0, causal, None, false);
         let heads: Vec<Tensor> = (0..shape.heads).map(|head| mixed.select(1, head)).collect();
-        Tensor::cat(&heads, -1).matmul(&self.o.tr())
+        // What is added up along the layers is single precision.
+        shape.times(&Tensor::cat(&heads, -1), &self.o).to_kind(Kind::Float)
     }
 
-    fn mlp(&self, x: &Tensor) -> Tensor {
-        (x.matmul(&self.gate.tr()).silu() * x.matmul(&self.up.tr())).matmul(&self.down.tr())
+    fn mlp(&self, x: &Tensor, shape: &Shape) -> Tensor {
+        let inner = shape.times(x, &self.gate).silu() * shape.times(x, &self.up);
+        shape.times(&inner, &self.down).to_kind(Kind::Float)
     }
 }
 
@@ -197,7 +207,7 @@ impl Model for Llama {
     }
 
     fn head(&self, features: &Tensor) -> Tensor {
-        features.matmul(&self.head_weight().tr())
+        self.shape.times(features, self.head_weight()).to_kind(Kind::Float)
     }
 
     fn has_head(&self) -> bool {
@@ -217,6 +227,14 @@ impl Student for Llama {
         &mut self.vs
     }
 
+    fn compute_in(&mut self, precision: Precision) -> Result<(), StudentError> {
+        self.shape.kind = match precision {
+            Precision::F32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        };
+        Ok(())
+    }
+
     fn export(&mut self, path: &Path) -> Result<(), StudentError> {
         let device = self.vs.device();
         let to = |student: &mut Self, device: Device| {
@@ -225,7 +243,10 @@ impl Student for Llama {
         };
         to(self, Device::Cpu);
         self.vs.freeze();
+        // Whoever loads it decides what it is computed in.
+        let kind = std::mem::replace(&mut self.shape.kind, Kind::Float);
         let traced = self.trace(path);
+        self.shape.kind = kind;
         self.vs.unfreeze();
         to(self, device);
         traced

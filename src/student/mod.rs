@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::StudentConfig;
+use crate::config::{Precision, StudentConfig};
 
 pub use init::{Initialised, initialise};
 pub use input::{Input, TokenTensors};
@@ -55,6 +55,17 @@ pub trait Student: Model {
 
     /// The same, to load values into.
     fn variables_mut(&mut self) -> &mut VarStore;
+
+    /// Multiplies matrices in `precision` from here on; weights and logits stay single precision.
+    ///
+    /// # Errors
+    /// [`StudentError::Precision`]: it knows single precision only.
+    fn compute_in(&mut self, precision: Precision) -> Result<(), StudentError> {
+        match precision {
+            Precision::F32 => Ok(()),
+            other => Err(StudentError::Precision { found: other.as_str() }),
+        }
+    }
 
     /// Writes the model as TorchScript for inference (evaluation mode, no gradients), to be
     /// loaded by PyTorch, by a teacher or by `kd-train eval`.
@@ -193,6 +204,12 @@ pub enum StudentError {
         blocks: usize,
         /// One input's shape.
         shape: Vec<usize>,
+    },
+    /// A student that multiplies in single precision only.
+    #[error("train.precision = \"{found}\" is for student.kind = \"llama\"; leave the key out for others")]
+    Precision {
+        /// Asked for.
+        found: &'static str,
     },
     /// A language model over images.
     #[error(

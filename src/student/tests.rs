@@ -106,7 +106,7 @@ fn what_does_not_fit_is_refused_with_a_way_out() {
 
 mod llama {
     use super::*;
-    use crate::config::LlamaConfig;
+    use crate::config::{LlamaConfig, Precision};
 
     fn config() -> StudentConfig {
         StudentConfig::Llama(LlamaConfig {
@@ -202,6 +202,40 @@ mod llama {
             assert!(off(&here, &there.flatten(0, 1)) < 1e-5, "{rows} × {length}");
         }
         assert!(!student.variables().trainable_variables().is_empty());
+    }
+
+    /// Logits and gradients are single precision, and those of single precision but for the rounding of bfloat16.
+    #[test]
+    fn products_in_bfloat16_are_near_those_in_single_precision() {
+        let _alone = GENERATOR.lock().unwrap();
+        let answers = |precision: Precision| {
+            let mut student = made(6);
+            student.compute_in(precision).unwrap();
+            let input = Input::Tokens(TokenTensors::whole(2, &[3, 1, 4, 1, 5, 9, 2, 6], Device::Cpu));
+            let logits = student.head(&student.features(&input).unwrap());
+            (&logits * &logits).sum(Kind::Float).backward();
+            let variables = student.variables().variables();
+            let mut gradients: Vec<_> =
+                variables.into_iter().map(|(name, value)| (name, value.grad())).collect();
+            gradients.sort_by(|a, b| a.0.cmp(&b.0));
+            (logits.detach(), gradients)
+        };
+        let (whole, half) = (answers(Precision::F32), answers(Precision::Bf16));
+        let apart = |a: &Tensor, b: &Tensor| {
+            assert_eq!((a.kind(), b.kind()), (Kind::Float, Kind::Float));
+            let norm = |x: Tensor| f64::try_from(x.norm()).unwrap();
+            norm(a - b) / norm(a.copy())
+        };
+        // Eight bits of significand, and a few products one after the other.
+        let found = apart(&whole.0, &half.0);
+        assert!(found > 1e-5 && found < 0.02, "logits: {found}");
+        for ((name, a), (_, b)) in whole.1.iter().zip(&half.1) {
+            assert!(apart(a, b) < 0.05, "{name}: {}", apart(a, b));
+        }
+        let mut other = create(&kinds()[1].0, Asked::Images(&[12]), 5, Device::Cpu).unwrap();
+        other.compute_in(Precision::F32).unwrap();
+        let refused = other.compute_in(Precision::Bf16).unwrap_err().to_string();
+        assert!(refused.contains("train.precision = \"bf16\""), "{refused}");
     }
 
     #[test]

@@ -78,6 +78,17 @@ pub enum TrainError {
         /// Its weight.
         weight: f64,
     },
+    /// A name to freeze that is no weight's.
+    #[error("train.freeze: no weight's name begins with \"{name}\"; there are {known}")]
+    Freeze {
+        /// In the config.
+        name: String,
+        /// The student's.
+        known: String,
+    },
+    /// Nothing is left to learn.
+    #[error("train.freeze: every weight is frozen; leave some out")]
+    AllFrozen,
     /// A batch without positions.
     #[error("the cache has a batch of rows without any token")]
     Empty,

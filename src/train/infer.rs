@@ -98,6 +98,7 @@ pub(super) fn language_model(
     }
     readable(&run.variables())?;
     let mut student = student::create(&kept, Asked::Tokens, classes, device)?;
+    student.compute_in(config.train.precision)?;
     if student.state() == State::Variables {
         checkpoint::load_variables(student.as_mut(), &run.variables())?;
     }

@@ -21,7 +21,7 @@ use crate::libtorch;
 use crate::loader::{Batch, Order, stream};
 use crate::loss::{LossTerms, WeightedLoss};
 use crate::ops::Progress;
-use crate::optim::{Optimizer, Schedule};
+use crate::optim::{Average, Optimizer, Schedule};
 use crate::student::{self, Asked, Initialised, State, Student};
 use crate::target::Temperature;
 
@@ -82,12 +82,15 @@ pub fn run(
 
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
+    freeze(student.as_ref(), &config.train.freeze)?;
     let mut optimizer = Optimizer::new(&config.optimizer, student.variables());
     if let (None, Some(init)) = (&kept, &config.init) {
         let done = student::initialise(student.as_mut(), &init.weights)?;
         progress.say(&begun_with(&done, &init.weights));
     }
-    let parameters = student.variables().trainable_variables().iter().map(|v| v.numel() as u64).sum();
+    let mut average = config.train.ema.map(|decay| Average::new(decay, student.variables()));
+    let trainable = student.variables().trainable_variables();
+    let parameters = trainable.iter().filter(|v| v.requires_grad()).map(|v| v.numel() as u64).sum();
     let mut report = TrainReport {
         outcome: TrainOutcome::Trained,
         epochs: 0,
@@ -116,7 +119,7 @@ pub fn run(
             folder.write_config(&resolved)?;
         }
         Some(kept) => {
-            kept.put(&folder, student.as_mut(), &mut optimizer)?;
+            kept.put(&folder, student.as_mut(), &mut optimizer, average.as_mut())?;
             (place, sums) = (kept.place, kept.sums);
             sums.move_to(device);
             resume::report(&folder, &place, &mut report)?;
@@ -132,6 +135,7 @@ pub fn run(
         folder: &folder,
         loss,
         optimizer,
+        average,
         schedule,
         device,
         place,
@@ -147,6 +151,7 @@ pub fn run(
             break;
         };
         student.set_training(false);
+        course.swap();
         for set in &sets {
             let (batch, classes) = (config.train.batch, training.classes);
             let measured = evaluate(student.as_ref(), set, batch, classes, device)?;
@@ -165,6 +170,7 @@ pub fn run(
             report.best_epoch = Some(trained.epoch);
             report.validation.clone_from(&trained.validation);
         }
+        course.swap();
         (report.epochs, report.steps) = (trained.epoch, trained.step);
         report.train_loss = Some(trained.train_loss);
         folder.add_epoch(&trained)?;
@@ -204,7 +210,27 @@ fn create(
     {
         path.clone_from(module);
     }
-    Ok(student::create(&student, asked, training.classes, device)?)
+    let mut student = student::create(&student, asked, training.classes, device)?;
+    student.compute_in(config.train.precision)?;
+    Ok(student)
+}
+
+/// Keeps the weights whose names begin with one of `names` as they are.
+fn freeze(student: &dyn Student, names: &[String]) -> Result<(), TrainError> {
+    let mut variables: Vec<_> = student.variables().variables().into_iter().collect();
+    variables.sort_by(|a, b| a.0.cmp(&b.0));
+    let known = || variables.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(name) = names.iter().find(|name| !variables.iter().any(|(own, _)| own.starts_with(*name))) {
+        return Err(TrainError::Freeze { name: name.clone(), known: known() });
+    }
+    let frozen = |own: &str| names.iter().any(|name| own.starts_with(name.as_str()));
+    if variables.iter().all(|(own, value)| !value.requires_grad() || frozen(own)) {
+        return Err(TrainError::AllFrozen);
+    }
+    for (_, value) in variables.iter().filter(|(own, _)| frozen(own)) {
+        drop(value.set_requires_grad(false));
+    }
+    Ok(())
 }
 
 /// What a student begins with, in a line.
@@ -227,6 +253,8 @@ struct Course<'a> {
     folder: &'a RunFolder,
     loss: WeightedLoss,
     optimizer: Optimizer,
+    /// Of the weights, where it is what is measured and kept.
+    average: Option<Average>,
     schedule: Schedule,
     device: Device,
     place: Place,
@@ -254,8 +282,15 @@ impl Course<'_> {
         self.sums = Sums::default();
     }
 
+    /// Puts the average in place of the weights, and the next time back.
+    fn swap(&mut self) {
+        if let Some(average) = &mut self.average {
+            average.swap();
+        }
+    }
+
     fn keep(&self, student: &mut dyn Student) -> Result<(), TrainError> {
-        state::save(self.folder, &self.place, student, &self.optimizer, &self.sums)
+        state::save(self.folder, &self.place, student, &self.optimizer, self.average.as_ref(), &self.sums)
     }
 
     /// The rest of one pass over the samples; `None` when it was stopped.
@@ -342,6 +377,9 @@ impl Course<'_> {
         }
         let norm = section.clip_norm.and_then(|most| self.optimizer.clip_norm(most));
         self.optimizer.step(learning_rate);
+        if let Some(average) = &mut self.average {
+            average.update();
+        }
         self.sums.add(&terms, over, norm.as_ref());
         Ok(terms)
     }

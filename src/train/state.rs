@@ -1,7 +1,7 @@
 //! Where a run is, kept so that an interrupted one goes on to the same bits.
 //!
-//! One file, `checkpoints/state.safetensors`, replaced whole: the student's variables, what the optimizer
-//! remembers, the sums of the epoch at hand, and a few numbers. A module that holds state of its own lies beside
+//! One file, `checkpoints/state.safetensors`, replaced whole: the student's variables and their average, what the
+//! optimizer remembers, the sums of the epoch at hand, and a few numbers. A module that holds state of its own lies beside
 //! it, in a file that is named after the step and written first.
 
 use std::collections::BTreeMap;
@@ -13,11 +13,12 @@ use tch::{Kind, Tensor};
 use super::sums::Sums;
 use super::{RunFolder, TrainError};
 use crate::checkpoint;
-use crate::optim::Optimizer;
+use crate::optim::{Average, Optimizer};
 use crate::student::{State, Student};
 
 const MODEL: &str = "model.";
 const OPTIMIZER: &str = "optimizer.";
+const AVERAGE: &str = "average.";
 const SUMS: &str = "sums.";
 const NUMBERS: &str = "numbers";
 const SCORE: &str = "score";
@@ -41,6 +42,7 @@ pub(super) fn save(
     place: &Place,
     student: &mut dyn Student,
     optimizer: &Optimizer,
+    average: Option<&Average>,
     sums: &Sums,
 ) -> Result<(), TrainError> {
     if student.state() == State::Module {
@@ -53,6 +55,9 @@ pub(super) fn save(
         student.variables().variables().into_iter().map(|(name, value)| (MODEL.to_owned() + &name, value)),
     );
     named.extend(memory.into_iter().map(|(name, value)| (OPTIMIZER.to_owned() + &name, value)));
+    if let Some(average) = average {
+        named.extend(average.state().into_iter().map(|(name, value)| (AVERAGE.to_owned() + &name, value)));
+    }
     named.extend(sums.tensors().into_iter().map(|(name, value)| (SUMS.to_owned() + name, value)));
     let (best, score) = place.best.map_or((0, 0.0), |(epoch, score)| (epoch, score));
     let over = sums.over();
@@ -141,6 +146,7 @@ impl Kept {
         folder: &RunFolder,
         student: &mut dyn Student,
         optimizer: &mut Optimizer,
+        average: Option<&mut Average>,
     ) -> Result<(), TrainError> {
         for (name, mut variable) in student.variables().variables() {
             let kept = self.named.get(&(MODEL.to_owned() + &name));
@@ -151,10 +157,15 @@ impl Kept {
                 })?;
             tch::no_grad(|| variable.copy_(kept));
         }
-        let memory = self.named.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix(OPTIMIZER)?.to_owned(), value.shallow_clone()))
-        });
-        optimizer.restore(self.optimizer_steps, &memory.collect());
+        let memory = |of: &str| {
+            let named = self.named.iter();
+            let own = named.filter_map(|(name, value)| Some((name.strip_prefix(of)?.to_owned(), value)));
+            own.map(|(name, value)| (name, value.shallow_clone())).collect()
+        };
+        optimizer.restore(self.optimizer_steps, &memory(OPTIMIZER));
+        if let Some(average) = average {
+            average.restore(self.place.step, &memory(AVERAGE));
+        }
         Ok(())
     }
 }

@@ -53,8 +53,11 @@ fn backward_in(
         terms.total.f_backward().map_err(failed)?;
         terms.add_to(&mut sum);
     }
-    // d loss / d features is known: the sum of their products has that very gradient.
-    (features * leaf.grad()).sum(Kind::Float).f_backward().map_err(failed)?;
+    // d loss / d features is known: the sum of their products has that very gradient. Where all that makes the
+    // features is frozen, there is none to find.
+    if features.requires_grad() {
+        (features * leaf.grad()).sum(Kind::Float).f_backward().map_err(failed)?;
+    }
     sum.ok_or(TrainError::Empty)
 }
 

@@ -10,7 +10,7 @@ use kd_cache::config::{
 use kd_cache::foreign::ForeignFormat;
 use kd_cache::ops::ExportForm;
 
-use crate::shared::Format;
+use crate::shared::{Format, PrintConfigArgs};
 
 /// Run a teacher once and keep its predictions: distillation targets that are right at every
 /// temperature.
@@ -64,6 +64,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Make a cache of log-probabilities that another tool kept; its tails are known at T = 1 only
     Import(ImportArgs),
+    /// Print a build's config as it is understood, or every key with its default
+    Config(PrintConfigArgs),
     /// Write one HTML page with pictures of a cache's targets, size and provenance, or its data as JSON
     Report(PageArgs),
 }

@@ -25,7 +25,7 @@ use args::{
     BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, ImportArgs,
     PageArgs, PlanArgs, ReportArgs, ShowArgs, VerifyArgs,
 };
-use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
+use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_config, print_json};
 
 /// Exit code of a cache that is not what its manifest says.
 const DAMAGED: u8 = 1;
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Export(args) => export(&args),
         Command::Convert(args) => convert(&args),
         Command::Import(args) => import(&args),
+        Command::Config(args) => print_config::<CacheConfig>(&args),
         Command::Report(args) => page_of(&args),
     };
     done.unwrap_or_else(|error| fail(&error))

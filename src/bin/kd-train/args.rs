@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::shared::Format;
+use crate::shared::{Format, PrintConfigArgs};
 
 /// Train students from cached teacher predictions: no teacher runs in any epoch.
 ///
@@ -21,6 +21,7 @@ use crate::shared::Format;
 Examples:
   kd-train --cache my-cache --config configs/train/fashion-mnist.toml --out runs/t4 --set loss.temperature=4
   kd-train --cache my-cache --config configs/train/fashion-mnist.toml --out runs/t4 --set loss.temperature=4 --resume
+  kd-train config --defaults > my-config.toml
   kd-train eval runs/t4
   kd-train predict runs/t4 --dataset test --out predictions.jsonl
   kd-train generate runs/lm --prompt 'The list is sorted' --max-new-tokens 40
@@ -78,6 +79,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Go on with a prompt, as a run's language model would
     Generate(GenerateArgs),
+    /// Print a config as it is understood, or every key with its default
+    Config(PrintConfigArgs),
 }
 
 /// Which run, and whose data.

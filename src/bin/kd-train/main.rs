@@ -16,7 +16,7 @@ use kd_cache::config::{self, TrainConfig};
 use kd_cache::train::{self, GenerateSettings, RunFolder, RunOptions, TrainOutcome};
 
 use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
-use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_json};
+use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_config, print_json};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         (Some(Command::Eval(args)), _) => eval(args),
         (Some(Command::Predict(args)), _) => predict(args),
         (Some(Command::Generate(args)), _) => generate(args),
+        (Some(Command::Config(args)), _) => print_config::<TrainConfig>(args),
         (None, Some(args)) => train(args),
         (None, None) => Cli::command()
             .error(UsageError::MissingRequiredArgument, "--config and --out are needed, or a subcommand")
