@@ -72,7 +72,7 @@ class Experiment:
         if name in RANKS:
             k, rank = RANKS[name]
             run("build", *self.base, *sets([f"head.k={k}", f"tail.rank={rank}"]), "--out", cache)
-        elif not cache.exists() or not (cache / "manifest.json").exists():
+        elif not (cache / "manifest.json").exists():
             draws = 50 if name == "sampled50" else self.equal_draws()
             run("build", *self.base, *sets(self.drawn(draws)), "--out", cache)
         return cache
@@ -105,13 +105,13 @@ class Experiment:
         """Trains and measures one student."""
         kind, _, temperature = name.partition("@")
         temperature = float(temperature or 1)
-        cache, tail = KINDS[kind]
-        cache = self.train_cache(cache)
         folder = self.out / "runs" / f"{name.replace('@', '-t')}-seed{seed}"
         # A run whose measures were written down is done.
         done = folder.with_suffix(".json")
         if done.exists():
             return json.loads(done.read_text())
+        cache, tail = KINDS[kind]
+        cache = self.train_cache(cache)
         if kind == "online":
             step = self.online(folder, cache, temperature, seed)
         else:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from demo import clear, programs, run
+from rate_distortion import sets
 
 CACHE_CONFIG, TRAIN_CONFIG = "configs/cache/smollm2-python-docs.toml", "configs/train/smollm2-python-docs.toml"
 TEACHER = ["dataset.tokenizer=data/smollm2-135m/tokenizer.json", "teacher.path=data/smollm2-135m/model.onnx"]
@@ -31,10 +32,6 @@ TARGETS = {
     "cache": "{ kl = 1.0, cross_entropy = 0.0 }",
     "labels": "{ kl = 0.0, cross_entropy = 1.0 }",
 }
-
-
-def sets(pairs):
-    return [word for pair in pairs for word in ("--set", pair)]
 
 
 def table(summary):
