@@ -2,15 +2,11 @@
 //! and what was found, and nothing written.
 
 #![cfg(all(unix, feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Said, build, cache_config, files, fixture, kd_cache, write};
+use crate::common::{Said, build, cache_config, files, fixture, kd_cache, write};
 
 /// A folder with a sound config for `teacher`.
 struct Case {
@@ -121,7 +117,7 @@ fn teachers_that_do_not_fit() {
     // There is no GPU where these tests run, or it is hidden.
     let case = Case::new("linear.pt");
     let said: Said =
-        common::build_command(&case.config, &case.dir.path().join("cache"), &["teacher.device=cuda"])
+        crate::common::build_command(&case.config, &case.dir.path().join("cache"), &["teacher.device=cuda"])
             .env("CUDA_VISIBLE_DEVICES", "")
             .output()
             .unwrap()
@@ -201,7 +197,7 @@ fn configs_are_refused_with_all_their_faults() {
     build(&broken, &out, &[]).refused(&["broken.toml is not valid TOML", "line 1"]);
     let empty = write(case.dir.path(), "empty.toml", "");
     build(&empty, &out, &[]).refused(&["dataset: missing", "teacher: missing", "head: missing"]);
-    let train = common::train_config(case.dir.path());
+    let train = crate::common::train_config(case.dir.path());
     build(&train, &out, &[]).refused(&["train.toml", "student: unknown key", "teacher: missing"]);
     assert!(!out.exists());
 }
@@ -211,7 +207,7 @@ fn a_full_disk_loses_nothing() {
     let case = Case::new("linear.onnx");
     let out = case.dir.path().join("cache");
     // No file may grow beyond 8 blocks of 512 bytes: the plan fits, a shard does not.
-    let command = common::build_command(&case.config, &out, &[]);
+    let command = crate::common::build_command(&case.config, &out, &[]);
     let mut limited = Command::new("sh");
     limited.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"]);
     limited.arg(command.get_program()).args(command.get_args());

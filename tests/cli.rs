@@ -1,22 +1,17 @@
 //! What a person and a script see of both programs: help, versions, reports, exit codes.
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
-mod synthetic;
 
 use std::path::Path;
 
+use crate::common::{build, cache_config, files, kd_cache, kd_cache_command, kd_train, train_config};
+use crate::synthetic::Synthetic;
 use arrow::array::{Array, AsArray, RecordBatch, UInt8Array};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
-use common::{build, cache_config, files, kd_cache, kd_cache_command, kd_train, train_config};
 use kd_cache::cache::Manifest;
 use kd_cache::digest::Digest;
 use serde_json::{Value, json};
-use synthetic::Synthetic;
 
 #[test]
 fn help_names_commands_examples_and_exit_codes() {
@@ -103,7 +98,7 @@ fn reports_go_to_standard_output_and_everything_else_to_standard_error() {
     let json = |words: &[&str]| {
         let said =
             kd_cache_command(&args![words[0], out, "--format", "json"]).args(&words[1..]).output().unwrap();
-        let said = common::Said::from(said).code(0);
+        let said = crate::common::Said::from(said).code(0);
         said.json()
     };
     let inspected = json(&["inspect"]);
@@ -187,7 +182,7 @@ fn questions_a_cache_cannot_answer() {
     build(&config, &out, &[]).code(0);
     let show = |words: &[&str]| {
         let done = kd_cache_command(&args!["show", out]).args(words).output().unwrap();
-        common::Said::from(done)
+        crate::common::Said::from(done)
     };
     show(&["--sample", "512"]).refused(&["--sample 512", "it has 512, from 0 to 511"]);
     show(&["--sample", "0", "--position", "1"]).refused(&["--position 1"]);
@@ -201,7 +196,7 @@ fn questions_a_cache_cannot_answer() {
         kd_cache(&args![command, dir.path().join("nothing")]).refused(&["holds no cache", "manifest.json"]);
     }
     let fidelity = |set: &str| kd_cache(&args!["fidelity", out, "--config", config, "--set", set, "--quiet"]);
-    let other = common::fixture("teachers/softmax.onnx");
+    let other = crate::common::fixture("teachers/softmax.onnx");
     fidelity(&format!("teacher.path={}", other.display()))
         .refused(&["teacher.path", "the cache was made from sha256:"]);
     fidelity("dataset.limit=100").refused(&["dataset", "the cache was made from"]);
@@ -332,7 +327,7 @@ fn a_config_is_printed_as_it_is_understood_or_with_every_default() {
     assert_eq!(table["train"]["epochs"].as_integer(), Some(7));
     assert_eq!(table["train"]["prefetch"].as_integer(), Some(4));
     // What is printed is a config, and the same one.
-    let again = common::write(dir.path(), "again.toml", &printed.out);
+    let again = crate::common::write(dir.path(), "again.toml", &printed.out);
     assert_eq!(kd_train(&args!["config", "--config", again]).code(0).out, printed.out);
     kd_train(&args!["config", "--config", config, "--set", "train.epoch=7"])
         .refused(&["train.epoch", "epochs"]);

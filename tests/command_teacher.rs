@@ -1,12 +1,8 @@
 //! A program as teacher: the built program beside `tests/programs/teacher.py`.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{build, files, fixture, kd_cache, python_has, repository, targets, write};
+use crate::common::{build, files, fixture, kd_cache, python_has, repository, targets, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::target::TargetBatch;
 

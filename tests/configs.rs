@@ -1,7 +1,5 @@
 //! Every config in `configs/` is one that the programs take.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
 use std::path::Path;
 
 use kd_cache::config::{CacheConfig, Config, TrainConfig, load};

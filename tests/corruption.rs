@@ -1,17 +1,13 @@
 //! Damaged caches: found by `verify`, refused by the reader, and never a panic.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod synthetic;
-
 use std::path::Path;
 
+use crate::synthetic::Synthetic;
 use kd_cache::cache::CacheReader;
 use kd_cache::config::{StorageForm, ValueEncoding};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{Silent, VerifyReport, verify};
 use kd_cache::target::TargetBatch;
-use synthetic::Synthetic;
 
 /// Opens the cache and reads every row. What it finds may be an error; it must not be a panic.
 fn read_everything(dir: &Path) {

@@ -1,25 +1,19 @@
 //! `kd-cache export`, run as a user runs it: every number of the cache is in the file, and what
 //! reads neither Arrow nor Parquet reads it.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
-mod synthetic;
-
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
-use common::{files, kd_cache, kd_cache_command, python_has};
+use crate::common::{files, kd_cache, kd_cache_command, python_has};
+use crate::synthetic::Synthetic;
 use half::f16;
 use kd_cache::cache::CacheReader;
 use kd_cache::config::ValueEncoding;
 use kd_cache::target::{PositionTarget, TargetBatch, Temperature};
 use serde::Serialize;
 use serde_json::{Value, json};
-use synthetic::Synthetic;
 
 /// A cache in `dir/cache`, and all its targets.
 fn cache(dir: &Path, like: &Synthetic) -> (CacheReader, TargetBatch) {
@@ -153,7 +147,7 @@ fn numpy_reads_an_archive() {
         let out = dir.path().join("cache.npz");
         kd_cache(&args!["export", reader.dir(), "--to", "npz", "--out", out]).code(0);
         let read = Command::new("python3").arg("-c").arg(script).arg(&out).output().unwrap();
-        let read = common::Said::from(read).code(0).json();
+        let read = crate::common::Said::from(read).code(0).json();
         let rows =
             |numbers: &[f32], width: usize| numbers.chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>();
         assert_eq!(read["head_values"], json!([values, rows(&targets.values, like.k)]));
@@ -283,7 +277,7 @@ fn what_cannot_be_exported_is_refused_before_anything_is_written() {
     let out = dir.path().join("out");
     let export = |words: &[&str]| {
         let done = kd_cache_command(&args!["export", reader.dir()]).args(words).output().unwrap();
-        common::Said::from(done)
+        crate::common::Said::from(done)
     };
     let path = out.to_str().unwrap();
     let folder = dir.path().to_str().unwrap();

@@ -1,19 +1,14 @@
 //! One cache in every form: what is written comes back, and forms turn into each other without loss.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
-mod synthetic;
-
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use common::kd_cache;
+use crate::common::kd_cache;
+use crate::synthetic::Synthetic;
 use kd_cache::cache::{CacheReader, TokenRow};
 use kd_cache::config::{StorageForm, ValueEncoding};
 use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
 use kd_cache::target::TargetBatch;
-use synthetic::Synthetic;
 
 const VALUES: [ValueEncoding; 3] = [ValueEncoding::F16, ValueEncoding::F32, ValueEncoding::Quantized];
 const FORMS: [StorageForm; 2] = [StorageForm::Arrow, StorageForm::Parquet];

@@ -8,21 +8,17 @@
 //! The fixtures' `created_by` is fixed by the test, so all files compare byte by byte whatever the crate's
 //! version. For a new format version: a new folder, written with `KD_CACHE_WRITE_FIXTURE=1`.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod synthetic;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use crate::synthetic::Synthetic;
 use kd_cache::cache::{CacheReader, TokenRow};
 use kd_cache::config::StorageForm;
 use kd_cache::encoding::Scale;
 use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
 use kd_cache::target::{PositionTarget, TailHandling, TailModel, TargetBatch, Temperature};
 use serde_json::{Value, json};
-use synthetic::Synthetic;
 
 /// Half precision keeps 11 bits of logits and curves, and between the nodes (T = 3.5) the
 /// interpolation adds its own: the largest difference measured is 2.3e-4.

@@ -1,14 +1,10 @@
 //! Images in folders, of any size: from files to a student.
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Said, build, build_command, files, fixture, kd_cache, kd_train_command, write};
+use crate::common::{Said, build, build_command, files, fixture, kd_cache, kd_train_command, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::ids::SampleId;
 use kd_cache::target::TargetBatch;

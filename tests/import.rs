@@ -1,15 +1,10 @@
 //! `kd-cache import`, run as a user runs it: what other tools kept becomes a cache with the same numbers, and what
 //! is no top-k of a softmax, or does not belong together, is refused where it stands.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Said, fixture, kd_cache, targets};
+use crate::common::{Said, fixture, kd_cache, targets};
 use kd_cache::cache::CacheReader;
 use kd_cache::target::{PositionTarget, TargetBatch, Temperature};
 use serde_json::{Map, Value, json};
@@ -395,13 +390,13 @@ fn a_trainer_says_what_imported_tails_are_at_another_temperature() {
     let config = "student = { kind = \"llama\", hidden_size = 8, num_hidden_layers = 1, num_attention_heads = 2 }\n\
                   loss = { weights = { kl = 1.0 } }\noptimizer = { kind = \"adamw\", learning_rate = 0.01 }\n\
                   train = { epochs = 1, batch = 2 }\n";
-    let config = common::write(dir.path(), "train.toml", config);
+    let config = crate::common::write(dir.path(), "train.toml", config);
     let run = |temperature: &str, tail: &str| {
         let out = dir.path().join(format!("run-{temperature}-{tail}"));
         let (temperature, tail) = (format!("loss.temperature={temperature}"), format!("loss.tail={tail}"));
         let set = ["--set", &temperature, "--set", &tail];
         let args = args!["--cache", cache, "--config", config, "--out", out, "--format", "json"];
-        common::kd_train(&[&args[..], &set.map(std::ffi::OsString::from)].concat()).code(0)
+        crate::common::kd_train(&[&args[..], &set.map(std::ffi::OsString::from)].concat()).code(0)
     };
     for (temperature, tail) in [("1", "prior"), ("2", "bucket"), ("2", "renormalize")] {
         let said = run(temperature, tail);

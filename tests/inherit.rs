@@ -1,13 +1,10 @@
 //! `tail.from`: several caches, one tail model. The built program.
 
 #![cfg(feature = "onnx")]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{build, cache_config, files, fixture, kd_cache};
+use crate::common::{build, cache_config, files, fixture, kd_cache};
 use serde_json::Value;
 
 /// A folder with a config of the training slice.

@@ -1,13 +1,10 @@
 //! A language model as teacher, from tokens to a cache of every position: the built program.
 
 #![cfg(feature = "onnx")]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{build, build_command, files, fixture, kd_cache, targets, write};
+use crate::common::{build, build_command, files, fixture, kd_cache, targets, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::config::ValueEncoding;
 

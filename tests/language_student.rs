@@ -1,13 +1,10 @@
 //! A language model's cache, and a student that learns from it alone: the built programs.
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Said, build, fixture, kd_train, lines, write};
+use crate::common::{Said, build, fixture, kd_train, lines, write};
 use serde_json::{Value, json};
 
 /// Documents of `fixtures/tokens/text`, taught by a model of 50 tokens that knows nothing of them: the

@@ -2,11 +2,8 @@
 //! ours that the Python reader is held to.
 
 #![cfg(feature = "torch")]
-#![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
-
-use common::fixture;
+use crate::common::fixture;
 use kd_cache::cache::CacheReader;
 use kd_cache::config::{DkdConfig, LossConfig, LossWeights, OptimizerConfig};
 use kd_cache::loss::{Means, TargetSpace, TargetTensors, WeightedLoss, cross_entropy};
@@ -178,7 +175,7 @@ fn optimizers_take_pytorchs_steps() {
 
 /// `tests/fixtures/reference/kl_python.json`: losses and gradients on the caches `tests/fixtures/v1` and `v2`,
 /// which tests/python holds `tools/read_cache.py` to. To write it anew:
-/// `KD_CACHE_WRITE_FIXTURE=1 cargo test --release --test numerics`.
+/// `KD_CACHE_WRITE_FIXTURE=1 cargo test --release --test suite numerics::`.
 #[test]
 fn the_python_reader_is_held_to_our_losses() {
     // Any order, across shards, and one row twice.

@@ -2,15 +2,11 @@
 //! model and whatever form its output has.
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
 
 use std::io::Read;
 use std::path::Path;
 
-use common::{build, build_command, cache_config, files, fixture, kd_cache, write};
+use crate::common::{build, build_command, cache_config, files, fixture, kd_cache, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::target::{PositionTarget, TailHandling, TargetBatch, Temperature};
 use serde_json::Value;

@@ -1,22 +1,16 @@
 //! `kd-cache report` and `kd-cache plan`: a page that is whole and safe, numbers that are the cache's, and
 //! sizes that a build then has.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
-mod synthetic;
-
 use std::path::Path;
 
-use common::{Said, kd_cache, kd_cache_command, write};
+use crate::common::{Said, kd_cache, kd_cache_command, write};
+use crate::synthetic::Synthetic;
 use kd_cache::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
 use kd_cache::cache::{Beginnings, EncoderTable, Manifest};
 use kd_cache::config::ValueEncoding;
 use kd_cache::ops::{FidelityReport, FidelityRow};
 use kd_cache::target::{TailHandling, TailModel, TailPrior, TailShape};
 use serde_json::{Value, json};
-use synthetic::Synthetic;
 
 /// The data that `report` prints, and that its second run prints again.
 fn report(cache: &Path, more: &[&str]) -> Value {

@@ -2,10 +2,6 @@
 //! that was never interrupted. And builds that must not go on: others' folders, other settings.
 
 #![cfg(all(unix, feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use common::{Said, build, build_command, cache_config, files, kd_cache};
+use crate::common::{Said, build, build_command, cache_config, files, kd_cache};
 use kd_cache::cache::WriterLock;
 
 /// Many small shards, so that there is much to interrupt.
@@ -253,9 +249,9 @@ fn other_settings_are_refused_naming_both_values() {
     let half = case.out("half");
     case.surely_interrupted(&half, 2, "KILL");
     let interrupted = files(&half);
-    let other = common::fixture("teachers/softmax.onnx");
-    let test_images = common::fixture("fashion-mnist/t10k-images-idx3-ubyte.gz");
-    let test_labels = common::fixture("fashion-mnist/t10k-labels-idx1-ubyte.gz");
+    let other = crate::common::fixture("teachers/softmax.onnx");
+    let test_images = crate::common::fixture("fashion-mnist/t10k-images-idx3-ubyte.gz");
+    let test_labels = crate::common::fixture("fashion-mnist/t10k-labels-idx1-ubyte.gz");
     let teacher = format!("teacher.path={}", other.display());
     let (images, labels) = (
         format!("dataset.images={}", test_images.display()),

@@ -1,9 +1,6 @@
 //! Whatever is written is read again, whatever the classes, heads, nodes, encodings and labels.
 
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod synthetic;
-
+use crate::synthetic::Synthetic;
 use half::f16;
 use kd_cache::cache::{Beginnings, CacheReader, ShardRows};
 use kd_cache::config::ValueEncoding;
@@ -11,7 +8,6 @@ use kd_cache::ids::SampleId;
 use kd_cache::ops::{Silent, verify};
 use kd_cache::target::{TailModel, TailPrior, TailShape, TargetBatch};
 use proptest::prelude::*;
-use synthetic::Synthetic;
 
 /// Settings on both sides of every bound: widths of ids, no tail, one node, short last shards.
 fn settings() -> impl Strategy<Value = Synthetic> {

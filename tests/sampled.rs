@@ -1,13 +1,10 @@
 //! Sampled targets (`head.draws`), from the config to the student. The built programs.
 
 #![cfg(feature = "onnx")]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::path::PathBuf;
 
-use common::{build, cache_config, files, kd_cache, write};
+use crate::common::{build, cache_config, files, kd_cache, write};
 use serde_json::{Value, json};
 
 /// 50 draws at T = 2, in place of the config's head.
@@ -178,7 +175,7 @@ fn a_plan_has_the_one_size_there_is() {
 #[cfg(feature = "torch")]
 mod training {
     use super::*;
-    use common::{kd_train, train_config};
+    use crate::common::{kd_train, train_config};
 
     #[test]
     fn students_learn_at_the_draws_temperature_and_no_other() {
@@ -202,8 +199,14 @@ mod training {
         assert!(accuracy > 0.6, "{report}");
         let validation = format!("validation.test.cache={}", cache.display());
         let images = "validation.test.dataset={ kind = \"idx\", images = \"IMAGES\", labels = \"LABELS\" }"
-            .replace("IMAGES", common::fixture("fashion-mnist/train-images-idx3-ubyte.gz").to_str().unwrap())
-            .replace("LABELS", common::fixture("fashion-mnist/train-labels-idx1-ubyte.gz").to_str().unwrap());
+            .replace(
+                "IMAGES",
+                crate::common::fixture("fashion-mnist/train-images-idx3-ubyte.gz").to_str().unwrap(),
+            )
+            .replace(
+                "LABELS",
+                crate::common::fixture("fashion-mnist/train-labels-idx1-ubyte.gz").to_str().unwrap(),
+            );
         run("measured", &[&validation, &images]).refused(&["validation.test.cache", "50 draws", "head.k"]);
     }
 }

@@ -1,14 +1,11 @@
 //! The JSON Schemas in `schemas/` are those of the code, accept what the code writes, and refuse
 //! what is wrong.
 //!
-//! To write them anew: `KD_CACHE_UPDATE_SCHEMAS=1 cargo test --release --test schemas`
-
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod synthetic;
+//! To write them anew: `KD_CACHE_UPDATE_SCHEMAS=1 cargo test --release --test suite schemas::`
 
 use std::path::{Path, PathBuf};
 
+use crate::synthetic::Synthetic;
 use kd_cache::cache::Manifest;
 use kd_cache::config::{CacheConfig, TrainConfig, load_str};
 use kd_cache::ids::SampleId;
@@ -21,7 +18,6 @@ use kd_cache::target::{TailHandling, Temperature};
 use schemars::JsonSchema;
 use schemars::generate::{Contract, SchemaSettings};
 use serde_json::{Map, Value, json};
-use synthetic::Synthetic;
 
 const UPDATE: &str = "KD_CACHE_UPDATE_SCHEMAS";
 
@@ -85,7 +81,7 @@ fn the_files_are_what_the_code_says() {
         assert!(
             found == text,
             "schemas/{name} is not what the code says; after a change that is meant, run\n  \
-             {UPDATE}=1 cargo test --release --test schemas\nand commit it (a change of manifest.json is a \
+             {UPDATE}=1 cargo test --release --test suite schemas::\nand commit it (a change of manifest.json is a \
              change of the format: see schemas/format-v2.md)"
         );
         names.push(name);

@@ -1,16 +1,12 @@
 //! `kd-train` from a cache to a student that others can load.
 
 #![cfg(all(unix, feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-#[macro_use]
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{
+use crate::common::{
     Said, build, cache_config, files, fixture, kd_train, kd_train_command, lines, train_config, write,
 };
 use serde_json::{Value, json};

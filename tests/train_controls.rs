@@ -1,15 +1,12 @@
 //! What a run is steered with, and that an interrupted one goes on to the same bits. The built programs.
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Said, build, cache_config, fixture, kd_train, kd_train_command, lines, train_config};
+use crate::common::{Said, build, cache_config, fixture, kd_train, kd_train_command, lines, train_config};
 use serde_json::{Value, json};
 
 /// A folder with a cache of the training slice and a config over it: 512 samples in 8 batches.

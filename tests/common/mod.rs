@@ -206,7 +206,6 @@ pub fn lines(path: &Path) -> Vec<Value> {
 }
 
 /// Arguments out of words and paths.
-#[macro_export]
 macro_rules! args {
     ($($arg:expr),* $(,)?) => {
         [$(std::ffi::OsString::from(AsRef::<std::ffi::OsStr>::as_ref(&$arg))),*]

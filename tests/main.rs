@@ -1,0 +1,33 @@
+//! All tests of the built programs and of the library's outside, as one program: linking one takes seconds and
+//! hundreds of megabytes, and there would be a program for each file, with native libraries and without.
+//!
+//! One file's tests are `cargo test --release --test suite FILE::`.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[macro_use]
+mod common;
+mod synthetic;
+
+mod bad_input;
+mod cli;
+mod command_teacher;
+mod configs;
+mod corruption;
+mod export;
+mod forms;
+mod golden;
+mod images;
+mod import;
+mod inherit;
+mod language;
+mod language_student;
+mod numerics;
+mod pipeline;
+mod report_plan;
+mod resume;
+mod roundtrip;
+mod sampled;
+mod schemas;
+mod train;
+mod train_controls;
