@@ -108,7 +108,7 @@ fn main() {
         Cuda::manual_seed_all(config.seed);
     }
     let mut student = student::create(&config.student, Asked::Tokens, classes, device).unwrap();
-    let mut optimizer = Optimizer::new(&config.optimizer, student.variables());
+    let mut optimizer = Optimizer::new(&config.optimizer, student.variables()).unwrap();
     let steps_per_epoch = samples.len().div_ceil(config.train.batch as u64);
     let peak = config.optimizer.learning_rate();
     let schedule = Schedule::new(&config.schedule, peak, config.train.epochs, steps_per_epoch);

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use kd_cache::config::{CacheConfig, Config, TrainConfig, load};
+use kd_cache::config::{CacheConfig, Config, OptimizerConfig, Per, ScheduleConfig, TrainConfig, load};
 
 fn parse_all<C: Config>(folder: &str) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(folder);
     let mut parsed = 0;
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         assert_eq!(path.extension().and_then(|e| e.to_str()), Some("toml"), "{}", path.display());
         if let Err(error) = load::<C>(&path, &[]) {
             panic!("{error}");
@@ -26,4 +29,45 @@ fn cache_configs_parse() {
 #[test]
 fn train_configs_parse() {
     assert!(parse_all::<TrainConfig>("train") >= 2);
+}
+
+/// The Knowledge Distillation Toolkit's, by its names and with its numbers (knowledge_distillation/kd_training.py).
+#[test]
+fn presets_have_the_toolkits_numbers() {
+    assert_eq!(parse_all::<TrainConfig>("train/presets"), 3);
+    let preset = |name: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/train/presets");
+        let config = load::<TrainConfig>(&folder.join(format!("{name}.toml")), &[]).unwrap();
+        assert_eq!((config.seed, config.train.epochs, config.optimizer.learning_rate()), (32, 10, 1e-4));
+        (config.optimizer, config.schedule)
+    };
+    let adam = |betas, eps| OptimizerConfig::Adam {
+        learning_rate: 1e-4,
+        weight_decay: 0.0,
+        decay_all: false,
+        betas,
+        eps,
+        layer_decay: None,
+        groups: Vec::new(),
+    };
+    let linear = ScheduleConfig::Linear { warmup_epochs: 1.0, final_fraction: 0.0, per: Per::Epoch };
+    assert_eq!(preset("adam_wav2vec2.0"), (adam([0.9, 0.98], 1e-6), linear));
+    let cosine = ScheduleConfig::CosineRestarts {
+        warmup_epochs: 0.0,
+        period_epochs: 9.0,
+        growth: 1.0,
+        final_fraction: 0.01,
+        per: Per::Epoch,
+    };
+    assert_eq!(preset("adam_distilBert"), (adam([0.9, 0.999], 1e-6), cosine));
+    let adamw = OptimizerConfig::Adamw {
+        learning_rate: 1e-4,
+        weight_decay: 0.01,
+        decay_all: true,
+        betas: [0.9, 0.98],
+        eps: 1e-6,
+        layer_decay: None,
+        groups: Vec::new(),
+    };
+    assert_eq!(preset("adamW_distilBert"), (adamw, ScheduleConfig::default()));
 }

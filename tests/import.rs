@@ -403,7 +403,16 @@ fn a_trainer_says_what_imported_tails_are_at_another_temperature() {
         assert_eq!(said.json().get("warning"), None, "{temperature} {tail}");
         assert!(!said.err.contains("warning"), "{}", said.err);
     }
+    // Of temperatures that change, both ends that are not 1.
+    let set = ["--set", "loss.temperature={ from = 2.0, to = 1.0 }", "--set", "loss.tail=prior"];
+    let out = dir.path().join("changing");
+    let args = args!["--cache", cache, "--config", config, "--out", out, "--format", "json"];
+    let args =
+        [&args[..], &set.map(std::ffi::OsString::from), &args!["--set", "train.select_by=last"]].concat();
+    let changing = crate::common::kd_train(&args).code(0).json()["warning"].as_str().unwrap().to_owned();
     let said = run("2", "prior");
+    let of_one = said.json()["warning"].as_str().unwrap().to_owned();
+    assert_eq!(changing, of_one.replace("temperature = 2,", "temperature goes from 2 to 1,"));
     let warning = said.json()["warning"].as_str().unwrap().to_owned();
     assert!(said.err.contains(&warning), "{}", said.err);
     // The bounds by their definition: both from whole softmaxes, of which the truth is one.

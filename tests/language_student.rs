@@ -159,6 +159,28 @@ fn a_run_begins_with_the_weights_of_another() {
     case.train("refused", &["init.weights=/no/such"]).refused(&["init.weights", "/no/such"]);
 }
 
+/// The terms that a language model can have, and rates that fall from the head down.
+#[test]
+fn further_terms_teach_language_models() {
+    let case = Case::new();
+    let set = [
+        "loss.weights={ dist = 1.0, nkd = 0.5, ranking = 0.5 }",
+        "loss.dist.gamma=0",
+        "loss.temperature={ from = 4.0, to = 1.0 }",
+        "optimizer.layer_decay=0.8",
+        "optimizer.groups=[{ match = \"model.embed_tokens\", rate = 2.0 }]",
+        "train.epochs=5",
+        "train.select_by=last",
+    ];
+    case.train("run", &set).code(0);
+    let epochs = lines(&case.out("run").join("metrics.jsonl"));
+    for name in ["nkd", "ranking"] {
+        let term = |at: usize| epochs[at][name].as_f64().unwrap();
+        assert!(term(4) < term(0), "{name}: {} → {}", term(0), term(4));
+    }
+    assert!(epochs.iter().all(|epoch| epoch["dist"].as_f64().unwrap() > 0.0));
+}
+
 #[test]
 fn labels_are_the_tokens_that_follow() {
     let case = Case::new();
@@ -186,6 +208,7 @@ fn what_does_not_belong_to_language_models_is_refused() {
     refused(&["student.num_attention_heads=5"], &["student.hidden_size", "10", "32"]);
     refused(&["student.num_key_value_heads=3"], &["student.num_key_value_heads", "4", "3"]);
     refused(&["student.classes=49"], &["student.classes", "50 classes", "49"]);
+    refused(&["loss.weights.dist=1"], &["loss.dist.gamma = 1", "taken in parts", "loss.dist.gamma = 0"]);
     refused(&["train.select_by=seen.loss"], &["train.select_by", "perplexity"]);
     let tokenizer = format!("tokenizer={}", fixture("tokenizers/none.json").display());
     refused(&[&tokenizer], &["none.json"]);

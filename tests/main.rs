@@ -31,3 +31,4 @@ mod sampled;
 mod schemas;
 mod train;
 mod train_controls;
+mod train_losses;

@@ -5,10 +5,10 @@
 
 use crate::common::fixture;
 use kd_cache::cache::CacheReader;
-use kd_cache::config::{DkdConfig, LossConfig, LossWeights, OptimizerConfig};
+use kd_cache::config::{DkdConfig, LossConfig, LossWeights, OptimizerConfig, ScheduleConfig};
 use kd_cache::loss::{Means, TargetSpace, TargetTensors, WeightedLoss, cross_entropy};
-use kd_cache::optim::Optimizer;
-use kd_cache::target::{TailHandling, TailNodes, TargetBatch, Temperature};
+use kd_cache::optim::{Optimizer, Schedule};
+use kd_cache::target::{TailHandling, TailNodes, TargetBatch};
 use serde_json::{Value, json};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -58,15 +58,9 @@ fn whole_heads(teacher: &[Vec<f64>]) -> TargetBatch {
 }
 
 /// A loss of these weights.
-fn config(weights: &LossWeights, tail: TailHandling) -> LossConfig {
-    LossConfig {
-        temperature: 1.0,
-        tail,
-        weights: weights.clone(),
-        jsd_beta: 0.5,
-        dkd: DkdConfig::default(),
-        label_smoothing: 0.0,
-    }
+fn config(weights: &LossWeights, tail: TailHandling, temperature: f64) -> LossConfig {
+    let weights = weights.clone();
+    LossConfig { temperature: temperature.into(), tail, weights, ..LossConfig::default() }
 }
 
 /// Means over all rows of `logits`.
@@ -86,24 +80,24 @@ fn the_weighted_loss_and_its_gradient_are_pytorchs() {
     for case in cases {
         let number = |key: &str| case[key].as_f64().unwrap();
         let weights = LossWeights {
-            kl: number("kl_weight"),
-            cross_entropy: number("cross_entropy_weight"),
+            kl: number("kl_weight").into(),
+            cross_entropy: number("cross_entropy_weight").into(),
             ..LossWeights::default()
         };
-        let temperature = Temperature::new(number("temperature")).unwrap();
+        let temperature = number("temperature");
         let student = tensor(&matrix(&reference["student"])).set_requires_grad(true);
         for tail in TailHandling::ALL {
             let mut student = student.detach().copy().set_requires_grad(true);
-            let loss =
-                WeightedLoss::new(&config(&weights, tail), temperature, Some(&space), Device::Cpu).unwrap();
+            let settings = config(&weights, tail, temperature);
+            let loss = WeightedLoss::new(&settings, Some(&space), Device::Cpu).unwrap();
             let terms = loss.forward(&student, Some(&labels), Some(&targets), all(&student));
             terms.total.backward();
-            let what = format!("{tail}, T = {temperature:?}, {weights:?}");
+            let what = format!("{tail}, T = {temperature}, {weights:?}");
             close(terms.total.double_value(&[]), &case["loss"], &what);
             // Terms without weight are not computed.
             assert_eq!(
                 ["kl", "cross_entropy"].map(|name| terms.terms.contains_key(name)),
-                [weights.kl > 0.0, weights.cross_entropy > 0.0]
+                [weights.kl, weights.cross_entropy].map(|weight| weight.largest() > 0.0)
             );
             for (name, term) in &terms.terms {
                 close(term.double_value(&[]), &case[name], &format!("{what}, {name}"));
@@ -125,22 +119,26 @@ fn every_term_is_pytorchs() {
     let targets = TargetTensors::new(&whole_heads(&teacher), Device::Cpu);
     let space = TargetSpace { classes: 7, k: 7, draws: None, nodes: TailNodes::default(), tail_model: None };
     let cases = reference["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 3 * 8 + 1);
+    assert_eq!(cases.len(), 3 * 14 + 1);
     for case in cases {
         let name = case["term"].as_str().unwrap();
-        let temperature = Temperature::new(case["temperature"].as_f64().unwrap()).unwrap();
-        let weights: LossWeights = serde_json::from_value(serde_json::json!({ name: 1.0 })).unwrap();
-        let settings = LossConfig {
+        let temperature = case["temperature"].as_f64().unwrap();
+        let weights: LossWeights = serde_json::from_value(json!({ name: 1.0 })).unwrap();
+        let mut settings = LossConfig {
             jsd_beta: case["jsd_beta"].as_f64().unwrap(),
             dkd: DkdConfig { alpha: 1.5, beta: 4.0 },
             label_smoothing: case["label_smoothing"].as_f64().unwrap(),
-            ..config(&weights, TailHandling::Shape)
+            ..config(&weights, TailHandling::Shape, temperature)
         };
-        let loss = WeightedLoss::new(&settings, temperature, Some(&space), Device::Cpu).unwrap();
+        let section = |name: &str| case["settings"].get(name).cloned().unwrap_or(json!({}));
+        settings.dist = serde_json::from_value(section("dist")).unwrap();
+        settings.nkd = serde_json::from_value(section("nkd")).unwrap();
+        settings.ranking = serde_json::from_value(section("ranking")).unwrap();
+        let loss = WeightedLoss::new(&settings, Some(&space), Device::Cpu).unwrap();
         let student = tensor(&matrix(&reference["student"])).set_requires_grad(true);
         let terms = loss.forward(&student, Some(&labels), Some(&targets), all(&student));
         terms.total.backward();
-        let what = format!("{name} at T = {temperature:?}, {settings:?}");
+        let what = format!("{name} at T = {temperature}, {settings:?}");
         close(terms.total.double_value(&[]), &case["loss"], &what);
         for (found, expected) in numbers(&student.grad()).iter().zip(matrix(&case["gradient"]).concat()) {
             close(*found, &expected.into(), &format!("{what}, gradient"));
@@ -154,12 +152,12 @@ fn optimizers_take_pytorchs_steps() {
     let (inputs, labels) = (tensor(&matrix(&reference["inputs"])), labels(&reference["labels"]));
     let start = tensor(&matrix(&reference["start"]));
     let cases = reference["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 7);
+    assert_eq!(cases.len(), 8);
     for case in cases {
         let config: OptimizerConfig = serde_json::from_value(case["config"].clone()).unwrap();
         let vs = VarStore::new(Device::Cpu);
         let weight = vs.root().var_copy("weight", &start);
-        let mut optimizer = Optimizer::new(&config, &vs);
+        let mut optimizer = Optimizer::new(&config, &vs).unwrap();
         for (step, expected) in case["steps"].as_array().unwrap().iter().enumerate() {
             let loss = cross_entropy(&inputs.matmul(&weight.tr()), &labels).mean(Kind::Float);
             optimizer.zero_grad();
@@ -168,6 +166,70 @@ fn optimizers_take_pytorchs_steps() {
             let expected = matrix(expected).concat();
             for (found, expected) in numbers(&weight).iter().zip(expected) {
                 close(*found, &expected.into(), &format!("{config:?}, step {step}"));
+            }
+        }
+    }
+}
+
+/// Layers and groups with rates and decays of their own are PyTorch's parameter groups.
+#[test]
+fn groups_and_layers_take_pytorchs_steps() {
+    let reference = reference("groups.json");
+    let (inputs, labels) = (tensor(&matrix(&reference["inputs"])), labels(&reference["labels"]));
+    let cases = reference["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let config: OptimizerConfig = serde_json::from_value(case["config"].clone()).unwrap();
+        let vs = VarStore::new(Device::Cpu);
+        let variable = |folder: &str, name: &str| {
+            let start = &reference["start"][format!("{folder}.{name}")];
+            let start = match start[0].is_array() {
+                true => tensor(&matrix(start)),
+                false => tensor(&[serde_json::from_value(start.clone()).unwrap()]).reshape([-1]),
+            };
+            (vs.root() / folder).var_copy(name, &start)
+        };
+        let weights = [("hidden0", "weight"), ("hidden1", "norm"), ("hidden1", "weight"), ("head", "weight")];
+        let [first, norm, second, head] = weights.map(|(folder, name)| variable(folder, name));
+        let mut optimizer = Optimizer::new(&config, &vs).unwrap();
+        for (step, expected) in case["steps"].as_array().unwrap().iter().enumerate() {
+            let hidden = inputs.matmul(&first.tr()).tanh() * &norm;
+            let hidden = hidden.matmul(&second.tr()).tanh();
+            let loss = cross_entropy(&hidden.matmul(&head.tr()), &labels).mean(Kind::Float);
+            optimizer.zero_grad();
+            loss.backward();
+            optimizer.step(config.learning_rate());
+            let named = vs.variables();
+            assert_eq!(named.len(), expected.as_object().unwrap().len());
+            for (name, expected) in expected.as_object().unwrap() {
+                let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
+                for (found, expected) in numbers(&named[name]).iter().zip(expected) {
+                    close(*found, &expected.into(), &format!("{config:?}, {name}, step {step}"));
+                }
+            }
+        }
+    }
+}
+
+/// Each schedule by epochs and, as an epoch of one step is a step, by steps.
+#[test]
+fn schedules_are_pytorchs() {
+    let reference = reference("schedules.json");
+    let cases = reference.as_array().unwrap();
+    assert_eq!(cases.len(), 10);
+    for case in cases {
+        let expected: Vec<f64> = serde_json::from_value(case["factors"].clone()).unwrap();
+        let config: ScheduleConfig = serde_json::from_value(case["config"].clone()).unwrap();
+        let by_steps = Schedule::new(&config, 0.5, 12, 1);
+        let mut settings = case["config"].clone();
+        settings["per"] = json!("epoch");
+        let config: ScheduleConfig = serde_json::from_value(settings).unwrap();
+        let by_epochs = Schedule::new(&config, 0.5, 12, 7);
+        for (at, expected) in (0u64..).zip(expected) {
+            let what = format!("{config:?} at {at}");
+            close(by_steps.at(at), &(0.5 * expected).into(), &what);
+            for step in [0, 3, 6] {
+                close(by_epochs.at(at * 7 + step), &(0.5 * expected).into(), &what);
             }
         }
     }
@@ -187,7 +249,7 @@ fn the_python_reader_is_held_to_our_losses() {
     };
     let student: Vec<Vec<f64>> =
         (0..rows.len()).map(|row| (0..classes).map(|class| logit(row, class)).collect()).collect();
-    let weights = LossWeights { kl: 1.0, ..LossWeights::default() };
+    let weights = LossWeights { kl: 1.0.into(), ..LossWeights::default() };
     // No more digits than single precision has.
     let short = |number: &f64| (*number as f32).to_string().parse::<f64>().unwrap();
     let mut cases = Vec::new();
@@ -207,8 +269,8 @@ fn the_python_reader_is_held_to_our_losses() {
         for (temperature, tail) in
             [1.0, 2.0, 4.0].into_iter().flat_map(|t| TailHandling::ALL.map(|tail| (t, tail)))
         {
-            let t = Temperature::new(temperature).unwrap();
-            let loss = WeightedLoss::new(&config(&weights, tail), t, Some(&space), Device::Cpu).unwrap();
+            let settings = config(&weights, tail, temperature);
+            let loss = WeightedLoss::new(&settings, Some(&space), Device::Cpu).unwrap();
             let student = tensor(&student).set_requires_grad(true);
             let total = loss.forward(&student, None, Some(&targets), all(&student)).total;
             total.backward();

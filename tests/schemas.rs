@@ -393,6 +393,8 @@ mod training {
                 seconds: 0.5,
                 samples_per_second: 20.0,
                 gradient_norm: some(0.7),
+                temperature: some(2.0),
+                weights: full.then(|| ("kl".to_owned(), 0.5)).into_iter().collect(),
                 positions_per_second: some(200.0),
                 validation: validation.clone(),
             };

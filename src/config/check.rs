@@ -36,9 +36,13 @@ impl<'a> Walk<'a> {
 
     fn value(&mut self, value: &Value, schema: &'a Value, key: &str) {
         let schema = self.resolve(schema);
-        // An optional value: `anyOf: [schema, null]`. TOML has no null, so the first is meant.
+        // An optional value: `anyOf: [schema, null]`. TOML has no null, so the first is meant. Or a number or a
+        // table: a table is compared with the one, and everything else with the other.
         if let Some(options) = schema.get("anyOf").and_then(Value::as_array) {
-            if let Some(inner) = options.iter().find(|o| o.get("type") != Some(&"null".into())) {
+            let mut options = options.iter().filter(|o| o.get("type") != Some(&"null".into()));
+            let first = options.next();
+            let table = options.find(|_| value.is_object());
+            if let Some(inner) = table.or(first) {
                 self.value(value, inner, key);
             }
             return;
@@ -184,19 +188,19 @@ impl<'a> Walk<'a> {
 
 /// "; did you mean x?" for the nearest of `known`, or nothing.
 fn did_you_mean(found: &str, known: &[&str]) -> String {
+    let (likeness, nearest) = nearest(found, known).unwrap_or_default();
+    if likeness > 0.75 { format!("; did you mean {nearest}?") } else { String::new() }
+}
+
+/// The nearest of `known`, and how near it is, from 0 to 1.
+pub(crate) fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<(f64, &'a str)> {
     // Jaro and Winkler favour a shared beginning; of short words with two letters swapped they see
     // too little.
     let likeness = |k: &str| match strsim::damerau_levenshtein(found, k) {
         1 => 1.0,
         _ => strsim::jaro_winkler(found, k),
     };
-    known
-        .iter()
-        .map(|k| (likeness(k), k))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, k)| format!("; did you mean {k}?"))
-        .unwrap_or_default()
+    known.iter().map(|k| (likeness(k), *k)).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// A value, shortened to fit a line.

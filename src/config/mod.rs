@@ -5,14 +5,17 @@
 //! known key), and the values are then checked against each other by [`Config::validate`].
 
 mod cache;
+mod change;
 mod check;
 mod data;
 mod device;
 mod fault;
 mod images;
 mod load;
+mod loss;
 mod optim;
 mod outline;
+mod schedule;
 mod student;
 mod teacher;
 mod tokens;
@@ -23,6 +26,9 @@ pub use cache::{
     DEFAULT_SHARD_SAMPLES, DEFAULT_STEP, DEFAULT_STEP_GROWTH, HeadConfig, StorageConfig, StorageForm,
     TailConfig, ValueEncoding,
 };
+pub use change::{ChangeConfig, ChangeShape, Setting};
+#[cfg(feature = "torch")]
+pub(crate) use check::nearest;
 pub use data::{DatasetConfig, Layout, PreprocessConfig};
 pub use device::DeviceName;
 pub use fault::{ConfigError, Fault};
@@ -31,8 +37,12 @@ pub use images::{
     RandomResizedCrop,
 };
 pub use load::{Config, load, load_str};
-pub use optim::{OptimizerConfig, ScheduleConfig};
+pub use loss::{
+    DistConfig, DkdConfig, LossConfig, LossWeights, Needs, NkdConfig, RankingConfig, TermWeights,
+};
+pub use optim::{GroupConfig, OptimizerConfig};
 pub use outline::outline;
+pub use schedule::{Per, ScheduleConfig};
 pub use student::{LlamaConfig, StudentConfig};
 pub use teacher::{
     DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH, OutputKind, TeacherConfig, TeacherKind,
@@ -41,6 +51,4 @@ pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
-pub use train::{
-    DkdConfig, InitConfig, LossConfig, LossWeights, Precision, TrainConfig, TrainSection, ValidationConfig,
-};
+pub use train::{InitConfig, Precision, TrainConfig, TrainSection, ValidationConfig};

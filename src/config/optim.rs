@@ -1,4 +1,4 @@
-//! What configs say of optimizers and learning rates.
+//! What configs say of optimizers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,6 +7,13 @@ use super::Fault;
 
 /// How weights are changed. Weight decay is of matrices and kernels; norms and biases keep their size unless
 /// `decay_all` is set.
+///
+/// With `layer_decay = d`, a weight's learning rate is multiplied by d to the power of its depth. A layer's number is
+/// that after `layer`, `layers`, `block`, `blocks`, `stage`, `stages`, `hidden` or `h` in a weight's name
+/// (`model.layers.3.mlp`, `layer3.0.conv1`, `stage2.block1.conv1`); several numbers count one after the other. The
+/// uppermost layer has depth 1, the one below it 2, and so on. Weights without a number have depth 0 (a head, the last
+/// norm), but those of the input, a layer's more than the lowest: where a part of the name contains `embed` or `stem`,
+/// or is `wte` or `wpe`, or the name begins with `conv1.` or `bn1.`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum OptimizerConfig {
@@ -29,6 +36,13 @@ pub enum OptimizerConfig {
         #[serde(default = "default_eps")]
         #[schemars(extend("exclusiveMinimum" = 0.0))]
         eps: f64,
+        /// Each layer learns at so many times the rate of the layer above it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("exclusiveMinimum" = 0.0, "maximum" = 1.0))]
+        layer_decay: Option<f64>,
+        /// Weights with a rate or a decay of their own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        groups: Vec<GroupConfig>,
     },
     /// Adam (Kingma & Ba, 2015), weight decay as an L2 penalty.
     Adam {
@@ -49,6 +63,13 @@ pub enum OptimizerConfig {
         #[serde(default = "default_eps")]
         #[schemars(extend("exclusiveMinimum" = 0.0))]
         eps: f64,
+        /// Each layer learns at so many times the rate of the layer above it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("exclusiveMinimum" = 0.0, "maximum" = 1.0))]
+        layer_decay: Option<f64>,
+        /// Weights with a rate or a decay of their own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        groups: Vec<GroupConfig>,
     },
     /// Stochastic gradient descent with momentum.
     Sgd {
@@ -69,6 +90,13 @@ pub enum OptimizerConfig {
         /// Nesterov's form of momentum.
         #[serde(default)]
         nesterov: bool,
+        /// Each layer learns at so many times the rate of the layer above it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("exclusiveMinimum" = 0.0, "maximum" = 1.0))]
+        layer_decay: Option<f64>,
+        /// Weights with a rate or a decay of their own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        groups: Vec<GroupConfig>,
     },
     /// RMSprop (Hinton, 2012).
     Rmsprop {
@@ -94,6 +122,13 @@ pub enum OptimizerConfig {
         #[serde(default = "default_eps")]
         #[schemars(extend("exclusiveMinimum" = 0.0))]
         eps: f64,
+        /// Each layer learns at so many times the rate of the layer above it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("exclusiveMinimum" = 0.0, "maximum" = 1.0))]
+        layer_decay: Option<f64>,
+        /// Weights with a rate or a decay of their own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        groups: Vec<GroupConfig>,
     },
     /// Lion (Chen et al., 2023): steps of one size, along the sign of the momentum.
     Lion {
@@ -110,7 +145,35 @@ pub enum OptimizerConfig {
         /// Shares of the past in the step and in the momentum.
         #[serde(default = "default_lion_betas")]
         betas: [f64; 2],
+        /// Each layer learns at so many times the rate of the layer above it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("exclusiveMinimum" = 0.0, "maximum" = 1.0))]
+        layer_decay: Option<f64>,
+        /// Weights with a rate or a decay of their own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        groups: Vec<GroupConfig>,
     },
+}
+
+/// Weights with a rate or a decay of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// What their names begin with: `model.embed_tokens`, say. A weight belongs to the first group that it fits.
+    #[serde(rename = "match")]
+    pub prefix: String,
+    /// What the learning rate is multiplied by.
+    #[serde(default = "whole")]
+    #[schemars(range(min = 0.0))]
+    pub rate: f64,
+    /// Weight decay in the place of the optimizer's; norms and biases keep their size here too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub weight_decay: Option<f64>,
+}
+
+fn whole() -> f64 {
+    1.0
 }
 
 fn default_weight_decay() -> f64 {
@@ -166,6 +229,26 @@ impl OptimizerConfig {
         self.common().2
     }
 
+    /// What each layer's rate is multiplied by, relative to the layer above it.
+    pub fn layer_decay(&self) -> Option<f64> {
+        self.parts().0
+    }
+
+    /// Weights with a rate or a decay of their own.
+    pub fn groups(&self) -> &[GroupConfig] {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (Option<f64>, &[GroupConfig]) {
+        match self {
+            Self::Adamw { layer_decay, groups, .. }
+            | Self::Adam { layer_decay, groups, .. }
+            | Self::Sgd { layer_decay, groups, .. }
+            | Self::Rmsprop { layer_decay, groups, .. }
+            | Self::Lion { layer_decay, groups, .. } => (*layer_decay, groups),
+        }
+    }
+
     pub(super) fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if let Self::Adamw { betas, .. } | Self::Adam { betas, .. } | Self::Lion { betas, .. } = self
@@ -178,158 +261,6 @@ impl OptimizerConfig {
             && *momentum == 0.0
         {
             faults.push(Fault::new("optimizer.nesterov", "needs a positive optimizer.momentum, found 0"));
-        }
-        faults
-    }
-}
-
-/// How the learning rate changes over the steps. Lengths are in epochs; fractions are allowed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ScheduleConfig {
-    /// The same at every step, after a linear warm-up.
-    Constant {
-        /// Epochs of linear warm-up from 0.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-    },
-    /// A straight line down from the peak, after a linear warm-up.
-    Linear {
-        /// Epochs of linear warm-up from 0.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-        /// The last learning rate as a fraction of the peak.
-        #[serde(default)]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        final_fraction: f64,
-    },
-    /// Half a cosine down from the peak, after a linear warm-up.
-    Cosine {
-        /// Epochs of linear warm-up from 0.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-        /// The last learning rate as a fraction of the peak.
-        #[serde(default)]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        final_fraction: f64,
-    },
-    /// Half cosines, each beginning at the peak again (SGDR, Loshchilov & Hutter, 2017).
-    CosineRestarts {
-        /// Epochs of linear warm-up from 0.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-        /// Epochs of the first one (`T_0`).
-        #[schemars(extend("exclusiveMinimum" = 0.0))]
-        period_epochs: f64,
-        /// How many times as long each is as the one before (`T_mult`).
-        #[serde(default = "one")]
-        #[schemars(range(min = 1.0))]
-        growth: f64,
-        /// The lowest learning rate as a fraction of the peak (`eta_min`).
-        #[serde(default)]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        final_fraction: f64,
-    },
-    /// Falls by a factor every so many epochs, after a linear warm-up.
-    Step {
-        /// Epochs of linear warm-up from 0.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-        /// Epochs between two falls, counted from the run's beginning.
-        #[schemars(extend("exclusiveMinimum" = 0.0))]
-        every_epochs: f64,
-        /// What it is multiplied by.
-        #[serde(default = "tenth")]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        factor: f64,
-    },
-    /// Up to the peak along half a cosine, and down along another (Smith & Topin, 2018; as PyTorch's `OneCycleLR`).
-    OneCycle {
-        /// Where in the run the peak is.
-        #[serde(default = "default_peak_at")]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        peak_at: f64,
-        /// The first learning rate as a fraction of the peak.
-        #[serde(default = "default_first_fraction")]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        first_fraction: f64,
-        /// The last learning rate as a fraction of the peak.
-        #[serde(default = "default_last_fraction")]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        final_fraction: f64,
-    },
-    /// Warm-up, the peak, and a straight line down at the end (WSD, Hu et al., 2024).
-    WarmupStableDecay {
-        /// Epochs of linear warm-up from 0.
-        #[serde(default)]
-        #[schemars(range(min = 0.0))]
-        warmup_epochs: f64,
-        /// Epochs of the line down.
-        #[schemars(range(min = 0.0))]
-        decay_epochs: f64,
-        /// The last learning rate as a fraction of the peak.
-        #[serde(default)]
-        #[schemars(range(min = 0.0, max = 1.0))]
-        final_fraction: f64,
-    },
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-fn tenth() -> f64 {
-    0.1
-}
-
-fn default_peak_at() -> f64 {
-    0.3
-}
-
-fn default_first_fraction() -> f64 {
-    1.0 / 25.0
-}
-
-fn default_last_fraction() -> f64 {
-    1.0 / 25.0e4
-}
-
-impl Default for ScheduleConfig {
-    fn default() -> Self {
-        Self::Constant { warmup_epochs: 0.0 }
-    }
-}
-
-impl ScheduleConfig {
-    /// Epochs of linear warm-up.
-    pub fn warmup_epochs(&self) -> f64 {
-        match self {
-            Self::Constant { warmup_epochs }
-            | Self::Linear { warmup_epochs, .. }
-            | Self::Cosine { warmup_epochs, .. }
-            | Self::CosineRestarts { warmup_epochs, .. }
-            | Self::Step { warmup_epochs, .. }
-            | Self::WarmupStableDecay { warmup_epochs, .. } => *warmup_epochs,
-            Self::OneCycle { .. } => 0.0,
-        }
-    }
-
-    pub(super) fn validate(&self, epochs: f64) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut hold = |key: &str, found: f64| {
-            if found > epochs {
-                let problem = format!("expected at most train.epochs = {epochs}, found {found}");
-                faults.push(Fault::new(format!("schedule.{key}"), problem));
-            }
-        };
-        hold("warmup_epochs", self.warmup_epochs());
-        if let Self::WarmupStableDecay { warmup_epochs, decay_epochs, .. } = self {
-            hold("decay_epochs", warmup_epochs + decay_epochs);
         }
         faults
     }

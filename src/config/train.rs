@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::optim::{OptimizerConfig, ScheduleConfig};
+use super::loss::LossConfig;
+use super::optim::OptimizerConfig;
+use super::schedule::ScheduleConfig;
 use super::student::StudentConfig;
 use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device};
-use crate::target::TailHandling;
 
 /// Everything that decides what a run computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,135 +59,6 @@ pub struct InitConfig {
     /// A `.safetensors` file, or a folder of them as Hugging Face has it: weights are taken under their names,
     /// where shapes agree; of more layers every n-th.
     pub weights: PathBuf,
-}
-
-/// What is minimised: a weighted sum.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LossConfig {
-    /// Softmax temperature `T` of `kl`, for the cached target and the student alike.
-    #[serde(default = "default_temperature")]
-    #[schemars(extend("exclusiveMinimum" = 0.0))]
-    pub temperature: f64,
-    /// How the cached target's tail is understood.
-    #[serde(default)]
-    pub tail: TailHandling,
-    /// The terms and their weights.
-    pub weights: LossWeights,
-    /// Of `jsd`: from forward KL (near 0, scaled) to reverse KL (near 1).
-    #[serde(default = "half")]
-    #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
-    pub jsd_beta: f64,
-    /// Of `dkd`.
-    #[serde(default)]
-    pub dkd: DkdConfig,
-    /// Of `cross_entropy`: share of the label that goes to all classes evenly.
-    #[serde(default)]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub label_smoothing: f64,
-}
-
-fn default_temperature() -> f64 {
-    1.0
-}
-
-fn half() -> f64 {
-    0.5
-}
-
-/// Weights of the two parts of decoupled KD.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct DkdConfig {
-    /// Of the label against all else.
-    #[schemars(range(min = 0.0))]
-    pub alpha: f64,
-    /// Of the other classes by themselves.
-    #[schemars(range(min = 0.0))]
-    pub beta: f64,
-}
-
-impl Default for DkdConfig {
-    fn default() -> Self {
-        Self { alpha: 1.0, beta: 8.0 }
-    }
-}
-
-/// Weights of the terms, each a mean over samples (of language models, over positions); a term left out is not
-/// computed. `p` is the cached target at `T`, `q` is `softmax(student / T)`. All but `cross_entropy` need a cache.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct LossWeights {
-    /// `T² · KL(p ‖ q)`.
-    #[schemars(range(min = 0.0))]
-    pub kl: f64,
-    /// Cross-entropy of the student at T = 1 on hard labels, or on the token that follows. Needs labels.
-    #[schemars(range(min = 0.0))]
-    pub cross_entropy: f64,
-    /// `T² · KL(q ‖ p)`.
-    #[schemars(range(min = 0.0))]
-    pub reverse_kl: f64,
-    /// `T²` · generalised Jensen–Shannon divergence at `jsd_beta`.
-    #[schemars(range(min = 0.0))]
-    pub jsd: f64,
-    /// `½ Σ |p − q|`.
-    #[schemars(range(min = 0.0))]
-    pub total_variation: f64,
-    /// `Σ (p − q)²`.
-    #[schemars(range(min = 0.0))]
-    pub mse: f64,
-    /// Mean squared difference of the head's raw logits, each side relative to its mean.
-    #[schemars(range(min = 0.0))]
-    pub logit_mse: f64,
-    /// `1 − cos(p, q)`.
-    #[schemars(range(min = 0.0))]
-    pub cosine: f64,
-    /// `T²` · decoupled KD. Needs labels.
-    #[schemars(range(min = 0.0))]
-    pub dkd: f64,
-}
-
-impl LossWeights {
-    /// Whether any term needs the cache's targets.
-    pub fn of_targets(&self) -> bool {
-        self.first_of_targets().is_some()
-    }
-
-    /// The first term that needs the cache's targets, and its weight.
-    pub fn first_of_targets(&self) -> Option<(&'static str, f64)> {
-        let whole = [("kl", self.kl), ("logit_mse", self.logit_mse)];
-        whole.into_iter().chain(self.each_class()).find(|(_, weight)| *weight > 0.0)
-    }
-
-    /// The terms that need every class's probability in the target.
-    fn each_class(&self) -> [(&'static str, f64); 6] {
-        [
-            ("reverse_kl", self.reverse_kl),
-            ("jsd", self.jsd),
-            ("total_variation", self.total_variation),
-            ("mse", self.mse),
-            ("cosine", self.cosine),
-            ("dkd", self.dkd),
-        ]
-    }
-
-    /// Whether any term needs every class's probability in the target.
-    pub fn of_every_class(&self) -> bool {
-        self.each_class().iter().any(|(_, weight)| *weight > 0.0)
-    }
-
-    /// The weight of a term that needs labels, and its name.
-    pub fn of_labels(&self) -> Option<(&'static str, f64)> {
-        [("cross_entropy", self.cross_entropy), ("dkd", self.dkd)]
-            .into_iter()
-            .find(|(_, weight)| *weight > 0.0)
-    }
-
-    /// The terms that are means over labels.
-    pub const OF_LABELS: [&str; 2] = ["cross_entropy", "dkd"];
-    /// The names of the terms.
-    pub const NAMES: [&str; 9] =
-        ["kl", "cross_entropy", "reverse_kl", "jsd", "total_variation", "mse", "logit_mse", "cosine", "dkd"];
 }
 
 /// Length, batch and device of a run.
@@ -322,20 +194,32 @@ impl Config for TrainConfig {
             faults.extend(augment.validate("augment"));
         }
         faults.extend(device::validate("train.device", &self.train.device));
-        let weights = &self.loss.weights;
-        if !weights.of_targets() && weights.cross_entropy == 0.0 {
-            let problem = "expected a positive weight for kl, cross_entropy or another term, found none";
-            faults.push(Fault::new("loss.weights", problem));
-        }
+        let epochs = f64::from(self.train.epochs);
+        faults.extend(self.loss.validate(epochs, self.train.accumulate));
+        faults.extend(self.selection());
         if let Some(DatasetConfig::Idx { labels: None, .. }) = &self.dataset
-            && let Some((name, _)) = weights.of_labels()
+            && let Some((name, _)) = self.loss.weights.of_labels()
         {
             let problem = format!("missing; loss.weights.{name} needs labels (or set its weight to 0)");
             faults.push(Fault::new("dataset.labels", problem));
         }
         faults.extend(self.student.validate());
         faults.extend(self.optimizer.validate());
-        faults.extend(self.schedule.validate(f64::from(self.train.epochs)));
+        faults.extend(self.schedule.validate(epochs));
         faults
+    }
+}
+
+impl TrainConfig {
+    /// Losses of epochs that were made with other weights or temperatures do not tell which epoch is the best.
+    fn selection(&self) -> Option<Fault> {
+        let by = self.train.select_by.as_deref();
+        let by_loss = by == Some("train_loss") || by.is_none() && self.validation.is_empty();
+        (by_loss && self.loss.changes()).then(|| {
+            let problem = "expected last or a measure of a validation set, because loss.temperature or a weight changes \
+                           over the run, so that training losses of two epochs cannot be compared; found train_loss";
+            let found = if by.is_none() { ", the default without a validation set" } else { "" };
+            Fault::new("train.select_by", format!("{problem}{found}"))
+        })
     }
 }

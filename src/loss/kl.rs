@@ -113,6 +113,8 @@ impl KlDivergence {
                 let negative_entropy = w.iter().zip(&log_w).map(|(w, b)| w * b).sum();
                 let single = |values: &[f64]| values.iter().map(|value| *value as f32).collect();
                 let spread = match &basis {
+                    // Read back from no other device, which would be waited for.
+                    _ if device != Device::Cpu => Spread::Nowhere,
                     Some(basis) => {
                         Spread::Shape { log_w: single(&log_w), basis: numbers(basis, Kind::Float) }
                     }
@@ -326,4 +328,4 @@ fn bucket(scaled: &Tensor, targets: &TargetTensors, target: &DecodedBatch, log_t
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,23 +1,28 @@
 //! What a student minimises, given its logits and a batch's targets: one file a loss.
 //!
 //! A loss sees tensors, never the cache. Cached targets are decoded on the device, at whatever
-//! temperature, without gradients; only the student's logits carry them.
+//! temperature, without gradients; only the student's logits carry them. Temperature and weights may change from step to
+//! step, as a function of the step alone ([`LossSchedule`]).
 
 mod cross_entropy;
 pub mod dense;
 mod fused;
 mod kl;
+mod ranking;
 #[cfg(test)]
 mod reference;
+mod schedule;
 mod targets;
 mod weighted;
 
 pub use cross_entropy::cross_entropy;
 pub use kl::KlDivergence;
+pub use ranking::ranking;
+pub use schedule::{LossSchedule, LossValues};
 pub use targets::{DecodedBatch, TargetSpace, TargetTensors};
 pub use weighted::{LossTerms, Means, WeightedLoss};
 
-use crate::target::{NotCovered, TailHandling};
+use crate::target::{NotCovered, TailHandling, TemperatureError};
 
 /// Why a loss cannot be computed from a cache.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -26,6 +31,21 @@ pub enum LossError {
     /// Targets are not known at the temperature.
     #[error("loss.temperature: {0}")]
     Temperature(#[from] NotCovered),
+    /// A temperature that is none.
+    #[error("loss.temperature: {0}")]
+    NoTemperature(#[from] TemperatureError),
+    /// The label's probability at T = 1 is not known.
+    #[error("loss.weights.nkd needs the label's probability at T = 1: {0}")]
+    Label(NotCovered),
+    /// Samples of a batch that is not there all at once.
+    #[error(
+        "loss.dist.gamma = {gamma} relates the samples of a batch, and a language model's positions are taken in parts; \
+         set loss.dist.gamma = 0, which leaves the relation between classes"
+    )]
+    InParts {
+        /// Its weight.
+        gamma: f64,
+    },
     /// Logits of targets that are draws.
     #[error("loss.weights.logit_mse compares logits, and this cache has draws instead (head.draws); use kl")]
     NoLogits,

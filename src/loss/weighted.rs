@@ -6,20 +6,28 @@ use tch::{Device, Kind, Tensor};
 
 use super::cross_entropy::smoothed;
 use super::fused::{self, LabelPart};
-use super::{KlDivergence, LossError, TargetSpace, TargetTensors, dense};
-use crate::config::{LossConfig, LossWeights};
+use super::{KlDivergence, LossError, LossValues, TargetSpace, TargetTensors, dense, ranking};
+use crate::config::{LossConfig, LossWeights, TermWeights};
 use crate::target::{TailHandling, Temperature};
 
-/// A weighted sum of terms; those of weight 0 are not computed.
+/// A weighted sum of terms; those whose weight is never positive are not computed, and those whose weight changes are
+/// at every step.
 ///
-/// The divergences (`kl`, `reverse_kl`, `jsd`, `dkd`) have the factor `T²`, which keeps the gradients' size when `T`
-/// changes (Hinton, Vinyals & Dean, 2015).
+/// The divergences (`kl`, `reverse_kl`, `jsd`, `dkd`, `dist`) have the factor `T²`, which keeps the gradients' size when
+/// `T` changes (Hinton, Vinyals & Dean, 2015).
 #[derive(Debug)]
 pub struct WeightedLoss {
     config: LossConfig,
+    /// The largest weights of a run.
+    used: TermWeights,
+    now: LossValues,
     /// Knows the targets; `None` where no term needs them.
     target: Option<KlDivergence>,
-    square: f64,
+    /// Knows them at T = 1, where a term needs that too and `target` is at another.
+    at_one: Option<KlDivergence>,
+    /// What targets are decoded with anew where the temperature changes.
+    space: Option<TargetSpace>,
+    device: Device,
 }
 
 /// Over how many a batch's means are taken.
@@ -57,27 +65,61 @@ impl LossTerms {
 }
 
 impl WeightedLoss {
-    /// Prepares the terms with positive weight.
+    /// Prepares the terms with positive weight, at the temperature and weights that a run begins with.
     ///
     /// `space` describes the cache's targets; without it the terms that need targets are left out.
     ///
     /// # Errors
-    /// Those of [`KlDivergence::new`]; [`LossError::NoMass`] where a target has classes without mass and a term
-    /// would be infinite.
-    pub fn new(
-        config: &LossConfig,
-        temperature: Temperature,
-        space: Option<&TargetSpace>,
-        device: Device,
-    ) -> Result<Self, LossError> {
-        let target = space
-            .filter(|_| config.weights.of_targets())
-            .map(|space| KlDivergence::new(space, temperature, config.tail, device))
-            .transpose()?;
+    /// Those of [`KlDivergence::new`] at any temperature of the run; [`LossError::NoMass`] where a target has classes
+    /// without mass and a term would be infinite; [`LossError::NoLogits`], [`LossError::Label`].
+    pub fn new(config: &LossConfig, space: Option<&TargetSpace>, device: Device) -> Result<Self, LossError> {
+        let now = LossValues::first(config);
+        let used = config.weights.map(|weight| weight.largest());
+        let space = space.filter(|_| config.weights.of_targets());
+        let known = |space: &TargetSpace, at: f64| {
+            KlDivergence::new(space, Temperature::new(at)?, config.tail, device)
+        };
+        let target = space.map(|space| known(space, now.temperature)).transpose()?;
+        let mut at_one = None;
         if let Some(space) = space {
+            let [_, last] = config.temperature.ends();
+            if config.temperature.changes() {
+                // What lies between is covered where both ends are.
+                drop(known(space, last)?);
+            }
             config.weights.check(config.tail, space)?;
+            if used.nkd > 0.0 && (config.temperature.changes() || now.temperature != 1.0) {
+                at_one = Some(known(space, 1.0).map_err(|error| match error {
+                    LossError::Temperature(not) => LossError::Label(not),
+                    other => other,
+                })?);
+            }
         }
-        Ok(Self { config: config.clone(), target, square: temperature.get().powi(2) })
+        let space = space.filter(|_| config.temperature.changes()).cloned();
+        Ok(Self { config: config.clone(), used, now, target, at_one, space, device })
+    }
+
+    /// Goes on with the temperature and weights of another step. At another temperature the tail model is decoded
+    /// anew, which takes time and memory in proportion to classes × rank.
+    ///
+    /// # Errors
+    /// Those of [`KlDivergence::new`], at temperatures other than the config's.
+    pub fn set(&mut self, now: &LossValues) -> Result<(), LossError> {
+        if let Some(space) = self.space.as_ref().filter(|_| now.temperature != self.now.temperature) {
+            let temperature = Temperature::new(now.temperature)?;
+            self.target = Some(KlDivergence::new(space, temperature, self.config.tail, self.device)?);
+        }
+        self.now = *now;
+        Ok(())
+    }
+
+    /// Whether all samples of a batch must be given at once.
+    pub fn of_whole_batch(&self) -> bool {
+        self.config.of_whole_batch()
+    }
+
+    fn square(&self) -> f64 {
+        self.now.temperature.powi(2)
     }
 
     /// The loss of a batch, or what a part of its positions adds to it: sums over these, divided by the numbers
@@ -94,7 +136,7 @@ impl WeightedLoss {
         targets: Option<&TargetTensors>,
         means: Means,
     ) -> LossTerms {
-        let weights = &self.config.weights;
+        let (used, now) = (&self.used, &self.now.weights);
         let mut sum = Sum {
             total: Tensor::zeros([], (Kind::Float, logits.device())),
             terms: BTreeMap::new(),
@@ -103,22 +145,25 @@ impl WeightedLoss {
         };
         let fused = self.fused(&mut sum, logits, labels, targets);
         if let (Some(target), Some(targets)) = (&self.target, targets) {
-            if weights.kl > 0.0 && !fused {
-                sum.add("kl", weights.kl, target.per_sample(logits, targets) * self.square);
+            if used.kl > 0.0 && !fused {
+                sum.add("kl", now.kl, target.per_sample(logits, targets) * self.square());
             }
-            if weights.logit_mse > 0.0 {
+            if used.logit_mse > 0.0 {
                 let student = logits.to_kind(Kind::Float).gather(-1, &targets.ids, false);
                 let in_head = targets.in_head();
                 let off = dense::logit_mse(&targets.values, &student, in_head.as_ref());
-                sum.add("logit_mse", weights.logit_mse, off);
+                sum.add("logit_mse", now.logit_mse, off);
             }
-            if weights.of_every_class() {
+            if used.ranking > 0.0 {
+                sum.add("ranking", now.ranking, ranking(logits, targets, self.config.ranking.top));
+            }
+            if self.config.weights.of_every_class() {
                 self.of_every_class(&mut sum, target, logits, labels, targets);
             }
         }
-        if let (true, Some(labels)) = (weights.cross_entropy > 0.0 && !fused, labels) {
+        if let (true, Some(labels)) = (used.cross_entropy > 0.0 && !fused, labels) {
             let term = smoothed(logits, labels, self.config.label_smoothing);
-            sum.add_labelled("cross_entropy", weights.cross_entropy, term);
+            sum.add_labelled("cross_entropy", now.cross_entropy, term);
         }
         LossTerms { total: sum.total, terms: sum.terms }
     }
@@ -132,27 +177,27 @@ impl WeightedLoss {
         labels: Option<&Tensor>,
         targets: Option<&TargetTensors>,
     ) -> bool {
-        let LossConfig { weights, label_smoothing, .. } = &self.config;
+        let (used, now) = (&self.used, &self.now.weights);
         if logits.device() != Device::Cpu || !logits.requires_grad() {
             return false;
         }
-        let of_targets = self.target.as_ref().zip(targets).filter(|_| weights.kl > 0.0);
+        let of_targets = self.target.as_ref().zip(targets).filter(|_| used.kl > 0.0);
         let kl = of_targets
-            .and_then(|(target, targets)| target.part(targets, weights.kl * self.square / sum.positions));
-        let labels = labels.filter(|_| weights.cross_entropy > 0.0).map(|labels| LabelPart {
+            .and_then(|(target, targets)| target.part(targets, now.kl * self.square() / sum.positions));
+        let labels = labels.filter(|_| used.cross_entropy > 0.0).map(|labels| LabelPart {
             labels: fused::numbers(labels, Kind::Int64),
-            smoothing: *label_smoothing,
-            factor: weights.cross_entropy / sum.labels,
+            smoothing: self.config.label_smoothing,
+            factor: now.cross_entropy / sum.labels,
         });
         if kl.is_none() && labels.is_none() {
             return true;
         }
         let done = fused::rows(logits, kl.as_ref(), labels.as_ref());
         if kl.is_some() {
-            sum.add("kl", weights.kl, Tensor::from(done.kl * self.square));
+            sum.add("kl", now.kl, Tensor::from(done.kl * self.square()));
         }
         if labels.is_some() {
-            sum.add_labelled("cross_entropy", weights.cross_entropy, Tensor::from(done.cross_entropy));
+            sum.add_labelled("cross_entropy", now.cross_entropy, Tensor::from(done.cross_entropy));
         }
         // Of no value, and with the gradient that is known.
         let product = logits.to_kind(Kind::Float).reshape([-1]).dot(&done.gradient.reshape([-1]));
@@ -170,27 +215,47 @@ impl WeightedLoss {
         targets: &TargetTensors,
     ) {
         let Some(log_p) = tch::no_grad(|| target.log_target(targets)) else { return };
-        let log_q = (logits.to_kind(Kind::Float) * target.temperature().beta()).log_softmax(-1, Kind::Float);
-        let LossConfig { weights, jsd_beta, dkd, .. } = &self.config;
-        if weights.reverse_kl > 0.0 {
-            sum.add("reverse_kl", weights.reverse_kl, dense::reverse_kl(&log_p, &log_q) * self.square);
+        let logits = logits.to_kind(Kind::Float);
+        let log_q = (&logits * target.temperature().beta()).log_softmax(-1, Kind::Float);
+        let LossConfig { jsd_beta, dkd, dist, nkd, .. } = &self.config;
+        let (used, now, square) = (&self.used, &self.now.weights, self.square());
+        if used.reverse_kl > 0.0 {
+            sum.add("reverse_kl", now.reverse_kl, dense::reverse_kl(&log_p, &log_q) * square);
         }
-        if weights.jsd > 0.0 {
-            sum.add("jsd", weights.jsd, dense::jsd(&log_p, &log_q, *jsd_beta) * self.square);
+        if used.jsd > 0.0 {
+            sum.add("jsd", now.jsd, dense::jsd(&log_p, &log_q, *jsd_beta) * square);
         }
-        if weights.total_variation > 0.0 {
-            let term = dense::total_variation(&log_p, &log_q);
-            sum.add("total_variation", weights.total_variation, term);
+        if used.total_variation > 0.0 {
+            sum.add("total_variation", now.total_variation, dense::total_variation(&log_p, &log_q));
         }
-        if weights.mse > 0.0 {
-            sum.add("mse", weights.mse, dense::mse(&log_p, &log_q));
+        if used.mse > 0.0 {
+            sum.add("mse", now.mse, dense::mse(&log_p, &log_q));
         }
-        if weights.cosine > 0.0 {
-            sum.add("cosine", weights.cosine, dense::cosine(&log_p, &log_q));
+        if used.cosine > 0.0 {
+            sum.add("cosine", now.cosine, dense::cosine(&log_p, &log_q));
         }
-        if let (true, Some(labels)) = (weights.dkd > 0.0, labels) {
+        if used.dist > 0.0 {
+            let mut term = dense::dist_inter(&log_p, &log_q) * (square * dist.beta);
+            if dist.gamma > 0.0 {
+                // The batch's share of each of its samples.
+                term += dense::dist_intra(&log_p, &log_q) * (square * dist.gamma);
+            }
+            sum.add("dist", now.dist, term);
+        }
+        let Some(labels) = labels else { return };
+        if used.dkd > 0.0 {
             let term = dense::dkd(&log_p, &log_q, labels, dkd.alpha, dkd.beta);
-            sum.add_labelled("dkd", weights.dkd, term * self.square);
+            sum.add_labelled("dkd", now.dkd, term * square);
+        }
+        if used.nkd > 0.0 {
+            let one = self.at_one.as_ref().map(|target| {
+                let log_p = tch::no_grad(|| target.log_target(targets));
+                log_p.map(|log_p| (log_p, logits.log_softmax(-1, Kind::Float)))
+            });
+            let at_t = (&log_p, &log_q);
+            let at_one = one.as_ref().map_or(Some(at_t), |one| one.as_ref().map(|(p, q)| (p, q)));
+            let Some(at_one) = at_one else { return };
+            sum.add_labelled("nkd", now.nkd, dense::nkd(at_one, at_t, labels, square * nkd.gamma));
         }
     }
 }
@@ -206,12 +271,12 @@ impl LossWeights {
         let bucket = tail == TailHandling::Bucket && space.has_tail();
         let bare = !space.has_tail() || tail == TailHandling::Renormalize;
         if bucket && self.of_every_class() {
-            return Err(LossError::NoMass { what: "terms other than kl and logit_mse", tail });
+            return Err(LossError::NoMass { what: "terms other than kl, logit_mse and ranking", tail });
         }
-        if space.draws.is_some() && self.logit_mse > 0.0 {
+        if space.draws.is_some() && self.logit_mse.largest() > 0.0 {
             return Err(LossError::NoLogits);
         }
-        if bare && self.reverse_kl > 0.0 {
+        if bare && self.reverse_kl.largest() > 0.0 {
             return Err(LossError::NoMass { what: "reverse_kl", tail });
         }
         Ok(())
@@ -240,3 +305,6 @@ impl Sum {
         self.terms.insert(name, mean.detach());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,10 @@
 
 mod average;
 mod optimizer;
+mod rates;
 mod schedule;
 
 pub use average::Average;
 pub use optimizer::{Memory, Optimizer};
+pub use rates::OptimError;
 pub use schedule::Schedule;

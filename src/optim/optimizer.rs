@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 use tch::nn::VarStore;
 
+use super::OptimError;
+use super::rates::{self, Own};
 use crate::config::OptimizerConfig;
 
 /// Changes the trainable variables of a store by their gradients.
@@ -21,8 +23,7 @@ pub struct Optimizer {
 struct Variable {
     name: String,
     value: Tensor,
-    /// Whether it decays: norms and biases do not.
-    decays: bool,
+    own: Own,
     first: Option<Tensor>,
     second: Option<Tensor>,
 }
@@ -35,15 +36,16 @@ impl Optimizer {
     ///
     /// Weight decay is of matrices and kernels alone: what has one dimension, norms and biases, keeps its size,
     /// unless the config says otherwise.
-    pub fn new(config: &OptimizerConfig, vs: &VarStore) -> Self {
+    ///
+    /// # Errors
+    /// [`OptimError`]: a group or a layer decay that fits no variable.
+    pub fn new(config: &OptimizerConfig, vs: &VarStore) -> Result<Self, OptimError> {
         let named: BTreeMap<String, Tensor> = vs.variables().into_iter().collect();
-        let trainable = named.into_iter().filter(|(_, value)| value.requires_grad());
-        let all = config.decays_all();
-        let variable = |(name, value): (String, Tensor)| {
-            let decays = all || value.dim() > 1;
-            Variable { name, value, decays, first: None, second: None }
-        };
-        Self { config: config.clone(), steps: 0, variables: trainable.map(variable).collect() }
+        let trainable: Vec<_> = named.into_iter().filter(|(_, value)| value.requires_grad()).collect();
+        let own = rates::own(config, &trainable)?;
+        let variable = |((name, value), own)| Variable { name, value, own, first: None, second: None };
+        let variables = trainable.into_iter().zip(own).map(variable).collect();
+        Ok(Self { config: config.clone(), steps: 0, variables })
     }
 
     /// Forgets all gradients.
@@ -75,7 +77,7 @@ impl Optimizer {
         self.variables.iter().map(|variable| variable.value.grad()).filter(Tensor::defined)
     }
 
-    /// One step at `learning_rate`.
+    /// One step at `learning_rate`, times what each layer and group has of its own.
     pub fn step(&mut self, learning_rate: f64) {
         self.steps += 1;
         let (config, steps) = (&self.config, self.steps);
@@ -122,7 +124,8 @@ fn or_zeros<'a>(slot: &'a mut Option<Tensor>, value: &Tensor) -> &'a mut Tensor 
 
 impl Variable {
     fn step(&mut self, config: &OptimizerConfig, gradient: &Tensor, learning_rate: f64, steps: i64) {
-        let decay = if self.decays { config.weight_decay() } else { 0.0 };
+        let Own { rate, decay } = self.own;
+        let learning_rate = learning_rate * rate;
         // L2: the penalty's gradient.
         let penalised = |value: &Tensor| match decay == 0.0 {
             true => gradient.shallow_clone(),

@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use crate::config::ScheduleConfig;
+use crate::config::{Per, ScheduleConfig};
 
 /// A schedule over a known number of steps.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct Schedule {
     warmup: f64,
     steps: f64,
     steps_per_epoch: f64,
+    /// Steps that have one rate together.
+    together: u64,
 }
 
 /// From 1 at 0 to 0 at 1 along half a cosine.
@@ -28,10 +30,14 @@ impl Schedule {
     /// The schedule of a run of `epochs` epochs of `steps_per_epoch` steps, with `peak` as its
     /// highest learning rate.
     pub fn new(config: &ScheduleConfig, peak: f64, epochs: u32, steps_per_epoch: u64) -> Self {
-        let steps_per_epoch = steps_per_epoch as f64;
+        // An epoch as if it were a step.
+        let (steps_per_epoch, together) = match config.per() {
+            Per::Step => (steps_per_epoch as f64, 1),
+            Per::Epoch => (1.0, steps_per_epoch.max(1)),
+        };
         let warmup = (config.warmup_epochs() * steps_per_epoch).round();
         let steps = f64::from(epochs) * steps_per_epoch;
-        Self { config: config.clone(), peak, warmup, steps, steps_per_epoch }
+        Self { config: config.clone(), peak, warmup, steps, steps_per_epoch, together }
     }
 
     /// The learning rate of `step`, counted from 0.
@@ -39,7 +45,7 @@ impl Schedule {
     /// Warm-up rises linearly and reaches the peak with its last step. What falls to a final value would have it
     /// at the step after the last; `one_cycle`, as PyTorch's, has it at the last.
     pub fn at(&self, step: u64) -> f64 {
-        let step = step as f64;
+        let step = (step / self.together) as f64;
         if step < self.warmup {
             return self.peak * (step + 1.0) / self.warmup;
         }
@@ -62,7 +68,7 @@ impl Schedule {
                 let falls = (step / length(every_epochs)).floor();
                 factor.powf(falls)
             }
-            ScheduleConfig::OneCycle { peak_at, first_fraction, final_fraction } => {
+            ScheduleConfig::OneCycle { peak_at, first_fraction, final_fraction, .. } => {
                 let (last, top) = ((self.steps - 1.0).max(1.0), peak_at * self.steps - 1.0);
                 let step = step.min(last);
                 match step <= top {
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn warms_up_to_the_peak_and_falls_along_a_cosine() {
-        let config = ScheduleConfig::Cosine { warmup_epochs: 0.5, final_fraction: 0.1 };
+        let config = ScheduleConfig::Cosine { warmup_epochs: 0.5, final_fraction: 0.1, per: Per::Step };
         let schedule = Schedule::new(&config, 2.0, 3, 8);
         assert_eq!([0, 1, 3].map(|step| schedule.at(step)), [0.5, 1.0, 2.0]);
         assert_eq!(schedule.at(4), 2.0);
@@ -138,23 +144,30 @@ mod tests {
 
     #[test]
     fn constant_stays_after_its_warm_up() {
-        let schedule = Schedule::new(&ScheduleConfig::Constant { warmup_epochs: 0.0 }, 0.3, 1, 10);
+        let schedule =
+            Schedule::new(&ScheduleConfig::Constant { warmup_epochs: 0.0, per: Per::Step }, 0.3, 1, 10);
         assert!((0..20).all(|step| schedule.at(step) == 0.3));
-        let schedule = Schedule::new(&ScheduleConfig::Constant { warmup_epochs: 1.0 }, 0.3, 1, 10);
+        let schedule =
+            Schedule::new(&ScheduleConfig::Constant { warmup_epochs: 1.0, per: Per::Step }, 0.3, 1, 10);
         assert!(schedule.at(0) > 0.0 && schedule.at(9) == 0.3);
     }
 
     #[test]
     fn lines_and_steps() {
-        let linear = ScheduleConfig::Linear { warmup_epochs: 0.5, final_fraction: 0.5 };
+        let linear = ScheduleConfig::Linear { warmup_epochs: 0.5, final_fraction: 0.5, per: Per::Step };
         near(
             &run(&linear, 1.0, 2, 4),
             &[0.5, 1.0, 1.0, 11.0 / 12.0, 10.0 / 12.0, 0.75, 8.0 / 12.0, 7.0 / 12.0],
         );
-        let step = ScheduleConfig::Step { warmup_epochs: 0.0, every_epochs: 1.0, factor: 0.1 };
+        let step =
+            ScheduleConfig::Step { warmup_epochs: 0.0, every_epochs: 1.0, factor: 0.1, per: Per::Step };
         near(&run(&step, 1.0, 3, 2), &[1.0, 1.0, 0.1, 0.1, 0.01, 0.01]);
-        let wsd =
-            ScheduleConfig::WarmupStableDecay { warmup_epochs: 1.0, decay_epochs: 1.0, final_fraction: 0.0 };
+        let wsd = ScheduleConfig::WarmupStableDecay {
+            warmup_epochs: 1.0,
+            decay_epochs: 1.0,
+            final_fraction: 0.0,
+            per: Per::Step,
+        };
         near(&run(&wsd, 1.0, 3, 4), &[0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
     }
 
@@ -167,12 +180,14 @@ mod tests {
             period_epochs: 3.0,
             growth: 2.0,
             final_fraction: 0.1,
+            per: Per::Step,
         };
         near(&run(&restarts, 1.0, 10, 1), &RESTARTS);
         let cycle = ScheduleConfig::OneCycle {
             peak_at: 0.3,
             first_fraction: 1.0 / 25.0,
             final_fraction: 1.0 / 25.0e4,
+            per: Per::Step,
         };
         near(&run(&cycle, 1.0, 10, 1), &CYCLE);
     }

@@ -3,6 +3,8 @@
 use super::TrainError;
 use super::setup::Training;
 use crate::config::TrainConfig;
+use crate::loader::Samples;
+use crate::loss::TargetSpace;
 use crate::target::{PositionTarget, Temperature};
 
 /// Positions over which means are taken, at least, if there are as many.
@@ -10,20 +12,37 @@ const POSITIONS: usize = 4096;
 /// Samples that are read at once.
 const ROWS: u64 = 16;
 
-/// A warning where the tails of the cache are known at T = 1 alone and `loss.temperature` is another: what mass
+/// A warning where the tails of the cache are known at T = 1 alone and `loss.temperature` is ever another: what mass
 /// they may have there, and what is taken.
 ///
 /// # Errors
 /// Those of reading the cache.
 pub(super) fn of_tails(config: &TrainConfig, training: &Training) -> Result<Option<String>, TrainError> {
-    let temperature = Temperature::new(config.loss.temperature)?;
+    let [first, last] = config.loss.temperature.ends();
+    let mut temperatures = vec![first, last];
+    temperatures.dedup();
+    // Between T = 1 and another, what is not known grows: the ends say the most that can be said.
+    temperatures.retain(|temperature| *temperature != Temperature::ONE.get());
     let of_curve = config.loss.weights.of_targets() && config.loss.tail.reads_curve();
     let Some(space) = training.space.as_ref().filter(|space| {
-        of_curve && space.has_tail() && space.nodes.as_slice() == [1.0] && temperature != Temperature::ONE
+        of_curve && space.has_tail() && space.nodes.as_slice() == [1.0] && !temperatures.is_empty()
     }) else {
         return Ok(None);
     };
-    let samples = &training.samples;
+    let known = temperatures
+        .iter()
+        .map(|temperature| tails(Temperature::new(*temperature)?, space, &training.samples))
+        .collect::<Result<Vec<String>, TrainError>>()?;
+    let asked = if first == last { format!("= {first}") } else { format!("goes from {first} to {last}") };
+    Ok(Some(format!(
+        "warning: loss.temperature {asked}, and this cache knows its tails at T = 1 alone: {}. Targets are exact at \
+         T = 1; a cache that kd-cache build makes is right at every temperature",
+        known.join("; "),
+    )))
+}
+
+/// What is known of the tails' mass at a temperature.
+fn tails(temperature: Temperature, space: &TargetSpace, samples: &Samples) -> Result<String, TrainError> {
     let (mut least, mut taken, mut most, mut positions) = (0.0, 0.0, 0.0, 0usize);
     let mut first = 0;
     while positions < POSITIONS && first < samples.len() {
@@ -48,13 +67,12 @@ pub(super) fn of_tails(config: &TrainConfig, training: &Training) -> Result<Opti
         }
     }
     let mean = |sum: f64| 100.0 * sum / positions.max(1) as f64;
-    Ok(Some(format!(
-        "warning: loss.temperature = {}, and this cache knows its tails at T = 1 alone: at {0} they have between {:.1} % \
-         and {:.1} % of the mass, and {:.1} % is taken (means over {positions} positions). Targets are exact at T = 1; a \
-         cache that kd-cache build makes is right at every temperature",
+    Ok(format!(
+        "at {} they have between {:.1} % and {:.1} % of the mass, and {:.1} % is taken (means over {positions} \
+         positions)",
         temperature.get(),
         mean(least),
         mean(most),
         mean(taken),
-    )))
+    ))
 }

@@ -8,6 +8,7 @@ use crate::dataset::DatasetError;
 use crate::libtorch::DeviceError;
 use crate::loader::LoaderError;
 use crate::loss::LossError;
+use crate::optim::OptimError;
 use crate::preprocess::PreprocessError;
 use crate::student::StudentError;
 use crate::target::TemperatureError;
@@ -37,6 +38,9 @@ pub enum TrainError {
     /// The loss.
     #[error(transparent)]
     Loss(#[from] LossError),
+    /// The optimizer.
+    #[error(transparent)]
+    Optim(#[from] OptimError),
     /// The temperature.
     #[error("loss.temperature: {0}")]
     Temperature(#[from] TemperatureError),

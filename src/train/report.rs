@@ -14,7 +14,7 @@ pub struct EpochReport {
     pub epoch: u32,
     /// Steps since the run began.
     pub step: u64,
-    /// Learning rate of the epoch's last step.
+    /// Learning rate of the epoch's last step, before what layers and groups have of their own.
     pub learning_rate: f64,
     /// Mean of what is minimised over the epoch's samples, as it was when each was seen.
     pub train_loss: f64,
@@ -22,6 +22,12 @@ pub struct EpochReport {
     /// the epoch's samples, unweighted, with their factor `T²` where they have one.
     #[serde(flatten)]
     pub terms: BTreeMap<String, f64>,
+    /// Softmax temperature of the epoch's last step; absent where it does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Weights of the epoch's last step, of the terms whose weights change.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, f64>,
     /// Mean norm of the gradients of a step before they were clipped; absent without `train.clip_norm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,
@@ -76,7 +82,8 @@ pub struct TrainReport {
     /// The digest of the cache's teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher_digest: Option<String>,
-    /// Softmax temperature of the `kl` term; absent when it is not minimised.
+    /// Softmax temperature of the terms of targets, that of the last step where it changes; absent when none is
+    /// minimised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// Device it ran on.

@@ -16,14 +16,13 @@ use super::step::backward;
 use super::sums::Sums;
 use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport, doubt};
 use crate::checkpoint;
-use crate::config::{StudentConfig, TrainConfig};
+use crate::config::{Setting, StudentConfig, TrainConfig};
 use crate::libtorch;
 use crate::loader::{Batch, Order, stream};
-use crate::loss::{LossTerms, WeightedLoss};
+use crate::loss::{LossSchedule, LossTerms, WeightedLoss};
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
 use crate::student::{self, Asked, Initialised, State, Student};
-use crate::target::Temperature;
 
 /// Steps between two looks at the loss: each one waits for the device.
 const STEPS_PER_LOOK: u64 = 50;
@@ -63,10 +62,9 @@ pub fn run(
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     }
-    let temperature = Temperature::new(config.loss.temperature)?;
     let training = setup::training(config, options.cache.as_deref())?;
     let weights = &config.loss.weights;
-    let loss = WeightedLoss::new(&config.loss, temperature, training.space.as_ref(), device)?;
+    let loss = WeightedLoss::new(&config.loss, training.space.as_ref(), device)?;
     let sets = config
         .validation
         .iter()
@@ -83,7 +81,7 @@ pub fn run(
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
     freeze(student.as_ref(), &config.train.freeze)?;
-    let mut optimizer = Optimizer::new(&config.optimizer, student.variables());
+    let mut optimizer = Optimizer::new(&config.optimizer, student.variables())?;
     if let (None, Some(init)) = (&kept, &config.init) {
         let done = student::initialise(student.as_mut(), &init.weights)?;
         progress.say(&begun_with(&done, &init.weights));
@@ -103,7 +101,7 @@ pub fn run(
         selected_by: select_by.to_string(),
         cache: options.cache.as_ref().map(|path| path.display().to_string()),
         teacher_digest: training.samples.cache().map(|cache| cache.manifest().teacher.digest.to_string()),
-        temperature: weights.of_targets().then(|| temperature.get()),
+        temperature: weights.of_targets().then(|| config.loss.temperature.ends()[0]),
         device: config.train.device.clone(),
         seed: config.seed,
         parameters,
@@ -129,11 +127,13 @@ pub fn run(
     let peak = config.optimizer.learning_rate();
     let steps_per_epoch = batches.div_ceil(config.train.accumulate as u64);
     let schedule = Schedule::new(&config.schedule, peak, config.train.epochs, steps_per_epoch);
+    let loss_schedule = LossSchedule::new(&config.loss, config.train.epochs, steps_per_epoch);
     let mut course = Course {
         config,
         training: &training,
         folder: &folder,
         loss,
+        loss_schedule,
         optimizer,
         average,
         schedule,
@@ -181,6 +181,9 @@ pub fn run(
     if report.best_epoch.is_some() {
         keep_best(student.as_mut(), &folder, best)?;
         folder.for_transformers(config, &training)?;
+    }
+    if let Some(temperature) = &mut report.temperature {
+        *temperature = course.loss_schedule.at(course.place.step.saturating_sub(1)).temperature;
     }
     report.seconds = begun.elapsed().as_secs_f64();
     folder.write_summary(&report)?;
@@ -252,6 +255,7 @@ struct Course<'a> {
     training: &'a Training,
     folder: &'a RunFolder,
     loss: WeightedLoss,
+    loss_schedule: LossSchedule,
     optimizer: Optimizer,
     /// Of the weights, where it is what is measured and kept.
     average: Option<Average>,
@@ -340,12 +344,16 @@ impl Course<'_> {
         let seconds = begun.elapsed().as_secs_f64();
         let rate = |count: f64| count / seconds.max(f64::MIN_POSITIVE);
         let positions = self.sums.over().positions - before;
+        let loss = &self.config.loss;
+        let at = |setting: &Setting| self.loss_schedule.value(setting, self.place.step.saturating_sub(1));
         Ok(Some(EpochReport {
             epoch,
             step: self.place.step,
             learning_rate,
             train_loss,
             terms: means.terms,
+            temperature: loss.temperature.changes().then(|| at(&loss.temperature)),
+            weights: loss.weights.changing().map(|(name, weight)| (name.to_owned(), at(&weight))).collect(),
             gradient_norm: means.gradient_norm,
             seconds,
             samples_per_second: rate(rows as f64),
@@ -364,6 +372,7 @@ impl Course<'_> {
         let section = &self.config.train;
         // What is random in a step depends on nothing but its number.
         seed(self.config.seed ^ self.place.step.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.device);
+        self.loss.set(&self.loss_schedule.at(self.place.step))?;
         self.optimizer.zero_grad();
         let over = means(group);
         let mut sum: Option<LossTerms> = None;

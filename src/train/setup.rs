@@ -10,7 +10,7 @@ use crate::cache::{CacheReader, Manifest};
 use crate::config::{AugmentConfig, PreprocessConfig, TrainConfig, ValidationConfig};
 use crate::dataset::{self, Dataset, DatasetError};
 use crate::loader::Samples;
-use crate::loss::{KlDivergence, TargetSpace};
+use crate::loss::{KlDivergence, LossError, TargetSpace};
 use crate::metrics::Metric;
 use crate::preprocess::Preprocess;
 use crate::target::{TailHandling, Temperature};
@@ -78,6 +78,9 @@ fn training_on_tokens(config: &TrainConfig, cache: CacheReader) -> Result<Traini
                 format!("{} keeps the tokens it was built over; leave the key out", cache.dir().display());
             return Err(TrainError::OfTokens { key: key.into(), problem });
         }
+    }
+    if config.loss.of_whole_batch() {
+        return Err(LossError::InParts { gamma: config.loss.dist.gamma }.into());
     }
     check_tokenizer(config, &cache)?;
     let classes = check_classes(config.student.classes(), &cache)?;

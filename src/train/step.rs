@@ -20,7 +20,10 @@ pub(super) fn backward(
     means: Means,
     classes: usize,
 ) -> Result<LossTerms, TrainError> {
-    let positions = |features: &Tensor| chunks(features.size()[0], classes).collect();
+    let positions = |features: &Tensor| match loss.of_whole_batch() {
+        true => vec![(0, features.size()[0])],
+        false => chunks(features.size()[0], classes).collect(),
+    };
     backward_in(model, batch, loss, means, positions)
 }
 
@@ -66,12 +69,12 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::config::{DkdConfig, LlamaConfig, LossConfig, LossWeights, StudentConfig};
+    use crate::config::{DistConfig, LlamaConfig, LossConfig, LossWeights, RankingConfig, StudentConfig};
     use crate::loader::{Batch, Inputs, TokenInputs};
     use crate::loss::TargetSpace;
     use crate::select::Selector;
     use crate::student::{self, Asked, Student};
-    use crate::target::{TailHandling, TailModel, TailNodes, TailPrior, Temperature};
+    use crate::target::{TailHandling, TailModel, TailNodes, TailPrior};
 
     const CLASSES: usize = 37;
     /// Of [`batch`].
@@ -150,21 +153,34 @@ mod tests {
             nodes,
             tail_model: TailModel::new(prior, None),
         };
-        let weights = LossWeights { kl: 0.7, cross_entropy: 0.3, ..LossWeights::default() };
-        let temperature = Temperature::new(2.0).unwrap();
+        let weights = LossWeights {
+            kl: 0.7.into(),
+            cross_entropy: 0.3.into(),
+            ranking: 0.1.into(),
+            ..LossWeights::default()
+        };
         let (student, batch) = (student(), batch(&selector));
         for tail in TailHandling::ALL {
-            let further = LossWeights { jsd: 0.5, dkd: 0.1, logit_mse: 0.2, ..weights.clone() };
+            let further = LossWeights {
+                jsd: 0.5.into(),
+                dkd: 0.1.into(),
+                logit_mse: 0.2.into(),
+                dist: 0.3.into(),
+                nkd: 0.2.into(),
+                ..weights.clone()
+            };
             let weights = if tail == TailHandling::Bucket { weights.clone() } else { further };
             let config = LossConfig {
-                temperature: 2.0,
+                temperature: 2.0.into(),
                 tail,
                 weights,
                 jsd_beta: 0.3,
-                dkd: DkdConfig::default(),
+                dist: DistConfig { beta: 1.0, gamma: 0.0 },
+                ranking: RankingConfig { top: Some(3) },
                 label_smoothing: 0.1,
+                ..LossConfig::default()
             };
-            let loss = WeightedLoss::new(&config, temperature, Some(&space), Device::Cpu).unwrap();
+            let loss = WeightedLoss::new(&config, Some(&space), Device::Cpu).unwrap();
             let (whole, terms) = gradients(student.as_ref(), &batch, &loss, 100);
             for step in [1, 5, 11] {
                 let (parts, found) = gradients(student.as_ref(), &batch, &loss, step);
@@ -177,5 +193,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What relates the samples of a batch is given all of them, however many classes there are.
+    #[test]
+    fn a_batch_whose_samples_are_related_stays_whole() {
+        tch::manual_seed(5);
+        let nodes = TailNodes::default();
+        let selector = Selector::new(CLASSES, CLASSES, &nodes).unwrap();
+        let space = TargetSpace { classes: CLASSES, k: CLASSES, draws: None, nodes, tail_model: None };
+        let (student, batch) = (student(), batch(&selector));
+        let loss = |gamma: f64| {
+            let config = LossConfig {
+                weights: LossWeights { dist: 1.0.into(), ..LossWeights::default() },
+                dist: DistConfig { beta: 0.0, gamma },
+                ..LossConfig::default()
+            };
+            WeightedLoss::new(&config, Some(&space), Device::Cpu).unwrap()
+        };
+        let total = |terms: LossTerms| terms.total.double_value(&[]);
+        let whole = |features: &Tensor| vec![(0, features.size()[0])];
+        let expected = total(backward_in(student.as_ref(), &batch, &loss(1.0), MEANS, whole).unwrap());
+        // So many classes that each position would be a part.
+        let found = total(backward(student.as_ref(), &batch, &loss(1.0), MEANS, 1 << 23).unwrap());
+        assert!((expected - found).abs() < 1e-6 && found > 0.0, "{found} is not {expected}");
+        assert!(chunks(12, 1 << 23).count() == 12 && !loss(0.0).of_whole_batch());
     }
 }

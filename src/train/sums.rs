@@ -30,7 +30,7 @@ pub(super) struct EpochMeans {
 fn count(name: &str, over: Means, steps: u64) -> f64 {
     match name {
         GRADIENT_NORM => steps as f64,
-        name if LossWeights::OF_LABELS.contains(&name) => over.labels as f64,
+        name if LossWeights::is_of_labels(name) => over.labels as f64,
         _ => over.positions as f64,
     }
 }
@@ -67,7 +67,8 @@ impl Sums {
             let sum = self.sums.get(name)?;
             Some(sum.double_value(&[]) / count(name, self.over, self.steps).max(1.0))
         };
-        let terms = LossWeights::NAMES.into_iter().filter_map(|name| Some((name.to_owned(), mean(name)?)));
+        let terms =
+            LossWeights::NAMES.iter().copied().filter_map(|name| Some((name.to_owned(), mean(name)?)));
         EpochMeans { total: mean(TOTAL), terms: terms.collect(), gradient_norm: mean(GRADIENT_NORM) }
     }
 
@@ -83,7 +84,7 @@ impl Sums {
         steps: u64,
         sum: impl Fn(&str) -> Option<Tensor>,
     ) -> Self {
-        let names = LossWeights::NAMES.into_iter().chain([TOTAL, GRADIENT_NORM]);
+        let names = LossWeights::NAMES.iter().copied().chain([TOTAL, GRADIENT_NORM]);
         let sums = names.filter_map(|name| Some((name, sum(name)?))).collect();
         Self { over: Means { positions, labels }, steps, sums }
     }

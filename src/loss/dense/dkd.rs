@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::finite;
+use super::{finite, without_label};
 
 /// `α KL(b_p ‖ b_q) + β KL(p̂ ‖ q̂)`, in nats: `b` is the label against all else, `p̂` the other classes
 /// by themselves. Plain KL is `α = 1, β = 1 − p_label`. Source: Zhao et al., "Decoupled Knowledge Distillation", 2022,
@@ -17,9 +17,8 @@ pub fn dkd(log_p: &Tensor, log_q: &Tensor, labels: &Tensor, alpha: f64, beta: f6
     // Log-probabilities of the label, of all else, and of all else by itself.
     let parts = |log: &Tensor| {
         let of_label = log.gather(-1, &label, false);
-        let others = log.scatter_value(-1, &label, f64::NEG_INFINITY);
-        let of_others = others.logsumexp([-1], true);
-        (Tensor::cat(&[&of_label, &of_others], -1), finite(&(others - of_others)))
+        let (of_others, others) = without_label(log, &label);
+        (Tensor::cat(&[&of_label, &of_others], -1), others)
     };
     let ((b_p, p), (b_q, q)) = (parts(&log_p), parts(log_q));
     let kl = |log_a: &Tensor, log_b: &Tensor| {

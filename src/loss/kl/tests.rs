@@ -9,9 +9,9 @@ use crate::loss::{fused, reference};
 use crate::target::{NotCovered, PositionTarget, TailModel, TailNodes, TailPrior, TailShape, TargetBatch};
 
 /// A batch of targets over `classes` classes made from random logits, and their space.
-struct Case {
-    space: TargetSpace,
-    batch: TargetBatch,
+pub(in crate::loss) struct Case {
+    pub(in crate::loss) space: TargetSpace,
+    pub(in crate::loss) batch: TargetBatch,
     teacher: Vec<Vec<f64>>,
 }
 
@@ -24,7 +24,7 @@ fn noise(seed: u64, scale: f64) -> impl FnMut() -> f64 {
     }
 }
 
-fn case(seed: u64, rows: usize, classes: usize, k: usize, rank: usize) -> Case {
+pub(in crate::loss) fn case(seed: u64, rows: usize, classes: usize, k: usize, rank: usize) -> Case {
     let mut next = noise(seed, 5.0);
     let nodes = TailNodes::default();
     let mut prior = || {
@@ -63,7 +63,7 @@ fn case(seed: u64, rows: usize, classes: usize, k: usize, rank: usize) -> Case {
 
 impl Case {
     /// Heads of 1 to k classes: what is cut goes into the tail, by definition.
-    fn varied(mut self, seed: u64) -> Self {
+    pub(in crate::loss) fn varied(mut self, seed: u64) -> Self {
         if !self.space.has_tail() {
             return self;
         }
@@ -85,12 +85,12 @@ impl Case {
         self
     }
 
-    fn target(&self, row: usize) -> PositionTarget<'_> {
+    pub(in crate::loss) fn target(&self, row: usize) -> PositionTarget<'_> {
         let (ids, values, curve) = self.batch.row(row);
         PositionTarget { classes: self.space.classes, ids, values, nodes: &self.space.nodes, curve }
     }
 
-    fn tail_model(&self) -> TailModel {
+    pub(in crate::loss) fn tail_model(&self) -> TailModel {
         let flat = || {
             let nodes = self.space.nodes.clone();
             let weights = vec![0.0; nodes.len() * self.space.classes];
@@ -104,7 +104,7 @@ impl Case {
         reference::kl(student, &self.target(row), t, tail, (&self.tail_model(), self.batch.code(row)))
     }
 
-    fn students(&self, seed: u64) -> Vec<Vec<f64>> {
+    pub(in crate::loss) fn students(&self, seed: u64) -> Vec<Vec<f64>> {
         let mut next = noise(seed ^ 0xabcd, 4.0);
         self.teacher.iter().map(|row| row.iter().map(|_| next()).collect()).collect()
     }
@@ -115,12 +115,12 @@ impl Case {
     }
 }
 
-fn tensor(rows: &[Vec<f64>]) -> Tensor {
+pub(in crate::loss) fn tensor(rows: &[Vec<f64>]) -> Tensor {
     let flat: Vec<f64> = rows.concat();
     Tensor::from_slice(&flat).to_kind(Kind::Float).view([rows.len() as i64, -1])
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f64> {
+pub(in crate::loss) fn numbers(tensor: &Tensor) -> Vec<f64> {
     Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
 }
 

@@ -1,0 +1,236 @@
+//! Terms on cached targets against their definitions, and a loss that changes from step to step.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{ChangeConfig, ChangeShape, DistConfig, NkdConfig, RankingConfig, Setting};
+use crate::loss::kl::tests::{Case, case, numbers, tensor};
+use crate::loss::{LossSchedule, reference};
+use crate::target::{Draws, TailNodes, TargetBatch};
+
+fn weights(names: &[(&str, f64)]) -> LossWeights {
+    let named = names.iter().map(|(name, weight)| ((*name).to_owned(), (*weight).into()));
+    serde_json::from_value(serde_json::Value::Object(named.collect())).unwrap()
+}
+
+fn change(from: f64, to: f64) -> Setting {
+    let shape = ChangeShape::Linear;
+    Setting::Changing(ChangeConfig {
+        from,
+        to,
+        shape,
+        start_epochs: 0.0,
+        over_epochs: None,
+        over_steps: None,
+    })
+}
+
+fn over(rows: usize) -> Means {
+    Means { positions: rows, labels: rows }
+}
+
+/// The value of one term, of weight 1, on all rows of a case.
+fn term(case: &Case, config: &LossConfig, students: &Tensor, labels: &Tensor, name: &str) -> f64 {
+    let loss = WeightedLoss::new(config, Some(&case.space), Device::Cpu).unwrap();
+    let targets = TargetTensors::new(&case.batch, Device::Cpu);
+    let terms = loss.forward(students, Some(labels), Some(&targets), over(case.batch.rows));
+    let value = terms.terms[name].double_value(&[]);
+    assert!((terms.total.double_value(&[]) - value).abs() < 1e-6 * (1.0 + value.abs()));
+    value
+}
+
+fn softmax(z: &[f64], beta: f64) -> Vec<f64> {
+    reference::log_softmax(z, beta).iter().map(|log| log.exp()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn terms_agree_with_their_definitions(
+        seed in 0u64..1 << 40,
+        classes in 3usize..40,
+        share in 0.0f64..1.0,
+        rank in 0usize..4,
+        temperature in 1.0f64..8.0,
+        variable: bool,
+    ) {
+        let rows = 5;
+        let k = 1 + (share * (classes - 1) as f64).round() as usize;
+        let case = case(seed, rows, classes, k, rank);
+        let case = if variable { case.varied(seed) } else { case };
+        let students = case.students(seed);
+        let labels: Vec<usize> = (0..rows).map(|row| (seed as usize + 7 * row) % classes).collect();
+        let label_tensor = Tensor::from_slice(&labels.iter().map(|label| *label as i64).collect::<Vec<_>>());
+        let (t, model) = (Temperature::new(temperature).unwrap(), case.tail_model());
+        let of = |weight: &str, tail| LossConfig {
+            temperature: temperature.into(),
+            tail,
+            weights: weights(&[(weight, 1.0)]),
+            dist: DistConfig { beta: 0.7, gamma: 1.3 },
+            nkd: NkdConfig { gamma: 1.1 },
+            ranking: RankingConfig { top: Some(4) },
+            ..LossConfig::default()
+        };
+        let close = |name: &str, found: f64, expected: f64, what: TailHandling| {
+            let near = (found - expected).abs() < 2e-4 * (1.0 + expected.abs());
+            prop_assert!(near, "{name}, {what}: {found} is not {expected}");
+            Ok(())
+        };
+        let square = temperature * temperature;
+        for tail in [TailHandling::Shape, TailHandling::Prior, TailHandling::Uniform, TailHandling::Renormalize] {
+            let dense = |at: Temperature| -> Vec<Vec<f64>> {
+                (0..rows)
+                    .map(|row| reference::dense(&case.target(row), at, tail, (&model, case.batch.code(row))))
+                    .collect()
+            };
+            let (p, p_one) = (dense(t), dense(Temperature::ONE));
+            let q: Vec<Vec<f64>> = students.iter().map(|z| softmax(z, t.beta())).collect();
+            let found = term(&case, &of("dist", tail), &tensor(&students), &label_tensor, "dist");
+            close("dist", found, square * reference::dist(&p, &q, 0.7, 1.3), tail)?;
+            // Where no class but the label has mass, there is nothing to be normalised.
+            let others = |(p, label): (&Vec<f64>, &usize)| p.iter().sum::<f64>() - p[*label] > 1e-6;
+            if p.iter().zip(&labels).all(others) {
+                let expected: f64 = (0..rows)
+                    .map(|row| {
+                        let label = labels[row];
+                        let at_one = (p_one[row][label], softmax(&students[row], 1.0)[label]);
+                        reference::nkd(label, at_one, &p[row], &q[row], 1.1 * square)
+                    })
+                    .sum();
+                let found = term(&case, &of("nkd", tail), &tensor(&students), &label_tensor, "nkd");
+                close("nkd", found, expected / rows as f64, tail)?;
+            }
+            let expected: f64 = (0..rows)
+                .map(|row| {
+                    let target = case.target(row);
+                    reference::ranking(&students[row], target.ids, target.values, 4)
+                })
+                .sum();
+            let found = term(&case, &of("ranking", tail), &tensor(&students), &label_tensor, "ranking");
+            close("ranking", found, expected / rows as f64, tail)?;
+        }
+    }
+}
+
+/// Quantised logits may be equal, and the teacher then prefers neither.
+#[test]
+fn pairs_that_the_teacher_does_not_tell_apart_have_no_order() {
+    let batch = TargetBatch {
+        rows: 2,
+        k: 3,
+        ids: vec![2, 0, 1, 1, 3, 0],
+        values: vec![0.0, -1.0, -1.0, 0.0, 0.0, 0.0],
+        ..TargetBatch::default()
+    };
+    let logits = vec![vec![0.5, -0.3, 1.0, 0.2], vec![3.0, 2.0, 1.0, 0.0]];
+    let found = numbers(&ranking(&tensor(&logits), &TargetTensors::new(&batch, Device::Cpu), None));
+    let expected = ((1.0f64 + (-0.5f64).exp()).ln() + (1.0f64 + (-1.3f64).exp()).ln()) / 2.0;
+    assert!((found[0] - expected).abs() < 1e-6 && found[1] == 0.0, "{found:?}, not {expected}");
+}
+
+#[test]
+fn positions_without_a_label_and_batches_of_one_are_no_trouble() {
+    let case = case(3, 1, 9, 4, 2);
+    let config = LossConfig {
+        temperature: 2.0.into(),
+        weights: weights(&[("nkd", 1.0), ("dist", 1.0)]),
+        ..LossConfig::default()
+    };
+    let loss = WeightedLoss::new(&config, Some(&case.space), Device::Cpu).unwrap();
+    let students = tensor(&case.students(1)).set_requires_grad(true);
+    let targets = TargetTensors::new(&case.batch, Device::Cpu);
+    let labels = Tensor::from_slice(&[-1i64]);
+    let terms = loss.forward(&students, Some(&labels), Some(&targets), Means { positions: 1, labels: 0 });
+    terms.total.backward();
+    assert_eq!(terms.terms["nkd"].double_value(&[]), 0.0);
+    assert!(numbers(&students.grad()).iter().all(|gradient| gradient.is_finite()));
+}
+
+/// At each step a loss that changes is the loss with that step's numbers, value and gradient, bit for bit.
+#[test]
+fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
+    for (rank, k, requires_grad) in [(2, 4, true), (0, 4, false), (0, 9, true)] {
+        let case = case(11, 6, 9, k, rank);
+        let targets = TargetTensors::new(&case.batch, Device::Cpu);
+        let labels = Tensor::from_slice(&[0i64, 3, 8, -1, 2, 2]);
+        let (students, means) = (tensor(&case.students(5)), Means { positions: 6, labels: 5 });
+        let changing = LossConfig {
+            temperature: change(8.0, 2.0),
+            weights: LossWeights {
+                kl: change(0.0, 1.0),
+                cross_entropy: change(1.0, 0.0),
+                nkd: 0.5.into(),
+                ranking: change(0.25, 0.5),
+                ..LossWeights::default()
+            },
+            ..LossConfig::default()
+        };
+        let schedule = LossSchedule::new(&changing, 2, 4);
+        let mut loss = WeightedLoss::new(&changing, Some(&case.space), Device::Cpu).unwrap();
+        let run = |loss: &WeightedLoss| {
+            let students = students.copy().set_requires_grad(requires_grad);
+            let terms = loss.forward(&students, Some(&labels), Some(&targets), means);
+            let total = terms.total.double_value(&[]);
+            if requires_grad {
+                terms.total.backward();
+            }
+            let gradient = if requires_grad { numbers(&students.grad()) } else { Vec::new() };
+            (total, gradient, terms.terms.keys().copied().collect::<Vec<_>>())
+        };
+        let mut totals = Vec::new();
+        // Any order: a step leaves nothing behind.
+        for step in [0, 5, 3, 8, 5] {
+            let now = schedule.at(step);
+            loss.set(&now).unwrap();
+            let found = run(&loss);
+            let fixed = LossConfig {
+                temperature: now.temperature.into(),
+                weights: LossWeights {
+                    kl: now.weights.kl.into(),
+                    cross_entropy: now.weights.cross_entropy.into(),
+                    nkd: now.weights.nkd.into(),
+                    ranking: now.weights.ranking.into(),
+                    ..LossWeights::default()
+                },
+                ..LossConfig::default()
+            };
+            let fixed = WeightedLoss::new(&fixed, Some(&case.space), Device::Cpu).unwrap();
+            let expected = run(&fixed);
+            assert_eq!(found.1, expected.1, "step {step}");
+            assert!((found.0 - expected.0).abs() < 1e-6, "step {step}: {} is not {}", found.0, expected.0);
+            // What has no weight at a step is computed all the same, so that an epoch's means are over all steps.
+            assert_eq!(found.2, ["cross_entropy", "kl", "nkd", "ranking"]);
+            totals.push(found.0);
+        }
+        assert!(totals[1] == totals[4] && totals[0] != totals[1]);
+    }
+}
+
+#[test]
+fn temperatures_are_checked_over_their_whole_range() {
+    let case = case(2, 2, 9, 4, 0);
+    let of = |temperature: Setting| LossConfig {
+        temperature,
+        weights: weights(&[("kl", 1.0)]),
+        ..LossConfig::default()
+    };
+    let nodes = TailNodes::try_from(vec![0.25, 1.0]).unwrap();
+    let space = TargetSpace { nodes, ..case.space.clone() };
+    // The nodes cover T from 1 on.
+    for (from, to) in [(4.0, 0.5), (0.5, 4.0)] {
+        let error = WeightedLoss::new(&of(change(from, to)), Some(&space), Device::Cpu).unwrap_err();
+        assert!(matches!(error, LossError::Temperature(_)), "{error}");
+    }
+    let drawn = TargetSpace { draws: Draws::new(50, 2.0), tail_model: None, ..case.space.clone() };
+    for temperature in [change(2.0, 3.0), change(1.0, 2.0), 1.0.into()] {
+        let error = WeightedLoss::new(&of(temperature), Some(&drawn), Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("drawn at temperature 2"), "{error}");
+    }
+    WeightedLoss::new(&of(change(2.0, 2.0)), Some(&drawn), Device::Cpu).unwrap();
+    // The label's probability is asked for at T = 1.
+    let nkd =
+        LossConfig { temperature: 2.0.into(), weights: weights(&[("nkd", 1.0)]), ..LossConfig::default() };
+    let error = WeightedLoss::new(&nkd, Some(&drawn), Device::Cpu).unwrap_err();
+    assert!(matches!(error, LossError::Label(_)), "{error}");
+}
