@@ -99,7 +99,8 @@ fn main() {
     let device = libtorch::resolve(&config.train.device).unwrap();
     let cache = CacheReader::open(Path::new(cache)).unwrap();
     let classes = cache.manifest().classes;
-    let mut teacher = teacher::open_tokens(&teacher_config.teacher, cache.manifest().longest_row()).unwrap();
+    let mut teacher =
+        teacher::open_tokens(&teacher_config.teacher, &[], cache.manifest().longest_row()).unwrap();
     let samples = Arc::new(Samples::tokens(cache, false));
 
     // As `kd-train` does before it draws the first weights.

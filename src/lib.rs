@@ -8,7 +8,7 @@
 //!
 //! * [`ops::build`] walks the first corridor; `train` (feature `torch`) walks the second.
 //! * [`target`] says what a cached prediction means at any temperature; start reading there.
-//! * [`cache`] is the format on disk; `schemas/format-v1.md` to `format-v4.md` are its written
+//! * [`cache`] is the format on disk; `schemas/format-v1.md` to `format-v5.md` are its written
 //!   specification.
 //!
 //! A room imports only rooms above it in the list below; `tools/check_layers.py` reads the order

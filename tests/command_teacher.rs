@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::{build, files, fixture, kd_cache, python_has, repository, targets, write};
 use kd_cache::cache::CacheReader;
-use kd_cache::target::TargetBatch;
+use kd_cache::target::{FeatureBatch, TargetBatch};
 
 /// Rows of up to 8 tokens, the second document across the first two.
 const TOKENS: [u16; 20] = [3, 1, 4, 1, 5, 0, 9, 2, 6, 5, 3, 5, 0, 8, 9, 7, 9, 3, 2, 3];
@@ -113,6 +113,51 @@ fn any_program_is_a_teacher_of_images() {
         .map(|image| (image.iter().map(|byte| i64::from(*byte)).sum(), 0))
         .collect();
     hold(&targets(&cache), &asked);
+}
+
+/// Every vector of the only feature of a cache.
+fn vectors(cache: &Path) -> FeatureBatch {
+    let reader = CacheReader::open(cache).unwrap();
+    let mut out = FeatureBatch::default();
+    reader.gather_feature(0, &(0..reader.rows()).collect::<Vec<u64>>(), &mut out).unwrap();
+    out
+}
+
+#[test]
+fn a_program_gives_features_beside_its_logits() {
+    if !python() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let feature = "[[features]]\nname = \"numbers\"\noutput = \"sums\"\n";
+    let with_feature = |config: PathBuf| {
+        let text = std::fs::read_to_string(&config).unwrap() + feature;
+        write(dir.path(), "with.toml", &text)
+    };
+    for behaviour in ["pieces", "bf16"] {
+        let cache = dir.path().join(behaviour);
+        build(&with_feature(of_tokens(dir.path(), behaviour)), &cache, &["teacher.chunk=3"]).code(0);
+        kd_cache(&["verify", "--quiet", cache.to_str().unwrap()]).code(0);
+        let found = vectors(&cache);
+        assert_eq!((found.width, found.rows()), (3, TOKENS.len()));
+        for (at, token) in TOKENS.iter().enumerate() {
+            let [a, b, sum] = found.row(at) else { panic!("{:?}", found.row(at)) };
+            assert_eq!((*a, a + b), (f32::from(*token), *sum), "token {at}");
+        }
+    }
+    let cache = dir.path().join("images");
+    let set = ["features=[{ name = \"numbers\", output = \"sums\", values = \"i8\" }]"];
+    build(&of_images(dir.path()), &cache, &set).code(0);
+    let found = vectors(&cache);
+    assert_eq!(found.rows(), 12);
+    for row in 0..12 {
+        let [a, b, sum] = found.row(row) else { panic!("{:?}", found.row(row)) };
+        assert!(*a > 1e4 && *b == 0.0 && a == sum, "{:?}", found.row(row));
+    }
+    let ignorant = dir.path().join("ignorant");
+    build(&with_feature(of_tokens(dir.path(), "ignorant")), &ignorant, &[])
+        .refused(&["teacher.command", "a column for each of sums behind the logits"]);
+    assert!(!ignorant.exists());
 }
 
 #[test]

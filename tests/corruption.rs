@@ -4,20 +4,24 @@ use std::path::Path;
 
 use crate::synthetic::Synthetic;
 use kd_cache::cache::CacheReader;
-use kd_cache::config::{StorageForm, ValueEncoding};
+use kd_cache::config::{FeatureValues, StorageForm, ValueEncoding};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{Silent, VerifyReport, verify};
-use kd_cache::target::TargetBatch;
+use kd_cache::target::{FeatureBatch, TargetBatch};
 
 /// Opens the cache and reads every row. What it finds may be an error; it must not be a panic.
 fn read_everything(dir: &Path) {
     let Ok(reader) = CacheReader::open(dir) else { return };
     let mut out = TargetBatch::default();
+    let mut vectors = FeatureBatch::default();
     for row in 0..reader.rows() {
         drop(reader.gather(&[row], &mut out));
         drop(reader.sample_id(row));
         drop(reader.label(row));
         drop(reader.tokens(row));
+        for feature in 0..reader.manifest().features.len() {
+            drop(reader.gather_feature(feature, &[row], &mut vectors));
+        }
         drop(reader.row_of(SampleId(row), 0));
     }
 }
@@ -37,11 +41,16 @@ fn layouts() -> Vec<(Synthetic, Vec<String>)> {
         variable,
         ..Synthetic::fixture()
     };
+    let features = vec![(FeatureValues::F16, 2), (FeatureValues::I8, 3)];
+    let with_features = |case: Synthetic| Synthetic { features: features.clone(), ..case };
     [
         small(StorageForm::Arrow, ValueEncoding::F16, 0, false),
         small(StorageForm::Arrow, ValueEncoding::F16, 3, true),
         small(StorageForm::Arrow, ValueEncoding::Quantized, 3, true),
         small(StorageForm::Parquet, ValueEncoding::Quantized, 3, true),
+        with_features(small(StorageForm::Arrow, ValueEncoding::F16, 0, false)),
+        with_features(small(StorageForm::Arrow, ValueEncoding::Quantized, 3, true)),
+        with_features(small(StorageForm::Parquet, ValueEncoding::F16, 0, false)),
     ]
     .into_iter()
     .map(|case| {
@@ -54,7 +63,7 @@ fn layouts() -> Vec<(Synthetic, Vec<String>)> {
 
 /// Every byte of the oldest layout, and of the others every fifth, from another one on in each file.
 fn places(case: &Synthetic, bytes: &[u8]) -> impl Iterator<Item = usize> + use<> {
-    let all = case.values == ValueEncoding::F16 && case.sequence == 0;
+    let all = case.values == ValueEncoding::F16 && case.sequence == 0 && case.features.is_empty();
     (bytes.len() % 5 * usize::from(!all)..bytes.len()).step_by(if all { 1 } else { 5 })
 }
 
@@ -104,7 +113,7 @@ fn a_truncation_is_found() {
 #[test]
 fn no_byte_of_a_manifest_makes_a_reader_panic() {
     let dir = tempfile::tempdir().unwrap();
-    Synthetic { samples: 3, shard_samples: 3, ..Synthetic::fixture() }.write(dir.path());
+    Synthetic { samples: 3, shard_samples: 3, ..Synthetic::featured() }.write(dir.path());
     let path = dir.path().join("manifest.json");
     let sound = std::fs::read(&path).unwrap();
     for at in 0..sound.len() {

@@ -8,7 +8,7 @@ use crate::synthetic::Synthetic;
 use kd_cache::cache::{CacheReader, TokenRow};
 use kd_cache::config::{StorageForm, ValueEncoding};
 use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
-use kd_cache::target::TargetBatch;
+use kd_cache::target::{FeatureBatch, TargetBatch};
 
 const VALUES: [ValueEncoding; 3] = [ValueEncoding::F16, ValueEncoding::F32, ValueEncoding::Quantized];
 const FORMS: [StorageForm; 2] = [StorageForm::Arrow, StorageForm::Parquet];
@@ -19,23 +19,32 @@ fn all() -> Vec<Synthetic> {
     for form in FORMS {
         for values in VALUES {
             for (sequence, variable, rank) in [(0, false, 0), (0, true, 2), (7, false, 2), (130, true, 0)] {
-                all.push(Synthetic { form, values, sequence, variable, rank, ..Synthetic::fixture() });
+                let cache = if rank > 0 { Synthetic::featured() } else { Synthetic::fixture() };
+                all.push(Synthetic { form, values, sequence, variable, rank, ..cache });
             }
-            all.push(Synthetic { form, values, k: 20, ..Synthetic::fixture() });
+            all.push(Synthetic { form, values, k: 20, ..Synthetic::featured() });
         }
     }
     all
 }
 
-/// All rows of a cache: targets, labels, tokens.
-fn contents(dir: &Path) -> (TargetBatch, Vec<Option<u32>>, Vec<Option<TokenRow>>) {
+/// All rows of a cache: targets, labels, tokens, features.
+type Contents = (TargetBatch, Vec<Option<u32>>, Vec<Option<TokenRow>>, Vec<FeatureBatch>);
+
+fn contents(dir: &Path) -> Contents {
     let reader = CacheReader::open(dir).unwrap();
     let rows: Vec<u64> = (0..reader.rows()).collect();
     let mut targets = TargetBatch::default();
     reader.gather(&rows, &mut targets).unwrap();
     let labels = rows.iter().map(|row| reader.label(*row).unwrap()).collect();
     let tokens = rows.iter().map(|row| reader.tokens(*row).unwrap()).collect();
-    (targets, labels, tokens)
+    let vectors = |feature| {
+        let mut vectors = FeatureBatch::default();
+        reader.gather_feature(feature, &rows, &mut vectors).unwrap();
+        vectors
+    };
+    let features = (0..reader.manifest().features.len()).map(vectors).collect();
+    (targets, labels, tokens, features)
 }
 
 #[test]
@@ -44,7 +53,7 @@ fn what_is_written_is_read_and_verified() {
         let dir = tempfile::tempdir().unwrap();
         let cache = dir.path().join("cache");
         let manifest = case.write(&cache);
-        let (targets, labels, tokens) = contents(&cache);
+        let (targets, labels, tokens, _) = contents(&cache);
         let expected = case.targets();
         assert_eq!(targets.rows as u64, manifest.positions, "{case:?}");
         assert_eq!((&targets.ids, &targets.counts), (&expected.ids, &expected.counts), "{case:?}");

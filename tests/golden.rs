@@ -1,10 +1,11 @@
 //! Every version of the format stays what it is: today's writer gives the bytes of the fixtures, and
 //! today's reader their targets.
 //!
-//! The caches in `tests/fixtures/v1` to `v4` were written once and are kept for ever. `expected.json` of
+//! The caches in `tests/fixtures/v1` to `v5` were written once and are kept for ever. `expected.json` of
 //! version 1 was computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of caches; those
 //! of version 3 are what the `f64` reference makes of the logits, rounded to steps, without a shard between;
-//! those of version 4 what was drawn, before it was written.
+//! those of version 4 what was drawn, before it was written; those of version 5 have the features, rounded by the
+//! formula in `the_features_are_what_their_formula_says`.
 //! The fixtures' `created_by` is fixed by the test, so all files compare byte by byte whatever the crate's
 //! version. For a new format version: a new folder, written with `KD_CACHE_WRITE_FIXTURE=1`.
 
@@ -14,10 +15,10 @@ use std::sync::atomic::AtomicBool;
 
 use crate::synthetic::Synthetic;
 use kd_cache::cache::{CacheReader, TokenRow};
-use kd_cache::config::StorageForm;
+use kd_cache::config::{FeatureValues, StorageForm};
 use kd_cache::encoding::Scale;
 use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
-use kd_cache::target::{PositionTarget, TailHandling, TailModel, TargetBatch, Temperature};
+use kd_cache::target::{FeatureBatch, PositionTarget, TailHandling, TailModel, TargetBatch, Temperature};
 use serde_json::{Value, json};
 
 /// Half precision keeps 11 bits of logits and curves, and between the nodes (T = 3.5) the
@@ -35,7 +36,7 @@ fn folder(version: &str) -> PathBuf {
 }
 
 /// A cache of every version and layout, and where it is kept.
-fn versions() -> [(Synthetic, PathBuf); 8] {
+fn versions() -> [(Synthetic, PathBuf); 11] {
     [
         (Synthetic::fixture(), folder("v1/cache")),
         (Synthetic::with_shape(), folder("v2/cache")),
@@ -45,6 +46,9 @@ fn versions() -> [(Synthetic, PathBuf); 8] {
         (Synthetic::grown(), folder("v4/steps/cache")),
         (Synthetic::sampled(), folder("v4/packed/cache")),
         (Synthetic::sampled_lists(), folder("v4/lists/cache")),
+        (Synthetic::featured(), folder("v5/fixed/cache")),
+        (Synthetic::featured_packed(), folder("v5/packed/cache")),
+        (Synthetic::featured_lists(), folder("v5/lists/cache")),
     ]
 }
 
@@ -134,7 +138,7 @@ fn the_fixtures_are_sound() {
 
 #[test]
 fn packed_targets_become_the_lists_of_the_fixture() {
-    for version in ["v3", "v4"] {
+    for version in ["v3", "v4", "v5"] {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("lists");
         let from = folder(version).join("packed/cache");
@@ -205,13 +209,56 @@ fn expected(
         })
     };
     let tokens: Vec<TokenRow> = (0..cache.samples).map(|sample| cache.tokens(sample)).collect();
-    json!({
+    let mut document = json!({
         "samples": (0..cache.samples).collect::<Vec<u64>>(),
         "labels": cache.labelled.then(|| (0..cache.samples).map(|n| cache.label(n)).collect::<Vec<u32>>()),
         "tokens": tokens.iter().map(|row| &row.tokens).collect::<Vec<_>>(),
         "documents": tokens.iter().map(|row| &row.documents).collect::<Vec<_>>(),
         "targets": places.iter().map(target_of).collect::<Vec<Value>>(),
-    })
+    });
+    if !cache.features.is_empty() {
+        let features = 0..cache.features.len();
+        let features = features.map(|at| (Synthetic::feature_name(at), json!(rounded_vectors(cache, at))));
+        document["features"] = features.collect::<serde_json::Map<String, Value>>().into();
+    }
+    document
+}
+
+/// A feature's vectors as they must come out of the cache, by the specification.
+fn rounded_vectors(cache: &Synthetic, feature: usize) -> Vec<Vec<f64>> {
+    let rounded = |vector: Vec<f32>| -> Vec<f64> {
+        let (values, _) = cache.features[feature];
+        if values == FeatureValues::F16 {
+            return vector.into_iter().map(|x| f64::from(half::f16::from_f32(x).to_f32())).collect();
+        }
+        let largest = vector.iter().fold(0.0, |largest: f64, x| largest.max(f64::from(x.abs())));
+        let scale = f64::from((largest / 127.0) as f32);
+        let whole =
+            |x: f32| if scale > 0.0 { (f64::from(x) / scale).round().clamp(-127.0, 127.0) } else { 0.0 };
+        vector.into_iter().map(|x| f64::from((whole(x) * scale) as f32)).collect()
+    };
+    cache.vectors(feature).into_iter().map(rounded).collect()
+}
+
+#[test]
+fn the_features_are_what_their_formula_says() {
+    for (cache, golden) in versions().into_iter().filter(|(cache, _)| !cache.features.is_empty()) {
+        let reader = CacheReader::open(&golden).unwrap();
+        assert_eq!(reader.manifest().format_version, 5);
+        let rows: Vec<u64> = (0..reader.rows()).rev().collect();
+        for at in 0..cache.features.len() {
+            let mut wanted = Vec::new();
+            for row in &rows {
+                let first = *row as usize * cache.per_sample() as usize;
+                wanted
+                    .extend(rounded_vectors(&cache, at)[first..first + cache.per_sample() as usize].concat());
+            }
+            let mut found = FeatureBatch::default();
+            reader.gather_feature(at, &rows, &mut found).unwrap();
+            assert_eq!(found.width, cache.features[at].1);
+            assert_eq!(found.values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>(), wanted, "{at}");
+        }
+    }
 }
 
 /// Two documents that are the same but for the last bits of numbers.
@@ -242,6 +289,8 @@ fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
         (Synthetic::grown(), "v4/steps/cache", "v4/steps/expected.json", &PACKED),
         (Synthetic::sampled(), "v4/packed/cache", "v4/packed/expected.json", &PACKED),
         (Synthetic::sampled_lists(), "v4/lists/cache", "v4/packed/expected.json", &PACKED),
+        (Synthetic::featured_packed(), "v5/packed/cache", "v5/packed/expected.json", &PACKED),
+        (Synthetic::featured_lists(), "v5/lists/cache", "v5/packed/expected.json", &PACKED),
     ] {
         let wanted = rounded(&cache);
         let json = folder(json);
@@ -255,7 +304,11 @@ fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
         let reader = CacheReader::open(&folder(name)).unwrap();
         assert_eq!(
             reader.manifest().format_version,
-            if cache.draws.is_some() || cache.growth > 0.0 { 4 } else { 3 }
+            match (cache.features.is_empty(), cache.draws.is_some() || cache.growth > 0.0) {
+                (false, _) => 5,
+                (true, true) => 4,
+                (true, false) => 3,
+            }
         );
         let mut targets = TargetBatch::default();
         reader.gather(&(0..cache.samples).collect::<Vec<u64>>(), &mut targets).unwrap();

@@ -89,8 +89,8 @@ fn the_weighted_loss_and_its_gradient_are_pytorchs() {
         for tail in TailHandling::ALL {
             let mut student = student.detach().copy().set_requires_grad(true);
             let settings = config(&weights, tail, temperature);
-            let loss = WeightedLoss::new(&settings, Some(&space), Device::Cpu).unwrap();
-            let terms = loss.forward(&student, Some(&labels), Some(&targets), all(&student));
+            let loss = WeightedLoss::new(&settings, std::slice::from_ref(&space), Device::Cpu).unwrap();
+            let terms = loss.forward(&student, Some(&labels), std::slice::from_ref(&targets), all(&student));
             terms.total.backward();
             let what = format!("{tail}, T = {temperature}, {weights:?}");
             close(terms.total.double_value(&[]), &case["loss"], &what);
@@ -134,9 +134,9 @@ fn every_term_is_pytorchs() {
         settings.dist = serde_json::from_value(section("dist")).unwrap();
         settings.nkd = serde_json::from_value(section("nkd")).unwrap();
         settings.ranking = serde_json::from_value(section("ranking")).unwrap();
-        let loss = WeightedLoss::new(&settings, Some(&space), Device::Cpu).unwrap();
+        let loss = WeightedLoss::new(&settings, std::slice::from_ref(&space), Device::Cpu).unwrap();
         let student = tensor(&matrix(&reference["student"])).set_requires_grad(true);
-        let terms = loss.forward(&student, Some(&labels), Some(&targets), all(&student));
+        let terms = loss.forward(&student, Some(&labels), std::slice::from_ref(&targets), all(&student));
         terms.total.backward();
         let what = format!("{name} at T = {temperature}, {settings:?}");
         close(terms.total.double_value(&[]), &case["loss"], &what);
@@ -270,9 +270,9 @@ fn the_python_reader_is_held_to_our_losses() {
             [1.0, 2.0, 4.0].into_iter().flat_map(|t| TailHandling::ALL.map(|tail| (t, tail)))
         {
             let settings = config(&weights, tail, temperature);
-            let loss = WeightedLoss::new(&settings, Some(&space), Device::Cpu).unwrap();
+            let loss = WeightedLoss::new(&settings, std::slice::from_ref(&space), Device::Cpu).unwrap();
             let student = tensor(&student).set_requires_grad(true);
-            let total = loss.forward(&student, None, Some(&targets), all(&student)).total;
+            let total = loss.forward(&student, None, std::slice::from_ref(&targets), all(&student)).total;
             total.backward();
             let gradient = numbers(&student.grad());
             let gradient: Vec<Vec<f64>> =

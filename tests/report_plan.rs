@@ -7,7 +7,7 @@ use crate::common::{Said, kd_cache, kd_cache_command, write};
 use crate::synthetic::Synthetic;
 use kd_cache::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
 use kd_cache::cache::{Beginnings, EncoderTable, Manifest};
-use kd_cache::config::ValueEncoding;
+use kd_cache::config::{FeatureValues, ValueEncoding};
 use kd_cache::ops::{FidelityReport, FidelityRow};
 use kd_cache::target::{TailHandling, TailModel, TailPrior, TailShape};
 use serde_json::{Value, json};
@@ -185,6 +185,7 @@ fn sizes_by_column_are_the_files() {
 #[test]
 fn a_row_and_the_overhead_explain_every_shard() {
     let many: Vec<f64> = (1..=16).map(|node| f64::from(node) / 16.0).collect();
+    let features = vec![(FeatureValues::F16, 7), (FeatureValues::I8, 1), (FeatureValues::I8, 100)];
     for (classes, k, nodes, rank) in [
         (20, 4, vec![1.0], 0),
         (300, 64, many.clone(), 0),
@@ -207,6 +208,7 @@ fn a_row_and_the_overhead_explain_every_shard() {
                     shard_samples,
                     labelled,
                     rank,
+                    features: if rank == 1 { features.clone() } else { Vec::new() },
                     ..Synthetic::fixture()
                 };
                 let mut writer = synthetic.open(dir.path());
@@ -232,7 +234,7 @@ fn a_row_and_the_overhead_explain_every_shard() {
                 for shard in &manifest.shards {
                     let beside = shard.bytes - columns.bytes_per_row().unwrap() * shard.rows;
                     assert!(
-                        (1..=FILE_OVERHEAD_BYTES).contains(&beside),
+                        (1..=columns.overhead_bytes()).contains(&beside),
                         "{beside} beside rows of {columns:?}"
                     );
                 }

@@ -348,7 +348,7 @@ mod training {
     use std::collections::BTreeMap;
 
     use kd_cache::metrics::Evaluation;
-    use kd_cache::train::{EpochReport, EvalReport, Prediction, TrainOutcome, TrainReport};
+    use kd_cache::train::{EpochReport, EvalReport, KeptCheckpoint, Prediction, TrainOutcome, TrainReport};
 
     use super::*;
 
@@ -376,14 +376,20 @@ mod training {
             let evaluation = Evaluation {
                 samples: 10,
                 accuracy: some(0.5),
+                accuracy_top5: some(0.9),
+                f1: some(0.4),
+                f1_weighted: some(0.5),
+                loss: some(1.5),
                 cross_entropy: some(1.0),
                 perplexity: some(2.7),
                 calibration_error: some(0.1),
                 acceptance: some(0.4),
                 agreement: some(0.6),
                 kl: some(0.1),
+                of_commands: if full { [("auc".to_owned(), 0.8)].into() } else { BTreeMap::new() },
             };
             let validation = BTreeMap::from([("test".to_owned(), evaluation)]);
+            let kept = KeptCheckpoint { name: "step-000002".into(), epoch: 1, step: 2, score: -0.5 };
             let epoch = EpochReport {
                 epoch: 1,
                 step: 2,
@@ -409,7 +415,9 @@ mod training {
                 best_epoch: full.then_some(1),
                 validation: validation.clone(),
                 selected_by: "last".into(),
+                checkpoints: if full { vec![kept.clone()] } else { Vec::new() },
                 cache: full.then(|| "cache".to_owned()),
+                further_caches: if full { vec!["another".to_owned()] } else { Vec::new() },
                 teacher_digest: full.then(|| "sha256:00".to_owned()),
                 temperature: some(2.0),
                 device: "cpu".into(),
@@ -418,11 +426,20 @@ mod training {
                 warning: None,
             };
             hold("train-summary", &value(&report), &[("/outcome", json!("done")), ("/seed", Value::Null)]);
-            let eval = EvalReport { run: "run".into(), device: "cpu".into(), validation };
+            let eval = EvalReport {
+                run: "run".into(),
+                checkpoint: full.then(|| "last".into()),
+                device: "cpu".into(),
+                validation,
+            };
             hold(
                 "train-eval",
                 &value(&eval),
-                &[("/validation/test/samples", Value::Null), ("/run", json!(1))],
+                &[
+                    ("/validation/test/samples", Value::Null),
+                    ("/validation/test/auc", json!("high")),
+                    ("/run", json!(1)),
+                ],
             );
             let prediction = Prediction { sample: 3, class: 1, probability: 0.5, label: full.then_some(1) };
             hold("train-prediction", &value(&prediction), &[("/class", json!(-1)), ("/sample", Value::Null)]);

@@ -12,6 +12,7 @@ differs is the form of its input or output. Every language model is likewise the
 with random weights. tests/fixtures/README.md says which file is for which test.
 
     python3 tools/make_test_models.py --language-models      makes those alone, without the data
+    python3 tools/make_test_models.py --features             those with features, of the weights in linear.onnx
 """
 
 import gzip
@@ -78,6 +79,16 @@ class Pair(Linear):
     def forward(self, x):
         cells = torch.nn.functional.avg_pool2d(x, 4).flatten(1)
         return cells, torch.nn.functional.linear(cells, self.weight, self.bias)
+
+
+class Parts(Linear):
+    """A dictionary of outputs, one of them a map [N, 7, 1, 7]."""
+
+    def forward(self, x):
+        pooled = torch.nn.functional.avg_pool2d(x, 4)
+        cells = pooled.flatten(1)
+        logits = torch.nn.functional.linear(cells, self.weight, self.bias)
+        return {"cells": cells, "rows": pooled.transpose(1, 2), "logits": logits}
 
 
 def fit(images, labels):
@@ -198,6 +209,20 @@ def teachers(weight, bias):
         torch.jit.script(kind(weight, bias)).save(str(FIXTURES / "teachers" / f"{name}.pt"))
 
 
+def with_features(weight, bias):
+    """Teachers that give more than logits, and a student that gives its features."""
+    float_ = TensorProto.FLOAT
+    onnx_model(
+        "features", weight, bias,
+        [helper.make_node("Transpose", ["pooled"], ["rows"], perm=[0, 2, 1, 3]),
+         helper.make_node("Identity", ["scores"], ["logits"])],
+        more_outputs=[("cells", float_, ["batch", CELLS]), ("rows", float_, ["batch", 7, 1, 7])],
+    )
+    torch.jit.script(Parts(weight, bias)).save(str(FIXTURES / "teachers" / "parts.pt"))
+    torch.manual_seed(0)
+    torch.jit.script(StudentPair()).save(str(FIXTURES / "students" / "pair.pt"))
+
+
 class Student(torch.nn.Module):
     """Convolution, batch norm, dropout: what differs between training and evaluation."""
 
@@ -212,6 +237,15 @@ class Student(torch.nn.Module):
         x = torch.nn.functional.relu(self.norm(self.conv(x)))
         x = torch.nn.functional.max_pool2d(x, 2).flatten(1)
         return self.head(self.dropout(x))
+
+
+class StudentPair(Student):
+    """Logits, and what they are made of."""
+
+    def forward(self, x):
+        x = torch.nn.functional.relu(self.norm(self.conv(x)))
+        x = torch.nn.functional.max_pool2d(x, 2).flatten(1)
+        return self.head(self.dropout(x)), x
 
 
 def students():
@@ -338,9 +372,15 @@ def main():
     if sys.argv[1:] == ["--language-models"]:
         language_models()
         return 0
+    if sys.argv[1:] == ["--features"]:
+        constants = onnx.load(FIXTURES / "teachers" / "linear.onnx").graph.initializer
+        named = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in constants}
+        with_features(named["weight"].T.contiguous(), named["bias"])
+        return 0
     images, labels = slice_of_data()
     weight, bias = fit(images, labels)
     teachers(weight, bias)
+    with_features(weight, bias)
     students()
     language_models()
     return 0

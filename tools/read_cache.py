@@ -7,8 +7,8 @@
     tools/read_cache.py CACHE --check EXPECTED             compares the targets with an expected.json of
                                                            tests/fixtures instead
 
-Written from schemas/format-v1.md to format-v4.md alone; sections are the first's unless they are called 3.1, 3.2, …,
-which are the third's, or 4.1, …, which are the fourth's. This one file is the whole reader: copy it into your project. It needs
+Written from schemas/format-v1.md to format-v5.md alone; sections are the first's unless they are called 3.1, 3.2, …,
+which are the third's, and likewise 4.1, … and 5.1, …. This one file is the whole reader: copy it into your project. It needs
 NumPy and pyarrow, and PyTorch for the two last lines only:
 
     cache = Cache("my-cache")                      maps the shards when they are first touched
@@ -16,6 +16,7 @@ NumPy and pyarrow, and PyTorch for the two last lines only:
     batch = cache.batch(rows, temperature=4)       "ids", "log_probs", "tail_log_mass", …
     p = cache.dense(rows, temperature=4)           every class's probability
 
+    x = cache.features("pooled", rows)             a feature of the teacher, where the cache keeps some
     tokens = cache.tokens(rows)                    of a dataset of tokens: what each row was predicted on
     batch = cache.torch_batch(rows, device)        as stored: serves every temperature
     loss = kl_loss(student(inputs), batch, cache, temperature=4)
@@ -33,6 +34,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import sys
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -298,7 +300,7 @@ class Cache:
         try:
             self.read_manifest(json.loads(path.read_text(encoding="utf-8")), path)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"{path}: not a manifest of versions 1 to 4: {type(error).__name__}: {error}") from error
+            raise CacheError(f"{path}: not a manifest of versions 1 to 5: {type(error).__name__}: {error}") from error
         if verify:
             for entry in self.entries():
                 self.verify(entry)
@@ -328,10 +330,10 @@ class Cache:
 
     def read_manifest(self, m, path):
         found = (m.get("format"), m.get("format_version"))
-        known = found[0] == "kd-cache" and found[1] in (1, 2, 3, 4)
-        require(known, f"{path}: expected format kd-cache, versions 1 to 4, found {found}")
+        known = found[0] == "kd-cache" and found[1] in (1, 2, 3, 4, 5)
+        require(known, f"{path}: expected format kd-cache, versions 1 to 5, found {found}")
         version = found[1]
-        self.draws, self.drawn_at = (m["head"].get(name) if version == 4 else None for name in ("draws", "temperature"))
+        self.draws, self.drawn_at = (m["head"].get(name) if version >= 4 else None for name in ("draws", "temperature"))
         self.manifest = m
         self.classes, self.k = m["classes"], m["head"]["k"]
         self.nodes = np.array(m["tail"]["nodes"], dtype=np.float64)
@@ -352,10 +354,11 @@ class Cache:
         require(values in known, f"storage.values: expected one of {', '.join(known)}, found {values}")
         require(m["storage"]["shard_samples"] >= 1, "storage.shard_samples: expected at least 1")
         self.rank = m["tail"]["rank"]
-        least, most = {1: (0, 0), 2: (1, 128), 3: (0, 128), 4: (0, 128)}[version]
+        least, most = {1: (0, 0), 2: (1, 128)}.get(version, (0, 128))
         most = most if self.has_tail else 0
         sound = least <= self.rank <= most
         require(sound, f"tail.rank: expected {f'{least} to' if least else 'at most'} {most}, found {self.rank}")
+        self.read_features(m)
         self.read_later_versions(m, later)
         augment = m.get("augment") if later else None
         self.views = augment["views"] if augment else 1
@@ -376,6 +379,17 @@ class Cache:
         require(self.positions == expected < 2**63, f"shards: expected {expected} positions, found {self.positions}")
         for entry in self.entries():
             self.path(entry["file"])
+
+    def read_features(self, m):
+        """Section 5.1."""
+        self.feature_list = m.get("features", []) if m["format_version"] == 5 else []
+        names = [feature["name"] for feature in self.feature_list]
+        for feature in self.feature_list:
+            name, width = feature["name"], feature["width"]
+            sound = re.fullmatch("[a-z0-9_]{1,48}", name) and names.count(name) == 1
+            require(sound, f"features: expected names of a to z, digits and _, each once, found {name!r}")
+            require(feature["values"] in ("f16", "i8"), f"features: {name}: values: {feature['values']}")
+            require(1 <= width < 2**31, f"features: {name}: expected a width of at least 1, found {width}")
 
     def read_later_versions(self, m, later):
         """Sections 3.1 and 4.1, and which of the layouts of section 3.3 shards have."""
@@ -401,7 +415,7 @@ class Cache:
             for name in ("step", "curve_step"):
                 found = m["storage"][name]
                 require(0.002 <= found <= 2, f"storage.{name}: expected 0.002 to 2, found {found}")
-            self.growth = m["storage"].get("step_growth", 0.0) if m["format_version"] == 4 else 0.0
+            self.growth = m["storage"].get("step_growth", 0.0) if m["format_version"] >= 4 else 0.0
             require(0 <= self.growth <= 1, f"storage.step_growth: expected 0 to 1, found {self.growth}")
         if self.whole:
             require(m["storage"].get("codebook"), "storage.codebook is missing, and values are whole numbers")
@@ -410,6 +424,9 @@ class Cache:
         else:
             fixed = self.form == "arrow" and not self.variable and self.vocabulary is None
             self.layout = "fixed" if fixed else "lists"
+        if m["format_version"] == 5:
+            require(self.feature_list, "format_version: expected at most 4 without features, found 5")
+            return
         if m["format_version"] == 4:
             own = self.draws is not None or m["storage"].get("step_growth") is not None
             require(own, "format_version: expected at most 3 without head.draws and storage.step_growth, found 4")
@@ -532,6 +549,11 @@ class Cache:
             found = int(positions.sum())
             require(found == entry["positions"], f"{entry['file']}: expected {entry['positions']} positions, found {found}")
         columns["row_positions"] = np.concatenate([[0], np.cumsum(positions)])
+        if self.vocabulary is not None:
+            for feature in self.feature_list:
+                self.hold_lengths(entry, columns, "feature_" + feature["name"], feature["width"] * positions)
+                if feature["values"] == "i8":
+                    self.hold_lengths(entry, columns, "scale_" + feature["name"], positions)
         if self.layout != "lists":
             return
         heads = self.k * positions
@@ -581,7 +603,15 @@ class Cache:
             columns += [("head_ids", self.list_of(ids, head)), (self.head_name, self.list_of(values, head))]
             columns += [("tail_curve", self.list_of(curve, len(self.nodes) if fixed else -1))] if self.has_tail else []
             columns += [("tail_code", self.list_of(pa.int8(), self.rank if fixed else -1))] if self.rank else []
-        return self.schema(columns)
+        return self.schema(columns + [column for feature in self.feature_list for column in self.feature_columns(feature)])
+
+    def feature_columns(self, feature):
+        """Section 5.2."""
+        name, of_tokens = feature["name"], self.vocabulary is not None
+        whole = feature["values"] == "i8"
+        vectors = self.list_of(pa.int8() if whole else pa.float16(), -1 if of_tokens else feature["width"])
+        scale = self.list_of(pa.float32()) if of_tokens else pa.float32()
+        return [("feature_" + name, vectors), *([("scale_" + name, scale)] if whole else [])]
 
     @staticmethod
     def schema(columns):
@@ -716,6 +746,30 @@ class Cache:
             for to, row in zip(here, at):
                 out[to] = column.items[column.offsets[row] : column.offsets[row + 1]]
         return out
+
+    def features(self, name, rows):
+        """The teacher's vectors for all positions of `rows`: [n, width], float32, finite."""
+        found = [feature for feature in self.feature_list if feature["name"] == name]
+        known = ", ".join(feature["name"] for feature in self.feature_list) or "none"
+        require(found, f"the cache keeps no feature {name!r}; it keeps {known}")
+        numbers, scales = self.feature_numbers(found[0], rows)
+        vectors = numbers.astype(np.float64)
+        if scales is not None:
+            vectors *= scales.astype(np.float64)[:, None]
+        vectors = vectors.astype(np.float32)
+        require(np.isfinite(vectors).all(), f"feature {name}: expected finite numbers; kd-cache verify says where")
+        return vectors
+
+    def feature_numbers(self, feature, rows):
+        """Section 5.2: vectors of `rows` as stored, [n, width], and their scales, [n], or None."""
+        name = feature["name"]
+        names = ["feature_" + name] + (["scale_" + name] if feature["values"] == "i8" else [])
+        if self.vocabulary is None:
+            numbers, *scales = self.gather(rows, *names)
+            return numbers, scales[0] if scales else None
+        lists = [self.lists(rows, column) for column in names]
+        columns = [np.concatenate(found) if found else np.empty(0, np.float32) for found in lists]
+        return columns[0].reshape(-1, feature["width"]), columns[1] if len(columns) > 1 else None
 
     def raw(self, rows):
         """The `Targets` of `rows` as stored.
@@ -927,7 +981,19 @@ class Cache:
             if self.vocabulary is not None:
                 self.tokens(rows)
                 self.documents(rows)
+            self.verify_features(rows, file)
             self.verify_targets(self.raw(rows), lambda at: self.place(rows, at, index))
+
+    def verify_features(self, rows, file):
+        """Section 5.4."""
+        for feature in self.feature_list:
+            numbers, scales = self.feature_numbers(feature, rows)
+            if scales is None:
+                require(np.isfinite(numbers).all(), f"{file}: feature {feature['name']}: expected finite numbers")
+                continue
+            require((numbers != -128).all(), f"{file}: feature {feature['name']}: expected -127 to 127, found -128")
+            sound = np.isfinite(scales) & (scales >= 0)
+            require(sound.all(), f"{file}: feature {feature['name']}: expected finite scales of 0 or more")
 
     def place(self, rows, at, index):
         offsets = self.offsets(rows)
@@ -1140,11 +1206,13 @@ def check(cache, expected):
 
 
 def check_targets(cache, expected, compare):
-    """Some targets of a cache of version 3 or 4, which are exact: they were whole numbers before they were written."""
+    """Some targets of a cache of version 3 or later, which are exact: they were whole numbers before they were written."""
     rows = np.arange(cache.rows)
     if cache.vocabulary is not None:
         require([row.tolist() for row in cache.tokens(rows)] == expected["tokens"], "other tokens")
         require([row.tolist() for row in cache.documents(rows)] == expected["documents"], "other documents")
+    for name, wanted in expected.get("features", {}).items():
+        compare(f"feature {name}", cache.features(name, rows), wanted, 0.0)
     offsets, raw = cache.offsets(rows), cache.raw(rows)
     where = [int(offsets[target["row"]]) + target["position"] for target in expected["targets"]]
     for at, target in zip(where, expected["targets"]):

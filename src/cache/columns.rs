@@ -24,14 +24,18 @@
 //! below the largest), quantized curves int16 (steps). `Packed` has one column `targets`, `binary`, as
 //! [`crate::encoding::Codebook::pack`] writes it. Sampled targets (version 4) have `head_draws`, uint16, how often
 //! each class was drawn, where others have `head_values`, and no curves.
+//!
+//! Features of the teacher (version 5) stand after all these, in columns that do not depend on the layout:
+//! [`FeatureLayout`] has them.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::features::{FEATURE_OVERHEAD_BYTES, FeatureLayout};
 use super::format::{
-    DOCUMENTS, HEAD_COUNTS, HEAD_DRAWS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID, TAIL_CODE,
-    TAIL_CURVE, TARGETS, TOKENS, VIEW, item_field, list_of, row_bytes,
+    DOCUMENTS, FILE_OVERHEAD_BYTES, HEAD_COUNTS, HEAD_DRAWS, HEAD_IDS, HEAD_VALUES, IdType, LABEL, SAMPLE_ID,
+    TAIL_CODE, TAIL_CURVE, TARGETS, TOKENS, VIEW, item_field, list_of, row_bytes,
 };
 use crate::config::{StorageForm, ValueEncoding};
 
@@ -47,7 +51,7 @@ pub enum ShardLayout {
 }
 
 /// What decides a shard's columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardColumns {
     /// The form of its file.
     pub form: StorageForm,
@@ -67,6 +71,8 @@ pub struct ShardColumns {
     pub labelled: bool,
     /// Integer of the tokens, where rows are made of them; a row then has a position for each.
     pub tokens: Option<IdType>,
+    /// What else is kept of the teacher.
+    pub features: Vec<FeatureLayout>,
 }
 
 impl ShardColumns {
@@ -93,8 +99,10 @@ impl ShardColumns {
             fields.push(list(DOCUMENTS, DataType::UInt32));
         }
         let layout = self.layout();
+        let features = self.features.iter().flat_map(|feature| feature.fields(self.tokens.is_some()));
         if layout == ShardLayout::Packed {
             fields.push(field(TARGETS, DataType::Binary));
+            fields.extend(features);
             return Arc::new(Schema::new(fields));
         }
         if self.variable {
@@ -109,6 +117,7 @@ impl ShardColumns {
         part(head_name(self.values), head_type(self.values), self.k);
         part(TAIL_CURVE, curve_type(self.values), self.nodes);
         part(TAIL_CODE, DataType::Int8, self.rank);
+        fields.extend(features);
         Arc::new(Schema::new(fields))
     }
 
@@ -130,11 +139,22 @@ impl ShardColumns {
     /// What one row takes in all columns together; `None` where that differs from row to row.
     ///
     /// # Units
-    /// Bytes. A shard of `n` rows is larger than `n` times as much by at most
-    /// [`FILE_OVERHEAD_BYTES`](super::format::FILE_OVERHEAD_BYTES), as a test holds it to.
+    /// Bytes. A shard of `n` rows is larger than `n` times as much by at most [`Self::overhead_bytes`], as a test holds
+    /// it to.
     pub fn bytes_per_row(&self) -> Option<u64> {
         let columns = self.column_bytes()?;
         Some(columns.iter().map(|(_, bytes)| bytes).fold(0, |sum, bytes| sum.saturating_add(*bytes)))
+    }
+}
+
+impl ShardColumns {
+    /// What a file takes beside its rows, at most.
+    ///
+    /// # Units
+    /// Bytes.
+    pub fn overhead_bytes(&self) -> u64 {
+        let features = FEATURE_OVERHEAD_BYTES.saturating_mul(self.features.len() as u64);
+        FILE_OVERHEAD_BYTES.saturating_add(features)
     }
 }
 

@@ -25,7 +25,7 @@ pub const FORMAT: &str = "kd-cache";
 /// The oldest version that this build reads.
 pub const OLDEST_FORMAT_VERSION: u32 = 1;
 /// The newest version that this build reads.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// The commit point.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The tail prior.
@@ -89,7 +89,8 @@ pub const CODE_TABLES: [&str; 5] = ["ids", "falls", "curve", "tail_codes", "coun
 pub const ITEM: &str = "item";
 
 /// What a file of one record batch takes beside its rows: schema, footer and metadata, and what
-/// pads each buffer to 64 bytes. An upper bound that holds for every column a cache can have.
+/// pads each buffer to 64 bytes. An upper bound that holds for every column a cache can have but those of features
+/// ([`ShardColumns::overhead_bytes`](super::ShardColumns::overhead_bytes)).
 pub const FILE_OVERHEAD_BYTES: u64 = 2560;
 
 /// The path of a shard inside a cache.

@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::columns::{ShardColumns, ShardLayout};
+use super::features::FeatureLayout;
 use super::format::{FORMAT, FORMAT_VERSION, IdType, OLDEST_FORMAT_VERSION};
 use super::identity::{AugmentIdentity, DatasetIdentity, PreprocessIdentity, TeacherIdentity};
-use super::{CacheError, durable};
+use super::{CacheError, durable, features};
 use crate::config::{StorageForm, ValueEncoding};
 use crate::digest::Digest;
 use crate::encoding::{Layout, Scale, Steps, StepsError};
@@ -16,12 +17,12 @@ use crate::target::{Draws, MAX_RANK, NotCovered, TailNodes, Temperature};
 
 /// The contents of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(title = "kd-cache manifest, format versions 1 to 4")]
+#[schemars(title = "kd-cache manifest, format versions 1 to 5")]
 pub struct Manifest {
     /// `kd-cache`.
     pub format: String,
     /// 1; 2 where `tail.rank` is above 0; 3 where shards have columns of version 3; 4 where targets are
-    /// sampled or steps grow.
+    /// sampled or steps grow; 5 where features are kept.
     pub format_version: u32,
     /// Program and version that wrote the cache.
     pub created_by: String,
@@ -39,6 +40,9 @@ pub struct Manifest {
     pub head: HeadLayout,
     /// What is kept of the rest.
     pub tail: TailLayout,
+    /// Further outputs of the teacher that are kept, in the order of their columns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<FeatureLayout>,
     /// How it lies on disk.
     pub storage: StorageLayout,
     /// Seed of the sample from which the tail model was fitted.
@@ -232,6 +236,7 @@ impl Manifest {
             values: self.storage.values,
             labelled: self.dataset.labels.is_some(),
             tokens: self.dataset.tokens.as_ref().map(|tokens| IdType::for_classes(tokens.vocabulary)),
+            features: self.features.clone(),
         }
     }
 
@@ -280,6 +285,7 @@ impl Manifest {
     /// The lowest version that has what this cache holds, so that older programs read what they can.
     pub fn version(&self) -> u32 {
         match self.columns().layout() {
+            _ if !self.features.is_empty() => 5,
             _ if self.head.draws.is_some() || self.storage.step_growth.is_some() => 4,
             _ if self.augment.is_some() => 3,
             ShardLayout::Fixed => 1 + u32::from(self.tail.rank > 0),
@@ -404,6 +410,9 @@ impl Manifest {
         {
             let expected = "1 to 2^32 - 1".into();
             return damaged("dataset.tokens.vocabulary", expected, tokens.vocabulary.to_string());
+        }
+        if let Some((what, expected, found)) = features::unsound(&self.features) {
+            return damaged(&what, expected, found);
         }
         if self.storage.shard_samples == 0 {
             return damaged("storage.shard_samples", "at least 1".into(), "0".into());

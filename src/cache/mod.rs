@@ -12,7 +12,7 @@
 //!
 //! Writer and reader never see each other: they agree through [`mod@format`], [`Manifest`] and the
 //! journal. The written specification is `schemas/format-v1.md` with `format-v2.md`,
-//! `format-v3.md` and `format-v4.md`, and `tests/golden.rs` holds both to it.
+//! `format-v3.md`, `format-v4.md` and `format-v5.md`, and `tests/golden.rs` holds both to it.
 
 pub mod format;
 
@@ -20,6 +20,8 @@ mod codebook_file;
 mod columns;
 mod durable;
 mod error;
+mod feature_read;
+mod features;
 mod identity;
 mod ipc;
 mod journal;
@@ -35,6 +37,7 @@ mod writer;
 pub use codebook_file::{Coding, measure_shard};
 pub use columns::{ShardColumns, ShardLayout, curve_type, head_name, head_type};
 pub use error::CacheError;
+pub use features::{FEATURE_OVERHEAD_BYTES, FeatureLayout};
 pub use identity::{
     AugmentIdentity, DatasetIdentity, PreprocessIdentity, TeacherIdentity, TeacherRun, TokensIdentity,
 };

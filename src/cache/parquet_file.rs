@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, RecordBatchReader};
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -15,6 +15,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::CacheError;
+use super::features::FEATURE_PREFIX;
 use super::format::{HEAD_VALUES, ITEM, TAIL_CODE};
 use super::ipc::describe;
 use crate::mapped::map_file;
@@ -35,7 +36,10 @@ pub(super) fn encode(batch: &RecordBatch, level: i32) -> Result<Vec<u8>, ArrowEr
         .set_data_page_row_count_limit(usize::MAX)
         .set_max_row_group_row_count(Some(usize::MAX))
         .set_created_by("kd-cache".into());
-    for name in [HEAD_VALUES, TAIL_CODE] {
+    let schema = batch.schema();
+    let of_bytes = |field: &&Arc<Field>| field.name().starts_with(FEATURE_PREFIX);
+    let features = schema.fields().iter().filter(of_bytes).map(|field| field.name().as_str());
+    for name in [HEAD_VALUES, TAIL_CODE].into_iter().chain(features) {
         if batch.column_by_name(name).is_some_and(|column| !is_float(column.as_ref())) {
             // There are about 256 of them: as places in a dictionary they take a byte each, which zstd makes
             // shorter still. Every tool reads it; a stream for each byte DuckDB reads of floats only.
@@ -53,7 +57,7 @@ pub(super) fn encode(batch: &RecordBatch, level: i32) -> Result<Vec<u8>, ArrowEr
 fn is_float(column: &dyn Array) -> bool {
     use arrow::datatypes::DataType;
     match column.data_type() {
-        DataType::List(item) => item.data_type().is_floating(),
+        DataType::List(item) | DataType::FixedSizeList(item, _) => item.data_type().is_floating(),
         other => other.is_floating(),
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::config::StorageForm;
 use crate::ids::{SampleId, ShardIndex};
-use crate::target::{TailModel, TargetBatch};
+use crate::target::{FeatureBatch, TailModel, TargetBatch};
 
 /// The manifest of the cache in `dir`; of an unfinished one its plan and the committed shards.
 ///
@@ -259,6 +259,33 @@ impl CacheReader {
         }
         out.pad();
         self.check_usable(rows, out)
+    }
+
+    /// Copies a feature's vectors of all positions of `rows`, in that order, into `out`: `[positions, width]`, finite
+    /// whatever a stranger's shard holds. `feature` is its place in the manifest.
+    ///
+    /// # Errors
+    /// Those of [`Self::shard`], and [`CacheError::Damaged`] naming shard and row.
+    ///
+    /// # Panics
+    /// When a row is not below [`Self::rows`].
+    pub fn gather_feature(
+        &self,
+        feature: usize,
+        rows: &[u64],
+        out: &mut FeatureBatch,
+    ) -> Result<(), CacheError> {
+        out.width = self.manifest.features.get(feature).map_or(0, |feature| feature.width);
+        out.values.clear();
+        for row in rows {
+            let (shard, at) = self.locate(*row);
+            let start = out.values.len();
+            self.shard(shard)?.read_feature(feature, at, &mut out.values);
+            if let Some(value) = out.values[start..].iter().find(|value| !value.is_finite()) {
+                return Err(self.damaged(*row, "finite features".into(), value.to_string()));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses what no reader can use. One pass without branches over what has just been copied;

@@ -17,7 +17,7 @@ use super::format::{IdType, item_field};
 use super::ipc::encode_batch;
 use super::parquet_file;
 use crate::config::{StorageForm, ValueEncoding};
-use crate::encoding::{QuantisedBatch, Scale};
+use crate::encoding::{FeatureNumbers, QuantisedBatch, Scale};
 use crate::ids::SampleId;
 use crate::target::TargetBatch;
 
@@ -34,6 +34,8 @@ pub struct ShardRows {
     pub tokens: Vec<TokenRow>,
     /// The targets of all positions, row after row: one for each token, or one for each sample.
     pub targets: TargetBatch,
+    /// Where features are kept: the vectors of all positions, a feature each, in the order of the manifest.
+    pub features: Vec<FeatureNumbers>,
 }
 
 /// A sample that is made of tokens.
@@ -155,7 +157,45 @@ fn record_batch(
             )?);
         }
     }
+    arrays.extend(feature_columns(rows, columns, &positions)?);
     RecordBatch::try_new(columns.schema(), arrays)
+}
+
+/// Vectors of the teacher, and their scales.
+fn feature_columns(
+    rows: &ShardRows,
+    columns: &ShardColumns,
+    positions: &[usize],
+) -> Result<Vec<ArrayRef>, ArrowError> {
+    let mut arrays = Vec::new();
+    for (at, layout) in columns.features.iter().enumerate() {
+        let width = layout.width;
+        // Of rows that are all empty nobody was asked.
+        let none = FeatureNumbers::new(layout.values);
+        let numbers = rows.features.get(at).unwrap_or(&none);
+        let vectors = |values: ArrayRef| -> Result<ArrayRef, ArrowError> {
+            if columns.tokens.is_some() {
+                return list(values, positions.iter().map(|positions| positions.saturating_mul(width)));
+            }
+            let item = item_field(values.data_type().clone());
+            let len = i32::try_from(width).unwrap_or(i32::MAX);
+            Ok(Arc::new(FixedSizeListArray::try_new(item, len, values, None)?))
+        };
+        match numbers {
+            FeatureNumbers::F16(values) => {
+                arrays.push(vectors(Arc::new(Float16Array::from_iter_values(values.iter().copied())))?);
+            }
+            FeatureNumbers::I8 { whole, scales } => {
+                arrays.push(vectors(Arc::new(Int8Array::from_iter_values(whole.iter().copied())))?);
+                let scales: ArrayRef = Arc::new(Float32Array::from_iter_values(scales.iter().copied()));
+                arrays.push(match columns.tokens {
+                    Some(_) => list(scales, positions.iter().copied())?,
+                    None => scales,
+                });
+            }
+        }
+    }
+    Ok(arrays)
 }
 
 /// The positions of each row among those of the shard.

@@ -14,13 +14,14 @@ use half::f16;
 
 use super::codebook_file::Coding;
 use super::columns::{ShardColumns, ShardLayout, head_name};
+use super::feature_read::FeatureColumn;
 use super::format::{
     DOCUMENTS, HEAD_COUNTS, HEAD_IDS, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS, TOKENS, VIEW,
 };
 use super::ipc::read_batch;
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};
 use crate::config::{StorageForm, ValueEncoding};
-use crate::encoding::Scale;
+use crate::encoding::{FeatureNumbers, Scale};
 use crate::target::{TargetBatch, UnsoundDraws};
 
 /// One shard. Of an Arrow file the columns lie in the map; a Parquet file has been decoded.
@@ -34,6 +35,7 @@ pub struct ShardReader {
     labels: Option<ScalarBuffer<u32>>,
     tokens: Option<Tokens>,
     targets: Targets,
+    features: Vec<FeatureColumn>,
 }
 
 /// What samples are made of, where they are made of tokens.
@@ -71,7 +73,7 @@ struct Heads {
 }
 
 /// The parts of a record batch, by name.
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     path: &'a Path,
     batch: &'a RecordBatch,
 }
@@ -82,11 +84,11 @@ impl<'a> Parts<'a> {
     }
 
     /// The schema has been compared: what is missing is missing from the format.
-    fn missing(&self, name: &str) -> CacheError {
+    pub(super) fn missing(&self, name: &str) -> CacheError {
         self.damaged("columns", name.to_owned(), "none of that name and type".into())
     }
 
-    fn column(&self, name: &str) -> Result<&'a ArrayRef, CacheError> {
+    pub(super) fn column(&self, name: &str) -> Result<&'a ArrayRef, CacheError> {
         self.batch.column_by_name(name).ok_or_else(|| self.missing(name))
     }
 
@@ -107,8 +109,8 @@ impl<'a> Parts<'a> {
         Ok((offsets, items))
     }
 
-    /// A column of `per_position` items for each position, of which row `i` has `positions(i)`.
-    fn part(
+    /// The items of a column of lists, of which row `i` has `items_of(i)`.
+    pub(super) fn part(
         &self,
         name: &str,
         layout: ShardLayout,
@@ -163,13 +165,18 @@ impl ShardReader {
             }
             _ => Targets::Columns(Columns::new(&parts, columns, coding.scale, tokens.as_ref())?),
         };
+        let in_row = |row: usize| tokens.as_ref().map_or(1, |t| (t.starts[row + 1] - t.starts[row]) as usize);
+        let in_row = tokens.as_ref().map(|_| &in_row as &dyn Fn(usize) -> usize);
+        let feature = |layout| FeatureColumn::new(&parts, layout, in_row);
+        let features = columns.features.iter().map(feature).collect::<Result<_, CacheError>>()?;
         Ok(Self {
             sample_ids: parts.primitive::<UInt64Type>(SAMPLE_ID)?,
             views: parts.primitive::<UInt16Type>(VIEW)?,
             labels: columns.labelled.then(|| parts.primitive::<UInt32Type>(LABEL)).transpose()?,
             tokens,
             targets,
-            columns: *columns,
+            features,
+            columns: columns.clone(),
             coding: Arc::clone(coding),
             path,
         })
@@ -260,6 +267,27 @@ impl ShardReader {
             ),
             found: format!("tokens up to {largest}, documents at {documents:?}"),
         })
+    }
+
+    /// The vectors of a feature, by its place in the manifest, of the positions of `rows`, as they are kept; `None`
+    /// where there is no such feature.
+    pub fn feature(&self, feature: usize, rows: Range<usize>) -> Option<FeatureNumbers> {
+        let positions = self.positions(rows);
+        self.features.get(feature).map(|column| column.numbers(positions))
+    }
+
+    /// Adds the vectors of a feature of the positions of `row` to `out`.
+    pub(super) fn read_feature(&self, feature: usize, row: usize, out: &mut Vec<f32>) {
+        if let Some(column) = self.features.get(feature) {
+            column.read(self.positions(row..row + 1), out);
+        }
+    }
+
+    /// What is wrong with the features of `row`: name and rule.
+    pub fn broken_feature(&self, row: usize) -> Option<(&str, String)> {
+        let columns = self.columns.features.iter().zip(&self.features);
+        let broken = |column: &FeatureColumn| column.broken(self.positions(row..row + 1));
+        columns.into_iter().find_map(|(layout, column)| Some((layout.name.as_str(), broken(column)?)))
     }
 
     /// Sample ids: `[rows]`.
@@ -456,6 +484,6 @@ impl ValueColumn {
     }
 }
 
-fn primitive<T: ArrowPrimitiveType>(array: &dyn Array) -> Option<ScalarBuffer<T::Native>> {
+pub(super) fn primitive<T: ArrowPrimitiveType>(array: &dyn Array) -> Option<ScalarBuffer<T::Native>> {
     array.as_primitive_opt::<T>().map(|array| array.values().clone())
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, TeacherConfig};
+use super::{
+    AugmentConfig, Config, DatasetConfig, Fault, FeatureConfig, PreprocessConfig, TeacherConfig, features,
+};
 use crate::target::{MAX_RANK, TailNodes};
 
 /// Default of [`TailConfig::rank`] for rows of tokens: on real language models the first eight directions halve the
@@ -53,6 +55,9 @@ pub struct CacheConfig {
     /// What is kept of the other classes.
     #[serde(default)]
     pub tail: TailConfig,
+    /// Further outputs of the teacher that are kept, for losses on features.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<FeatureConfig>,
     /// How it lies on disk.
     #[serde(default)]
     pub storage: StorageConfig,
@@ -305,6 +310,7 @@ impl Config for CacheConfig {
             }
         }
         faults.extend(self.head.validate());
+        faults.extend(features::validate(&self.features));
         if self.head.draws.is_some() {
             let given = [
                 ("tail.rank", self.tail.rank.is_some_and(|rank| rank > 0)),

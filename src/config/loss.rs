@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::change::{NotNegative, Positive};
-use super::{Fault, Setting};
+use super::{Fault, FeatureLossConfig, Setting};
 use crate::target::TailHandling;
 
 /// What is minimised: a weighted sum. `temperature` and the weights are numbers, or tables that say how they change
@@ -38,10 +38,16 @@ pub struct LossConfig {
     /// Of `ranking`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ranking: RankingConfig,
+    /// Of several caches.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mixture: MixtureConfig,
     /// Of `cross_entropy`: share of the label that goes to all classes evenly.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub label_smoothing: f64,
+    /// Terms on the teacher's features that the cache keeps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<FeatureLossConfig>,
 }
 
 fn default_temperature() -> Setting {
@@ -68,7 +74,9 @@ impl Default for LossConfig {
             dist: DistConfig::default(),
             nkd: NkdConfig::default(),
             ranking: RankingConfig::default(),
+            mixture: MixtureConfig::default(),
             label_smoothing: 0.0,
+            features: Vec::new(),
         }
     }
 }
@@ -135,6 +143,28 @@ pub struct RankingConfig {
     pub top: Option<usize>,
 }
 
+/// How several teachers' targets become one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MixtureConfig {
+    /// Each teacher's weight, in the order of `--cache`; only their ratios count. Default: the same for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<f64>,
+    /// What of them is averaged.
+    pub average: MixtureAverage,
+}
+
+/// What of several teachers is averaged at the temperature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MixtureAverage {
+    /// Probabilities: what any of them thinks possible stays possible.
+    #[default]
+    Probabilities,
+    /// Logits: what any of them thinks impossible becomes so. Needs mass on every class, which is written out.
+    Logits,
+}
+
 /// What a term of the loss is computed from, beside the student's logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
@@ -194,9 +224,24 @@ macro_rules! terms {
                 [$((stringify!($name), self.$name, Needs::$needs)),+].into_iter()
             }
 
+            /// The same with what changes at its last value.
+            fn settled(&self) -> Self {
+                Self { $($name: Setting::Fixed(self.$name.ends()[1])),+ }
+            }
+
             /// The number that `of` makes of each weight.
             pub fn map(&self, of: impl Fn(&Setting) -> f64) -> TermWeights {
                 TermWeights { $($name: of(&self.$name)),+ }
+            }
+        }
+
+        impl TermWeights {
+            /// The weight of the term `name`, one of [`LossWeights::NAMES`]; 0 of any other.
+            pub fn of(&self, name: &str) -> f64 {
+                match name {
+                    $(stringify!($name) => self.$name,)+
+                    _ => 0.0,
+                }
             }
         }
     };
@@ -284,6 +329,12 @@ impl LossConfig {
         self.temperature.changes() || self.weights.changing().next().is_some()
     }
 
+    /// The same with temperature and weights as they are in the end.
+    pub fn settled(&self) -> Self {
+        let temperature = Setting::Fixed(self.temperature.ends()[1]);
+        Self { temperature, weights: self.weights.settled(), ..self.clone() }
+    }
+
     /// Whether a term relates the samples of a batch to each other, which then must be there all at once.
     pub fn of_whole_batch(&self) -> bool {
         self.weights.dist.largest() > 0.0 && self.dist.gamma > 0.0
@@ -295,9 +346,13 @@ impl LossConfig {
         for (name, weight, _) in self.weights.each() {
             faults.extend(weight.validate(&format!("loss.weights.{name}"), epochs));
         }
-        if !self.weights.any() {
+        if !self.weights.any() && self.features.is_empty() {
             let problem = "expected a positive weight for kl, cross_entropy or another term, found none";
             faults.push(Fault::new("loss.weights", problem));
+        }
+        for (at, weight) in self.mixture.weights.iter().enumerate().filter(|(_, weight)| **weight <= 0.0) {
+            let problem = format!("expected a number above 0, found {weight}; leave that --cache out");
+            faults.push(Fault::new(format!("loss.mixture.weights[{at}]"), problem));
         }
         if self.of_whole_batch() && accumulate > 1 {
             let problem = format!(

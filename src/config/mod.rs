@@ -10,6 +10,7 @@ mod check;
 mod data;
 mod device;
 mod fault;
+mod features;
 mod images;
 mod load;
 mod loss;
@@ -20,6 +21,7 @@ mod student;
 mod teacher;
 mod tokens;
 mod train;
+mod validation;
 
 pub use cache::{
     CacheConfig, DEFAULT_CURVE_STEP, DEFAULT_FIT_SAMPLES, DEFAULT_LEVEL, DEFAULT_MAX_K,
@@ -32,13 +34,18 @@ pub(crate) use check::nearest;
 pub use data::{DatasetConfig, Layout, PreprocessConfig};
 pub use device::DeviceName;
 pub use fault::{ConfigError, Fault};
+pub use features::{
+    FEATURES_LAYER, FeatureConfig, FeatureLossConfig, FeatureLossKind, FeaturePool, FeatureValues,
+    MAX_FEATURE_NAME, is_feature_name,
+};
 pub use images::{
     AugmentConfig, DEFAULT_CROP_RATIO, DEFAULT_CROP_SCALE, DEFAULT_VIEWS, FolderConfig, Interpolation,
     RandomResizedCrop,
 };
 pub use load::{Config, load, load_str};
 pub use loss::{
-    DistConfig, DkdConfig, LossConfig, LossWeights, Needs, NkdConfig, RankingConfig, TermWeights,
+    DistConfig, DkdConfig, LossConfig, LossWeights, MixtureAverage, MixtureConfig, Needs, NkdConfig,
+    RankingConfig, TermWeights,
 };
 pub use optim::{GroupConfig, OptimizerConfig};
 pub use outline::outline;
@@ -51,4 +58,5 @@ pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
-pub use train::{InitConfig, Precision, TrainConfig, TrainSection, ValidationConfig};
+pub use train::{InitConfig, Precision, TrainConfig, TrainSection};
+pub use validation::{Better, CheckpointConfig, DEFAULT_METRIC_TIMEOUT, MetricConfig, ValidationConfig};

@@ -32,6 +32,8 @@ enum Holds<'a> {
     Kinds(&'a [Value]),
     /// Tables under names that the user gives.
     Named(&'a Value),
+    /// Any number of tables.
+    Listed(&'a Value),
 }
 
 impl<'a> Page<'a> {
@@ -51,6 +53,10 @@ impl<'a> Page<'a> {
         if let Some(all) = schema.get("oneOf").and_then(Value::as_array) {
             let tagged = |one: &Value| one.pointer("/properties/kind/const").is_some();
             return if all.iter().all(tagged) { Holds::Kinds(all) } else { Holds::Line };
+        }
+        let item = schema.get("items").map(|item| self.resolve(item));
+        if let Some(item) = item.filter(|item| item.get("properties").is_some()) {
+            return Holds::Listed(item);
         }
         match (schema.get("properties"), schema.get("additionalProperties")) {
             (Some(_), _) => Holds::Table(schema),
@@ -114,6 +120,11 @@ impl<'a> Page<'a> {
                     self.comment(before, &format!("{needed}{about}"));
                     self.text.push_str(&format!("# [{inner}.NAME]\n"));
                     self.keys(self.resolve(table), &format!("{inner}.NAME"), "# ", false);
+                }
+                Holds::Listed(table) => {
+                    self.comment(before, &format!("{needed}{about} Any number of tables:"));
+                    self.text.push_str(&format!("# [[{inner}]]\n"));
+                    self.keys(table, &inner, "# ", false);
                 }
                 Holds::Kinds(kinds) => {
                     self.comment(before, &format!("{needed}{about} One of these:"));
@@ -216,6 +227,7 @@ mod tests {
         );
         let text = outline::<CacheConfig>();
         assert_eq!(said(&text)["storage"]["shard_samples"].as_integer(), Some(8192), "{text}");
+        assert!(text.contains("# [[features]]\n"), "{text}");
         only_lacks::<CacheConfig>(&text, &["dataset", "teacher", "head"]);
     }
 

@@ -77,8 +77,10 @@ pub struct TeacherConfig {
     /// language model that calls it `input_ids`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// ONNX: the output with `[batch, classes]`; may be left out when there is only one, or for a
-    /// language model that calls it `logits` (with `head`: `hidden` or `last_hidden_state`).
+    /// The output with `[batch, classes]`. ONNX: its name; may be left out when there is only one that is no feature,
+    /// or for a language model that calls it `logits` (with `head`: `hidden` or `last_hidden_state`). TorchScript, of a
+    /// module that returns several: its place in the tuple, from 0, or its key in the dictionary; may be left out when
+    /// only one is no feature, and of a language model for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// Language models: the input or argument that says which tokens are no padding, if it is not
@@ -131,7 +133,8 @@ impl TeacherConfig {
                 "expected teacher.classes, the number of the tokenizer's tokens, with it; found none";
             faults.push(Fault::new("teacher.padded_vocabulary", problem));
         }
-        let names = [("input", self.input.is_some()), ("output", self.output.is_some())];
+        let input = ("input", self.input.is_some());
+        let names = [input, ("output", self.output.is_some())];
         let of_files = [
             ("attention_mask", self.attention_mask.is_some()),
             ("position_ids", self.position_ids.is_some()),
@@ -140,7 +143,7 @@ impl TeacherConfig {
         let (foreign, problem) = match self.kind {
             TeacherKind::Onnx => (Vec::new(), ""),
             TeacherKind::Torchscript => {
-                (names.to_vec(), "TorchScript modules have no named inputs and outputs; remove the key")
+                (vec![input], "TorchScript modules have no named inputs; remove the key")
             }
             TeacherKind::Command => (
                 [&names[..], &of_files].concat(),

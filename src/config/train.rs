@@ -10,7 +10,8 @@ use super::loss::LossConfig;
 use super::optim::OptimizerConfig;
 use super::schedule::ScheduleConfig;
 use super::student::StudentConfig;
-use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device};
+use super::validation::{CheckpointConfig, ValidationConfig};
+use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device, features};
 
 /// Everything that decides what a run computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +51,9 @@ pub struct TrainConfig {
     /// Named validation sets, measured after each epoch.
     #[serde(default)]
     pub validation: BTreeMap<String, ValidationConfig>,
+    /// Which students stay on disk.
+    #[serde(default, skip_serializing_if = "CheckpointConfig::is_default")]
+    pub checkpoint: CheckpointConfig,
 }
 
 /// Weights to begin with.
@@ -118,9 +122,10 @@ pub struct TrainSection {
     #[schemars(range(min = 1))]
     pub prefetch: usize,
     /// Which epoch's student is kept: `last`, `train_loss` (the lowest), or the best of a
-    /// measure on a validation set, `set.metric` (`accuracy`, `agreement`, `kl` or
-    /// `cross_entropy`). Default: accuracy on the first set, agreement where it has no labels;
-    /// the training loss where there is no set.
+    /// measure on a validation set, `set.metric` (`accuracy`, `accuracy_top5`, `f1`, `f1_weighted`,
+    /// `cross_entropy`, `calibration_error`, `loss`, `agreement`, `kl`, `perplexity`, `acceptance`, or
+    /// a command's). Default: perplexity of a language model on the first set, accuracy of a
+    /// classifier, agreement where it has no labels; the training loss where there is no set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select_by: Option<String>,
 }
@@ -163,30 +168,11 @@ fn default_prefetch() -> usize {
     4
 }
 
-/// One named validation set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ValidationConfig {
-    /// Its samples; those of the cache where that keeps tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dataset: Option<DatasetConfig>,
-    /// A cache over the same samples, for KL and agreement with the teacher.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache: Option<PathBuf>,
-}
-
 impl Config for TrainConfig {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         faults.extend(self.dataset.iter().flat_map(|dataset| dataset.validate("dataset")));
-        for (name, set) in &self.validation {
-            let key = format!("validation.{name}.dataset");
-            faults.extend(set.dataset.iter().flat_map(|dataset| dataset.validate(&key)));
-            if set.dataset.is_none() && set.cache.is_none() {
-                let problem = "expected dataset, its samples, or cache, one of tokens; found neither";
-                faults.push(Fault::new(format!("validation.{name}"), problem));
-            }
-        }
+        faults.extend(self.validation.iter().flat_map(|(name, set)| set.validate(name)));
         if let Some(preprocess) = &self.preprocess {
             faults.extend(preprocess.validate("preprocess"));
         }
@@ -203,6 +189,7 @@ impl Config for TrainConfig {
             let problem = format!("missing; loss.weights.{name} needs labels (or set its weight to 0)");
             faults.push(Fault::new("dataset.labels", problem));
         }
+        faults.extend(features::validate_losses(&self.loss.features));
         faults.extend(self.student.validate());
         faults.extend(self.optimizer.validate());
         faults.extend(self.schedule.validate(epochs));

@@ -4,7 +4,7 @@ use crate::cache::{CacheError, CacheReader, TokenRow};
 use crate::dataset::{Dataset, DatasetError};
 use crate::ids::{SampleId, SampleView};
 use crate::preprocess::{Preprocess, PreprocessError};
-use crate::target::TargetBatch;
+use crate::target::{FeatureBatch, TargetBatch};
 
 /// What stands for a label where a position has none: the last token of a document has no next one.
 pub const NO_LABEL: i64 = -1;
@@ -88,12 +88,20 @@ pub struct Batch {
     /// Hard labels, or the token that follows: `[positions]`, [`NO_LABEL`] where there is none; `None` in an
     /// unlabelled dataset.
     pub labels: Option<Vec<i64>>,
-    /// Cached targets: `[positions, …]`; `None` where they are not asked for.
-    pub targets: Option<TargetBatch>,
+    /// Cached targets, one for each cache: `[positions, …]`; none where they are not asked for.
+    pub targets: Vec<TargetBatch>,
+    /// The features that were asked for, in that order: `[positions, width]` each.
+    pub features: Vec<FeatureBatch>,
 }
 
 /// Everything a batch is made of.
-pub struct Samples(Source);
+pub struct Samples {
+    source: Source,
+    /// Further caches over the same samples.
+    further: Vec<CacheReader>,
+    /// Places of features in the cache's manifest.
+    features: Vec<usize>,
+}
 
 enum Source {
     Images { dataset: Box<dyn Dataset>, preprocess: Box<Preprocess>, cache: Option<CacheReader> },
@@ -103,17 +111,51 @@ enum Source {
 impl Samples {
     /// Images and the cache over them. Whether they belong together is for the caller to have checked.
     pub fn images(dataset: Box<dyn Dataset>, preprocess: Preprocess, cache: Option<CacheReader>) -> Self {
-        Self(Source::Images { dataset, preprocess: Box::new(preprocess), cache })
+        let source = Source::Images { dataset, preprocess: Box::new(preprocess), cache };
+        Self { source, further: Vec::new(), features: Vec::new() }
     }
 
     /// The rows of tokens that a cache keeps beside their targets; without `targets`, only those.
     pub fn tokens(cache: CacheReader, targets: bool) -> Self {
-        Self(Source::Tokens { cache, targets })
+        Self { source: Source::Tokens { cache, targets }, further: Vec::new(), features: Vec::new() }
+    }
+
+    /// The same with the targets of further caches beside the cache's in every batch. Whether they are over the same
+    /// samples is for the caller to have checked.
+    pub fn with_further(mut self, further: Vec<CacheReader>) -> Self {
+        self.further = further;
+        self
+    }
+
+    /// The same with the cache's features at these places of its manifest in every batch.
+    pub fn with_features(mut self, features: Vec<usize>) -> Self {
+        self.features = features;
+        self
+    }
+
+    /// The targets of every cache.
+    fn targets(&self, first: TargetBatch, rows: &[SampleView]) -> Result<Vec<TargetBatch>, LoaderError> {
+        let mut targets = vec![first];
+        for cache in &self.further {
+            let mut more = TargetBatch::default();
+            cache.gather(&rows_of(cache, rows)?, &mut more)?;
+            targets.push(more);
+        }
+        Ok(targets)
+    }
+
+    fn features(&self, cache: &CacheReader, rows: &[u64]) -> Result<Vec<FeatureBatch>, CacheError> {
+        let gather = |feature: &usize| {
+            let mut vectors = FeatureBatch::default();
+            cache.gather_feature(*feature, rows, &mut vectors)?;
+            Ok(vectors)
+        };
+        self.features.iter().map(gather).collect()
     }
 
     /// Number of samples.
     pub fn len(&self) -> u64 {
-        match &self.0 {
+        match &self.source {
             Source::Images { dataset, .. } => dataset.len(),
             Source::Tokens { cache, .. } => cache.rows(),
         }
@@ -126,7 +168,7 @@ impl Samples {
 
     /// Dimensions of one prepared image; `None` for rows of tokens.
     pub fn image_shape(&self) -> Option<&[usize]> {
-        match &self.0 {
+        match &self.source {
             Source::Images { preprocess, .. } => Some(preprocess.output_shape()),
             Source::Tokens { .. } => None,
         }
@@ -134,7 +176,7 @@ impl Samples {
 
     /// The cache over them.
     pub fn cache(&self) -> Option<&CacheReader> {
-        match &self.0 {
+        match &self.source {
             Source::Images { cache, .. } => cache.as_ref(),
             Source::Tokens { cache, .. } => Some(cache),
         }
@@ -142,7 +184,7 @@ impl Samples {
 
     /// Views of each sample.
     pub fn views(&self) -> u16 {
-        match &self.0 {
+        match &self.source {
             Source::Images { preprocess, .. } => preprocess.views(),
             Source::Tokens { .. } => 1,
         }
@@ -153,15 +195,22 @@ impl Samples {
     /// # Errors
     /// [`LoaderError`].
     pub fn batch(&self, indices: &[u64], view: u16) -> Result<Batch, LoaderError> {
-        match &self.0 {
+        match &self.source {
             Source::Images { dataset, preprocess, cache } => {
                 let ids: Vec<SampleId> = indices.iter().map(|index| dataset.id_at(*index)).collect();
                 let label = |id: &SampleId| Ok(dataset.label(*id)?.map(i64::from));
                 let labels = ids.iter().map(label).collect::<Result<Option<Vec<i64>>, DatasetError>>()?;
                 let rows: Vec<SampleView> = ids.iter().map(|id| SampleView { sample: *id, view }).collect();
                 let inputs = Inputs::Images(preprocess.batch(dataset.as_ref(), &rows)?);
-                let targets = cache.as_ref().map(|cache| targets(cache, &rows)).transpose()?;
-                Ok(Batch { ids, inputs, labels, targets })
+                let Some(cache) = cache else {
+                    return Ok(Batch { ids, inputs, labels, targets: Vec::new(), features: Vec::new() });
+                };
+                let places = rows_of(cache, &rows)?;
+                let mut targets = TargetBatch::default();
+                cache.gather(&places, &mut targets)?;
+                let targets = self.targets(targets, &rows)?;
+                let features = self.features(cache, &places)?;
+                Ok(Batch { ids, inputs, labels, targets, features })
             }
             Source::Tokens { cache, targets: asked } => {
                 let mut rows = Vec::with_capacity(indices.len());
@@ -170,30 +219,35 @@ impl Samples {
                 }
                 let next = rows.iter().flat_map(TokenRow::next_tokens);
                 let labels = next.map(|token| token.map_or(NO_LABEL, i64::from)).collect();
-                let mut targets = TargetBatch::default();
+                let ids: Vec<SampleId> =
+                    indices.iter().map(|row| cache.sample_id(*row)).collect::<Result<_, _>>()?;
+                let mut targets = Vec::new();
                 if *asked {
-                    cache.gather(indices, &mut targets)?;
+                    let mut first = TargetBatch::default();
+                    cache.gather(indices, &mut first)?;
+                    let rows: Vec<SampleView> =
+                        ids.iter().map(|id| SampleView { sample: *id, view }).collect();
+                    targets = self.targets(first, &rows)?;
                 }
                 Ok(Batch {
-                    ids: indices.iter().map(|row| cache.sample_id(*row)).collect::<Result<_, _>>()?,
+                    ids,
                     inputs: Inputs::Tokens(TokenInputs::new(&rows)),
                     labels: Some(labels),
-                    targets: asked.then_some(targets),
+                    targets,
+                    features: self.features(cache, indices)?,
                 })
             }
         }
     }
 }
 
-fn targets(cache: &CacheReader, rows: &[SampleView]) -> Result<TargetBatch, LoaderError> {
+/// Where `rows` are in the cache.
+fn rows_of(cache: &CacheReader, rows: &[SampleView]) -> Result<Vec<u64>, LoaderError> {
     let row = |SampleView { sample, view }: &SampleView| match cache.row_of(*sample, *view)? {
         Some(row) => Ok(row),
         None => Err(LoaderError::NotCached { cache: cache.dir().to_owned(), sample: *sample, view: *view }),
     };
-    let rows = rows.iter().map(row).collect::<Result<Vec<u64>, LoaderError>>()?;
-    let mut targets = TargetBatch::default();
-    cache.gather(&rows, &mut targets)?;
-    Ok(targets)
+    rows.iter().map(row).collect()
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ impl KlDivergence {
 }
 
 /// `Σ p (log p − log q)` over the last dimension.
-fn divergence(log_p: &Tensor, log_q: &Tensor) -> Tensor {
+pub(super) fn divergence(log_p: &Tensor, log_q: &Tensor) -> Tensor {
     (log_p.exp() * (log_p - log_q)).sum_dim_intlist(-1, false, Kind::Float)
 }
 

@@ -6,8 +6,10 @@
 
 mod cross_entropy;
 pub mod dense;
+mod features;
 mod fused;
 mod kl;
+mod mixture;
 mod ranking;
 #[cfg(test)]
 mod reference;
@@ -16,6 +18,7 @@ mod targets;
 mod weighted;
 
 pub use cross_entropy::cross_entropy;
+pub use features::{FeatureLoss, feature_term};
 pub use kl::KlDivergence;
 pub use ranking::ranking;
 pub use schedule::{LossSchedule, LossValues};
@@ -51,13 +54,24 @@ pub enum LossError {
     NoLogits,
     /// A term that needs mass on every class.
     #[error(
-        "loss.weights: {what} needs a target with mass on every class, and with loss.tail = \"{tail}\" this cache's have none; use shape, prior or uniform, and no sampled targets"
+        "{what} needs a target with mass on every class, and with loss.tail = \"{tail}\" this cache's have none; use shape, prior or uniform, and no sampled targets"
     )]
     NoMass {
         /// The term.
         what: &'static str,
         /// The handling asked for.
         tail: TailHandling,
+    },
+    /// Weights of other teachers than there are.
+    #[error(
+        "loss.mixture.weights: expected a weight for each --cache, {teachers} of them, found {given}; leave the key out \
+         for the same weight each"
+    )]
+    Teachers {
+        /// Weights.
+        given: usize,
+        /// Caches.
+        teachers: usize,
     },
     /// A tail model is asked for and there is none.
     #[error(

@@ -6,8 +6,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::cross_entropy::smoothed;
 use super::fused::{self, LabelPart};
-use super::{KlDivergence, LossError, LossValues, TargetSpace, TargetTensors, dense, ranking};
-use crate::config::{LossConfig, LossWeights, TermWeights};
+use super::mixture::Mixture;
+use super::{LossError, LossValues, TargetSpace, TargetTensors, dense, ranking};
+use crate::config::{LossConfig, MixtureAverage, TermWeights};
 use crate::target::{TailHandling, Temperature};
 
 /// A weighted sum of terms; those whose weight is never positive are not computed, and those whose weight changes are
@@ -22,11 +23,11 @@ pub struct WeightedLoss {
     used: TermWeights,
     now: LossValues,
     /// Knows the targets; `None` where no term needs them.
-    target: Option<KlDivergence>,
+    target: Option<Mixture>,
     /// Knows them at T = 1, where a term needs that too and `target` is at another.
-    at_one: Option<KlDivergence>,
-    /// What targets are decoded with anew where the temperature changes.
-    space: Option<TargetSpace>,
+    at_one: Option<Mixture>,
+    /// What targets are decoded with anew where the temperature changes: one for each teacher, or none.
+    spaces: Vec<TargetSpace>,
     device: Device,
 }
 
@@ -45,7 +46,7 @@ pub struct LossTerms {
     /// What is minimised.
     pub total: Tensor,
     /// Every term by the name of its weight, unweighted, detached.
-    pub terms: BTreeMap<&'static str, Tensor>,
+    pub terms: BTreeMap<String, Tensor>,
 }
 
 impl LossTerms {
@@ -67,47 +68,48 @@ impl LossTerms {
 impl WeightedLoss {
     /// Prepares the terms with positive weight, at the temperature and weights that a run begins with.
     ///
-    /// `space` describes the cache's targets; without it the terms that need targets are left out.
+    /// `spaces` describe the targets of each cache; without one the terms that need targets are left out.
     ///
     /// # Errors
-    /// Those of [`KlDivergence::new`] at any temperature of the run; [`LossError::NoMass`] where a target has classes
-    /// without mass and a term would be infinite; [`LossError::NoLogits`], [`LossError::Label`].
-    pub fn new(config: &LossConfig, space: Option<&TargetSpace>, device: Device) -> Result<Self, LossError> {
+    /// Those of [`KlDivergence::new`](super::KlDivergence::new) at any temperature of the run; [`LossError::NoMass`]
+    /// where a target has classes without mass and a term would be infinite; [`LossError::NoLogits`],
+    /// [`LossError::Label`], [`LossError::Teachers`].
+    pub fn new(config: &LossConfig, spaces: &[TargetSpace], device: Device) -> Result<Self, LossError> {
         let now = LossValues::first(config);
         let used = config.weights.map(|weight| weight.largest());
-        let space = space.filter(|_| config.weights.of_targets());
-        let known = |space: &TargetSpace, at: f64| {
-            KlDivergence::new(space, Temperature::new(at)?, config.tail, device)
-        };
-        let target = space.map(|space| known(space, now.temperature)).transpose()?;
-        let mut at_one = None;
-        if let Some(space) = space {
+        let spaces = if config.weights.of_targets() { spaces } else { &[] };
+        let known = |at: f64| Mixture::new(spaces, config, Temperature::new(at)?, device);
+        let (mut target, mut at_one) = (None, None);
+        if !spaces.is_empty() {
+            target = Some(known(now.temperature)?);
             let [_, last] = config.temperature.ends();
             if config.temperature.changes() {
                 // What lies between is covered where both ends are.
-                drop(known(space, last)?);
+                drop(known(last)?);
             }
-            config.weights.check(config.tail, space)?;
+            for space in spaces {
+                config.check(space, spaces.len() > 1)?;
+            }
             if used.nkd > 0.0 && (config.temperature.changes() || now.temperature != 1.0) {
-                at_one = Some(known(space, 1.0).map_err(|error| match error {
+                at_one = Some(known(1.0).map_err(|error| match error {
                     LossError::Temperature(not) => LossError::Label(not),
                     other => other,
                 })?);
             }
         }
-        let space = space.filter(|_| config.temperature.changes()).cloned();
-        Ok(Self { config: config.clone(), used, now, target, at_one, space, device })
+        let spaces = if config.temperature.changes() { spaces.to_vec() } else { Vec::new() };
+        Ok(Self { config: config.clone(), used, now, target, at_one, spaces, device })
     }
 
     /// Goes on with the temperature and weights of another step. At another temperature the tail model is decoded
     /// anew, which takes time and memory in proportion to classes × rank.
     ///
     /// # Errors
-    /// Those of [`KlDivergence::new`], at temperatures other than the config's.
+    /// Those of [`KlDivergence::new`](super::KlDivergence::new), at temperatures other than the config's.
     pub fn set(&mut self, now: &LossValues) -> Result<(), LossError> {
-        if let Some(space) = self.space.as_ref().filter(|_| now.temperature != self.now.temperature) {
+        if !self.spaces.is_empty() && now.temperature != self.now.temperature {
             let temperature = Temperature::new(now.temperature)?;
-            self.target = Some(KlDivergence::new(space, temperature, self.config.tail, self.device)?);
+            self.target = Some(Mixture::new(&self.spaces, &self.config, temperature, self.device)?);
         }
         self.now = *now;
         Ok(())
@@ -128,12 +130,13 @@ impl WeightedLoss {
     /// Terms whose targets are not given are left out.
     ///
     /// # Shapes
-    /// `logits`: `[positions, classes]`, raw; `labels`: `[positions]`, int64, negative where there is none.
+    /// `logits`: `[positions, classes]`, raw; `labels`: `[positions]`, int64, negative where there is none; `targets`:
+    /// one for each of the spaces, or none at all.
     pub fn forward(
         &self,
         logits: &Tensor,
         labels: Option<&Tensor>,
-        targets: Option<&TargetTensors>,
+        targets: &[TargetTensors],
         means: Means,
     ) -> LossTerms {
         let (used, now) = (&self.used, &self.now.weights);
@@ -144,18 +147,22 @@ impl WeightedLoss {
             labels: means.labels.max(1) as f64,
         };
         let fused = self.fused(&mut sum, logits, labels, targets);
-        if let (Some(target), Some(targets)) = (&self.target, targets) {
+        if let Some(target) = self.target.as_ref().filter(|_| !targets.is_empty()) {
             if used.kl > 0.0 && !fused {
                 sum.add("kl", now.kl, target.per_sample(logits, targets) * self.square());
             }
             if used.logit_mse > 0.0 {
-                let student = logits.to_kind(Kind::Float).gather(-1, &targets.ids, false);
-                let in_head = targets.in_head();
-                let off = dense::logit_mse(&targets.values, &student, in_head.as_ref());
+                let student = logits.to_kind(Kind::Float);
+                let off = target.mean(targets, |_, targets| {
+                    let student = student.gather(-1, &targets.ids, false);
+                    dense::logit_mse(&targets.values, &student, targets.in_head().as_ref())
+                });
                 sum.add("logit_mse", now.logit_mse, off);
             }
             if used.ranking > 0.0 {
-                sum.add("ranking", now.ranking, ranking(logits, targets, self.config.ranking.top));
+                let top = self.config.ranking.top;
+                let order = target.mean(targets, |_, targets| ranking(logits, targets, top));
+                sum.add("ranking", now.ranking, order);
             }
             if self.config.weights.of_every_class() {
                 self.of_every_class(&mut sum, target, logits, labels, targets);
@@ -175,25 +182,37 @@ impl WeightedLoss {
         sum: &mut Sum,
         logits: &Tensor,
         labels: Option<&Tensor>,
-        targets: Option<&TargetTensors>,
+        targets: &[TargetTensors],
     ) -> bool {
         let (used, now) = (&self.used, &self.now.weights);
         if logits.device() != Device::Cpu || !logits.requires_grad() {
             return false;
         }
-        let of_targets = self.target.as_ref().zip(targets).filter(|_| used.kl > 0.0);
-        let kl = of_targets
-            .and_then(|(target, targets)| target.part(targets, now.kl * self.square() / sum.positions));
+        let of_targets = self.target.as_ref().filter(|_| used.kl > 0.0 && !targets.is_empty());
+        let mut kl = Vec::new();
+        if let Some(target) = of_targets {
+            let Some(parts) = target.parts(targets, now.kl * self.square() / sum.positions) else {
+                return false;
+            };
+            kl = parts;
+        }
         let labels = labels.filter(|_| used.cross_entropy > 0.0).map(|labels| LabelPart {
             labels: fused::numbers(labels, Kind::Int64),
             smoothing: self.config.label_smoothing,
             factor: now.cross_entropy / sum.labels,
         });
-        if kl.is_none() && labels.is_none() {
+        if kl.is_empty() && labels.is_none() {
             return true;
         }
-        let done = fused::rows(logits, kl.as_ref(), labels.as_ref());
-        if kl.is_some() {
+        let first = kl.first();
+        let mut done = fused::rows(logits, first.map(|(_, part)| part), labels.as_ref());
+        done.kl *= first.map_or(0.0, |(weight, _)| *weight);
+        for (weight, part) in kl.iter().skip(1) {
+            let more = fused::rows(logits, Some(part), None);
+            done.gradient += more.gradient;
+            done.kl += weight * more.kl;
+        }
+        if !kl.is_empty() {
             sum.add("kl", now.kl, Tensor::from(done.kl * self.square()));
         }
         if labels.is_some() {
@@ -209,10 +228,10 @@ impl WeightedLoss {
     fn of_every_class(
         &self,
         sum: &mut Sum,
-        target: &KlDivergence,
+        target: &Mixture,
         logits: &Tensor,
         labels: Option<&Tensor>,
-        targets: &TargetTensors,
+        targets: &[TargetTensors],
     ) {
         let Some(log_p) = tch::no_grad(|| target.log_target(targets)) else { return };
         let logits = logits.to_kind(Kind::Float);
@@ -260,24 +279,30 @@ impl WeightedLoss {
     }
 }
 
-impl LossWeights {
-    /// Refuses what would be infinite, or has nothing to be compared with.
-    fn check(&self, tail: TailHandling, space: &TargetSpace) -> Result<(), LossError> {
+impl LossConfig {
+    /// Refuses what would be infinite, or has nothing to be compared with, of targets of `space`, alone or among
+    /// `several`.
+    fn check(&self, space: &TargetSpace, several: bool) -> Result<(), LossError> {
+        let Self { weights, tail, mixture, .. } = self;
         let whole = space.k == space.classes && space.draws.is_none();
-        if !self.of_targets() || whole {
+        if !weights.of_targets() || whole {
             return Ok(());
         }
         // A bucket names no classes, and what is renormalised or sampled leaves classes without mass.
-        let bucket = tail == TailHandling::Bucket && space.has_tail();
-        let bare = !space.has_tail() || tail == TailHandling::Renormalize;
-        if bucket && self.of_every_class() {
-            return Err(LossError::NoMass { what: "terms other than kl, logit_mse and ranking", tail });
+        let bucket = *tail == TailHandling::Bucket && space.has_tail();
+        let bare = !space.has_tail() || *tail == TailHandling::Renormalize;
+        let no_mass = |what| Err(LossError::NoMass { what, tail: *tail });
+        if bucket && weights.of_every_class() {
+            return no_mass("loss.weights: any term but kl, logit_mse and ranking");
         }
-        if space.draws.is_some() && self.logit_mse.largest() > 0.0 {
+        if several && mixture.average == MixtureAverage::Logits && (bucket || bare) {
+            return no_mass("loss.mixture.average = \"logits\"");
+        }
+        if space.draws.is_some() && weights.logit_mse.largest() > 0.0 {
             return Err(LossError::NoLogits);
         }
-        if bare && self.reverse_kl.largest() > 0.0 {
-            return Err(LossError::NoMass { what: "reverse_kl", tail });
+        if bare && weights.reverse_kl.largest() > 0.0 {
+            return no_mass("loss.weights.reverse_kl");
         }
         Ok(())
     }
@@ -286,7 +311,7 @@ impl LossWeights {
 /// A weighted sum on its way.
 struct Sum {
     total: Tensor,
-    terms: BTreeMap<&'static str, Tensor>,
+    terms: BTreeMap<String, Tensor>,
     positions: f64,
     labels: f64,
 }
@@ -302,7 +327,7 @@ impl Sum {
 
     fn add_mean(&mut self, name: &'static str, weight: f64, mean: Tensor) {
         self.total += &mean * weight;
-        self.terms.insert(name, mean.detach());
+        self.terms.insert(name.to_owned(), mean.detach());
     }
 }
 

@@ -199,6 +199,9 @@ fn rows(reader: &CacheReader, index: ShardIndex) -> Result<ShardRows, CacheError
             rows.tokens.extend(reader.tokens(row)?);
         }
     }
+    let of_shard = 0..shard.sample_ids().len();
+    let features = 0..reader.manifest().features.len();
+    rows.features = features.filter_map(|feature| shard.feature(feature, of_shard.clone())).collect();
     reader.gather(&range.collect::<Vec<u64>>(), &mut rows.targets)?;
     Ok(rows)
 }

@@ -163,16 +163,16 @@ pub fn export(
         (ExportForm::Npz, ExportTo::Stream(_)) => return Err(ExportError::NeedsFile),
         (ExportForm::Npz, ExportTo::File(path)) => {
             let bytes = write_file(dir, path, |file| npz::write(&selection, file, progress))?;
-            (bytes, npz::columns(reader.manifest()))
+            (bytes, npz::all_columns(reader.manifest()))
         }
         (ExportForm::Jsonl, ExportTo::File(path)) => {
             let write = |mut file| jsonl::write(&selection, settings.temperature, &mut file, progress);
-            (write_file(dir, path, write)?, jsonl::columns(reader.manifest(), settings.temperature))
+            (write_file(dir, path, write)?, words(jsonl::columns(reader.manifest(), settings.temperature)))
         }
         (ExportForm::Jsonl, ExportTo::Stream(out)) => {
             let bytes = jsonl::write(&selection, settings.temperature, out, progress)
                 .map_err(|failure| failure.writing(Path::new("standard output")))?;
-            (bytes, jsonl::columns(reader.manifest(), settings.temperature))
+            (bytes, words(jsonl::columns(reader.manifest(), settings.temperature)))
         }
     };
     Ok(ExportReport {
@@ -180,8 +180,12 @@ pub fn export(
         temperature: settings.temperature.map(Temperature::get),
         rows: selection.rows(),
         bytes,
-        columns: columns.into_iter().map(str::to_owned).collect(),
+        columns,
     })
+}
+
+fn words(words: Vec<&str>) -> Vec<String> {
+    words.into_iter().map(str::to_owned).collect()
 }
 
 /// Has `write` make the file at `path`, and gives its size.

@@ -306,6 +306,7 @@ fn plan(
             model: None,
             encoder: None,
         },
+        features: Vec::new(),
         storage: StorageLayout {
             form: settings.form,
             ids: format::IdType::for_classes(classes),

@@ -5,7 +5,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::cache::{CacheError, CacheReader, Manifest, head_type};
+use crate::cache::{CacheError, CacheReader, FeatureLayout, Manifest, head_type};
 use crate::config::{AugmentConfig, PreprocessConfig, StorageForm, ValueEncoding};
 use crate::ids::ShardIndex;
 use crate::target::TargetBatch;
@@ -39,6 +39,9 @@ pub struct InspectReport {
     pub rank: usize,
     /// What logits and curves are: `float16`, `float32` or `quantized` with its steps.
     pub values: String,
+    /// Further outputs of the teacher that are kept; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<FeatureLayout>,
     /// The shards' form.
     pub form: StorageForm,
     /// Bytes of shards and of the files beside them.
@@ -87,6 +90,7 @@ impl InspectReport {
             nodes: if columns.nodes > 0 { manifest.tail.nodes.as_slice().to_vec() } else { Vec::new() },
             rank: manifest.tail.rank,
             values: values(manifest),
+            features: manifest.features.clone(),
             form: manifest.storage.form,
             bytes,
             bytes_per_position: if positions > 0 { bytes as f64 / positions as f64 } else { 0.0 },

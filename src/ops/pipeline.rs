@@ -137,7 +137,14 @@ fn select(
     let mut shard = ShardRows::default();
     for answer in from {
         let (rows, tokens, last_of_shard) = match answer {
-            Answer::Positions(output, positions) => {
+            Answer::Positions(mut output, positions) => {
+                let features = reading.features(&mut output, &positions)?;
+                match shard.features.is_empty() {
+                    true => shard.features = features,
+                    false => {
+                        shard.features.iter_mut().zip(&features).for_each(|(all, more)| all.extend(more))
+                    }
+                }
                 shard.targets.extend(&reading.read(output, &positions)?.1);
                 continue;
             }

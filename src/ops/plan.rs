@@ -11,8 +11,8 @@ use super::Progress;
 use super::keep::Keep;
 use super::prepass::STREAM;
 use super::source::{Source, SourceError};
-use crate::cache::format::{FILE_OVERHEAD_BYTES, tail_model_bytes};
-use crate::cache::{CacheError, Manifest, ShardRows, TokenRow, measure_shard};
+use crate::cache::format::tail_model_bytes;
+use crate::cache::{CacheError, FeatureLayout, Manifest, ShardRows, TokenRow, measure_shard};
 use crate::config::CacheConfig;
 use crate::ids::{Position, SampleId, SampleView};
 
@@ -204,14 +204,18 @@ fn sizes(manifest: &Manifest, logits: &[f32], level: i32) -> Result<Vec<PlanSize
         let columns = manifest.columns();
         let row = match columns.bytes_per_row() {
             Some(bytes) => bytes as f64,
-            None => estimate(&manifest, logits, level)?,
+            None => {
+                // Whatever is in them; in Parquet they are hardly smaller.
+                let features = columns.features.iter().map(FeatureLayout::bytes_per_position);
+                estimate(&manifest, logits, level)? + features.sum::<u64>() as f64
+            }
         };
         let model = if columns.nodes > 0 {
             tail_model_bytes(manifest.classes, columns.nodes, columns.rank)
         } else {
             0
         };
-        let framing = manifest.expected_shards().saturating_mul(FILE_OVERHEAD_BYTES);
+        let framing = manifest.expected_shards().saturating_mul(columns.overhead_bytes());
         let rows = (row * manifest.positions as f64).ceil() as u64;
         let bytes = rows.saturating_add(framing).saturating_add(model);
         Ok(PlanSize { k, configured: k == configured, bytes_per_position: row, bytes })
@@ -227,6 +231,7 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
     let codes = manifest.tail.rank as f64;
     let mut manifest = manifest.clone();
     manifest.tail.rank = 0;
+    manifest.features.clear();
     // Such as the source has not refused.
     let row = SampleView { sample: SampleId(0), view: 0 };
     let positions: Vec<Position> =

@@ -193,10 +193,10 @@ impl Model {
     pub(super) fn open(config: &CacheConfig, samples: &Samples) -> Result<Self, TeacherError> {
         Ok(match samples {
             Samples::Images { preprocess, .. } => {
-                Self::Images(teacher::open(&config.teacher, preprocess.output_shape())?)
+                Self::Images(teacher::open(&config.teacher, &config.features, preprocess.output_shape())?)
             }
             Samples::Tokens(dataset) => {
-                Self::Tokens(teacher::open_tokens(&config.teacher, dataset.length())?)
+                Self::Tokens(teacher::open_tokens(&config.teacher, &config.features, dataset.length())?)
             }
         })
     }

@@ -7,12 +7,13 @@ use super::inherit::{InheritError, Inherited};
 use super::keep::{self, Keep};
 use super::samples::{Model, Samples, Wanted};
 use crate::cache::{
-    AugmentIdentity, DatasetIdentity, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
+    AugmentIdentity, DatasetIdentity, FeatureLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
     TeacherIdentity, TokensIdentity, format,
 };
-use crate::config::{CacheConfig, TeacherConfig, ValueEncoding};
+use crate::config::{CacheConfig, FeatureValues, TeacherConfig, ValueEncoding};
 use crate::dataset::{self, DatasetError};
 use crate::digest::Digest;
+use crate::encoding::FeatureNumbers;
 use crate::ids::{Position, SampleId};
 use crate::preprocess::PreprocessError;
 use crate::select::NonFinite;
@@ -75,6 +76,20 @@ pub enum SourceError {
         #[source]
         source: NonFinite,
     },
+    /// A feature that cannot be kept.
+    #[error("features.{name}: sample {sample}: expected {expected}, found {value} at {at}")]
+    Feature {
+        /// The feature.
+        name: String,
+        /// The sample.
+        sample: SampleId,
+        /// What can be kept, and the way out.
+        expected: &'static str,
+        /// What was found.
+        value: f32,
+        /// Where in the vector, from 0.
+        at: usize,
+    },
     /// A prediction that is not what `teacher.output_kind` says.
     #[error("sample {sample}: the teacher's output is not what its kind says")]
     Value {
@@ -105,6 +120,8 @@ pub(super) struct Reading {
     /// Of the tail curves.
     nodes: TailNodes,
     pub(super) keep: Keep,
+    /// What is kept beside the logits.
+    features: Vec<FeatureLayout>,
     /// Gives positions their tail codes, once it is known.
     pub(super) encoder: Option<TailEncoder>,
 }
@@ -123,7 +140,7 @@ impl Source {
         let positions = prepared.positions();
         let mut at = 0;
         let mut probed: Option<Result<(Reading, OutputType), SourceError>> = None;
-        model.forward(&prepared, &mut |output| {
+        model.forward(&prepared, &mut |mut output| {
             let (dtype, rows) = (output.dtype, output.rows);
             let reading = match probed.take() {
                 None => Reading::decide(config, nodes, &samples, &output).map(|reading| (reading, dtype)),
@@ -131,6 +148,7 @@ impl Source {
             };
             // A teacher that answers nonsense is found out before anything is written.
             let read = reading.and_then(|(reading, dtype)| {
+                reading.features(&mut output, &positions[at..at + rows])?;
                 reading.read(output, &positions[at..at + rows])?;
                 Ok((reading, dtype))
             });
@@ -176,6 +194,7 @@ impl Source {
             }
             output.values.truncate(kept.len() * classes);
             output.rows = kept.len();
+            output.features.clear();
             if kept.is_empty() {
                 return ControlFlow::Continue(());
             }
@@ -228,6 +247,7 @@ impl Source {
                 model: None,
                 encoder: None,
             },
+            features: self.reading.features.clone(),
             storage: StorageLayout {
                 form: config.storage.form,
                 ids: format::IdType::for_classes(self.reading.classes),
@@ -337,7 +357,47 @@ impl Reading {
         }
         let keep = Keep::new(&keep::layout(&config.head, classes), classes, nodes, config.seed)?;
         let output = OutputReading::decide(config.teacher.output_kind, first);
-        Ok(Self { classes, output, nodes: nodes.clone(), keep, encoder: None })
+        let widths = first.features.iter().map(|vectors| vectors.width);
+        let features = config.features.iter().zip(widths).map(|(one, width)| FeatureLayout::new(one, width));
+        let features = features.collect();
+        Ok(Self { classes, output, nodes: nodes.clone(), keep, features, encoder: None })
+    }
+
+    /// Takes the features out of an output, as they are kept; `positions` are whose they are.
+    pub(super) fn features(
+        &self,
+        output: &mut RawOutput,
+        positions: &[Position],
+    ) -> Result<Vec<FeatureNumbers>, SourceError> {
+        let given = std::mem::take(&mut output.features);
+        let mut kept = Vec::with_capacity(given.len());
+        for (layout, vectors) in self.features.iter().zip(given) {
+            if (vectors.width, vectors.rows()) != (layout.width, output.rows) {
+                let expected = format!(
+                    "{} vectors of {} numbers for the feature {}, as in the first batch",
+                    output.rows, layout.width, layout.name
+                );
+                let found = format!("{} of {}", vectors.rows(), vectors.width);
+                return Err(TeacherError::Output { path: "teacher".into(), expected, found }.into());
+            }
+            let mut numbers = FeatureNumbers::new(layout.values);
+            for (vector, position) in vectors.values.chunks_exact(layout.width).zip(positions) {
+                numbers.push(vector).map_err(|(at, value)| SourceError::Feature {
+                    name: layout.name.clone(),
+                    sample: position.row.sample,
+                    expected: match layout.values {
+                        FeatureValues::F16 => {
+                            "numbers within half precision (values = \"i8\" keeps larger ones)"
+                        }
+                        FeatureValues::I8 => "finite numbers up to 1e38",
+                    },
+                    value,
+                    at,
+                })?;
+            }
+            kept.push(numbers);
+        }
+        Ok(kept)
     }
 
     /// An output as logits, and what is kept of them; `positions` are whose they are.

@@ -210,6 +210,9 @@ fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, coding: &Arc
         if let Some(Err(error)) = vocabulary.map(|vocabulary| shard.tokens(row, vocabulary)) {
             wrong(chain(&error));
         }
+        if let Some((name, problem)) = shard.broken_feature(row) {
+            wrong(format!("feature {name}: {problem}"));
+        }
         if let Err(error) = shard.row_targets(row, &mut targets) {
             wrong(chain(&error));
             continue;

@@ -48,6 +48,17 @@ impl Optimizer {
         Ok(Self { config: config.clone(), steps: 0, variables })
     }
 
+    /// Takes on the trainable variables of another store, behind those it has; `before` stands before their names,
+    /// which it must make different from those.
+    pub fn add(&mut self, before: &str, vs: &VarStore) {
+        let named: BTreeMap<String, Tensor> = vs.variables().into_iter().collect();
+        let variable = |(name, value): (String, Tensor)| {
+            let own = rates::plain(&self.config, &value);
+            Variable { name: format!("{before}{name}"), value, own, first: None, second: None }
+        };
+        self.variables.extend(named.into_iter().map(variable));
+    }
+
     /// Forgets all gradients.
     pub fn zero_grad(&mut self) {
         self.variables.iter_mut().for_each(|variable| variable.value.zero_grad());

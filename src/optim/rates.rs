@@ -75,14 +75,22 @@ pub(super) fn own(config: &OptimizerConfig, weights: &[(String, Tensor)]) -> Res
     let own = |(at, (name, value)): (usize, &(String, Tensor))| {
         let group = group_of(name).map(|at| &groups[at]);
         let of_layer = depths.as_ref().map_or(1.0, |(decay, depths)| decay.powi(depths[at]));
-        let decays = config.decays_all() || value.dim() > 1;
-        let decay = group.and_then(|group| group.weight_decay).unwrap_or(config.weight_decay());
         Own {
             rate: of_layer * group.map_or(1.0, |group| group.rate),
-            decay: if decays { decay } else { 0.0 },
+            decay: decay(config, value, group.and_then(|group| group.weight_decay)),
         }
     };
     Ok(weights.iter().enumerate().map(own).collect())
+}
+
+/// What a weight has that is of no layer and in no group.
+pub(super) fn plain(config: &OptimizerConfig, value: &Tensor) -> Own {
+    Own { rate: 1.0, decay: decay(config, value, None) }
+}
+
+fn decay(config: &OptimizerConfig, value: &Tensor, of_group: Option<f64>) -> f64 {
+    let decays = config.decays_all() || value.dim() > 1;
+    if decays { of_group.unwrap_or(config.weight_decay()) } else { 0.0 }
 }
 
 /// The weight whose name begins most like `prefix`: beginnings end where a part of the name does.

@@ -2,26 +2,29 @@
 
 use std::path::Path;
 
-use tch::nn::{ModuleT, VarStore};
+use tch::nn::{Linear, Module, ModuleT, SequentialT, VarStore};
 use tch::{CModule, Device, Kind, Tensor};
 
 use super::{Input, Model, State, Student, StudentError};
 
+/// Layers in two parts.
+pub(super) struct Net {
+    /// Inputs to features: `[batch, …]` to `[batch, width]`.
+    pub(super) body: SequentialT,
+    /// Features to logits.
+    pub(super) head: Linear,
+}
+
 pub(super) struct BuiltIn {
     name: &'static str,
     vs: VarStore,
-    net: Box<dyn ModuleT>,
+    net: Net,
     input_shape: Vec<i64>,
     training: bool,
 }
 
 impl BuiltIn {
-    pub(super) fn new(
-        name: &'static str,
-        vs: VarStore,
-        net: Box<dyn ModuleT>,
-        input_shape: Vec<i64>,
-    ) -> Self {
+    pub(super) fn new(name: &'static str, vs: VarStore, net: Net, input_shape: Vec<i64>) -> Self {
         Self { name, vs, net, input_shape, training: false }
     }
 
@@ -30,7 +33,7 @@ impl BuiltIn {
         let mut shape = vec![2];
         shape.extend_from_slice(&self.input_shape);
         let example = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
-        let mut forward = |inputs: &[Tensor]| vec![self.net.forward_t(&inputs[0], false)];
+        let mut forward = |inputs: &[Tensor]| vec![self.head(&self.net.body.forward_t(&inputs[0], false))];
         CModule::create_by_tracing(self.name, "forward", &[example], &mut forward)
             .and_then(|module| module.save(path))
             .map_err(|error| {
@@ -42,9 +45,17 @@ impl BuiltIn {
 impl Model for BuiltIn {
     fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
         match input {
-            Input::Images(images) => Ok(self.net.forward_t(images, self.training)),
+            Input::Images(images) => Ok(self.net.body.forward_t(images, self.training)),
             Input::Tokens(_) => Err(StudentError::NeedsImages { kind: self.name }),
         }
+    }
+
+    fn head(&self, features: &Tensor) -> Tensor {
+        self.net.head.forward(features)
+    }
+
+    fn has_head(&self) -> bool {
+        true
     }
 }
 

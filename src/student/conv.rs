@@ -1,6 +1,8 @@
 //! A plain convolutional network for small images.
 
-use tch::nn::{self, ModuleT, Path, SequentialT};
+use tch::nn::{self, ModuleT, Path};
+
+use super::built_in::Net;
 
 /// 3×3 convolution that keeps the size, without bias: batch norm follows.
 pub(super) fn conv3x3(path: Path<'_>, from: i64, to: i64, stride: i64) -> nn::Conv2D {
@@ -16,7 +18,7 @@ pub(super) fn batch_norm(path: Path<'_>, channels: i64) -> nn::BatchNorm {
 
 /// Blocks of `depth` × (3×3 convolution, batch norm, ReLU), 2×2 max-pooling between them, global
 /// average, linear.
-pub(super) fn conv(root: &Path<'_>, input: i64, channels: &[u32], depth: u32, classes: i64) -> SequentialT {
+pub(super) fn conv(root: &Path<'_>, input: i64, channels: &[u32], depth: u32, classes: i64) -> Net {
     let mut net = nn::seq_t();
     let mut width = input;
     for (block, next) in channels.iter().map(|next| i64::from(*next)).enumerate() {
@@ -31,10 +33,6 @@ pub(super) fn conv(root: &Path<'_>, input: i64, channels: &[u32], depth: u32, cl
             width = next;
         }
     }
-    net.add_fn(|x| x.mean_dim([2i64, 3].as_slice(), false, None)).add(nn::linear(
-        root / "head",
-        width,
-        classes,
-        nn::LinearConfig::default(),
-    ))
+    let body = net.add_fn(|x| x.mean_dim([2i64, 3].as_slice(), false, None));
+    Net { body, head: nn::linear(root / "head", width, classes, nn::LinearConfig::default()) }
 }

@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::{Precision, StudentConfig};
+use crate::config::{FEATURES_LAYER, Precision, StudentConfig};
 
 pub use init::{Initialised, initialise};
 pub use input::{Input, TokenTensors};
+pub use torchscript::ask;
 
 /// Something that answers a batch, in two steps: so that of many positions and classes the logits need never
 /// exist all at once.
@@ -42,6 +43,30 @@ pub trait Model {
     /// Whether there is a head apart from the features.
     fn has_head(&self) -> bool {
         false
+    }
+
+    /// The features, and some layers by their names.
+    ///
+    /// # Shapes
+    /// Each layer is `[positions, width]`, of the same positions as the features.
+    ///
+    /// # Errors
+    /// As [`Self::features`]; and [`StudentError::Layer`]: there is no such layer.
+    fn features_and_layers(
+        &self,
+        input: &Input,
+        layers: &[String],
+    ) -> Result<(Tensor, Vec<Tensor>), StudentError> {
+        let features = self.features(input)?;
+        let layer = |layer: &String| match layer.as_str() {
+            FEATURES_LAYER if self.has_head() => Ok(features.shallow_clone()),
+            _ => Err(StudentError::Layer {
+                layer: layer.clone(),
+                known: if self.has_head() { vec![FEATURES_LAYER.into()] } else { Vec::new() },
+            }),
+        };
+        let layers = layers.iter().map(layer).collect::<Result<_, StudentError>>()?;
+        Ok((features, layers))
     }
 }
 
@@ -115,19 +140,43 @@ pub fn create(
         Asked::Tokens => of_tokens(config, classes, device)?,
     };
     student.set_training(false);
-    let (probe, positions) = match asked {
+    let (probe, positions) = probe(asked, device);
+    let found = tch::no_grad(|| Ok(student.head(&student.features(&probe)?).size()))?;
+    if found != [positions, classes] {
+        return Err(StudentError::Output { expected: [positions, classes], found });
+    }
+    Ok(student)
+}
+
+/// The widths of some layers of a student in evaluation mode.
+///
+/// # Errors
+/// [`StudentError`]: there is no such layer, or it is not one vector for each position.
+pub fn widths(
+    student: &dyn Student,
+    asked: Asked<'_>,
+    layers: &[String],
+    device: Device,
+) -> Result<Vec<i64>, StudentError> {
+    let (probe, positions) = probe(asked, device);
+    let (_, found) = tch::no_grad(|| student.features_and_layers(&probe, layers))?;
+    let width = |(layer, found): (&String, &Tensor)| match found.size()[..] {
+        [rows, width] if rows == positions && width > 0 => Ok(width),
+        _ => Err(StudentError::LayerShape { layer: layer.clone(), positions, found: found.size() }),
+    };
+    layers.iter().zip(&found).map(width).collect()
+}
+
+/// Something to ask a student about, and its positions.
+fn probe(asked: Asked<'_>, device: Device) -> (Input, i64) {
+    match asked {
         Asked::Images(shape) => {
             let mut probe = vec![2];
             probe.extend(shape.iter().map(|d| *d as i64));
             (Input::Images(Tensor::zeros(probe, (Kind::Float, device))), 2)
         }
         Asked::Tokens => (Input::Tokens(TokenTensors::whole(2, &[0; 6], device)), 6),
-    };
-    let found = tch::no_grad(|| Ok(student.head(&student.features(&probe)?).size()))?;
-    if found != [positions, classes] {
-        return Err(StudentError::Output { expected: [positions, classes], found });
     }
-    Ok(student)
 }
 
 fn of_tokens(
@@ -157,7 +206,7 @@ fn of_images(
     Ok(match config {
         StudentConfig::Mlp { hidden, .. } => {
             let net = mlp::mlp(&root, shape.iter().product(), hidden, classes);
-            Box::new(built_in::BuiltIn::new("Mlp", vs, Box::new(net), shape.clone()))
+            Box::new(built_in::BuiltIn::new("Mlp", vs, net, shape.clone()))
         }
         StudentConfig::Conv { channels, depth, .. } => {
             let [input, height, width] = image("conv", &shape)?;
@@ -166,12 +215,12 @@ fn of_images(
                 return Err(StudentError::TooSmall { blocks: channels.len(), shape: input_shape.to_vec() });
             }
             let net = conv::conv(&root, input, channels, *depth, classes);
-            Box::new(built_in::BuiltIn::new("Conv", vs, Box::new(net), shape.clone()))
+            Box::new(built_in::BuiltIn::new("Conv", vs, net, shape.clone()))
         }
         StudentConfig::Resnet18 { width, .. } => {
             let [input, ..] = image("resnet18", &shape)?;
             let net = resnet18::resnet18(&root, input, i64::from(*width), classes);
-            Box::new(built_in::BuiltIn::new("Resnet18", vs, Box::new(net), shape.clone()))
+            Box::new(built_in::BuiltIn::new("Resnet18", vs, net, shape.clone()))
         }
         StudentConfig::Torchscript { path, .. } => Box::new(torchscript::TorchScriptStudent::load(path, vs)?),
         StudentConfig::Llama(_) => return Err(StudentError::NeedsTokens { kind: config.kind() }),
@@ -226,6 +275,35 @@ pub enum StudentError {
     NeedsImages {
         /// The student.
         kind: &'static str,
+    },
+    /// No such layer.
+    #[error(
+        "loss.features: the student has no layer \"{layer}\"; {}",
+        if known.is_empty() {
+            "a TorchScript student gives one by returning a tuple, logits first, and layer = \"1\" is then the second"
+                .to_owned()
+        } else {
+            format!("it has {}", known.join(", "))
+        }
+    )]
+    Layer {
+        /// Asked for.
+        layer: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A layer that is no vector for each position.
+    #[error(
+        "loss.features: the student's layer \"{layer}\": expected [{positions}, width], found {found:?}; pool it in the \
+         module"
+    )]
+    LayerShape {
+        /// The layer.
+        layer: String,
+        /// Positions asked about.
+        positions: i64,
+        /// Its shape.
+        found: Vec<i64>,
     },
     /// Weights to begin with that cannot be had.
     #[error("init.weights: {path}: {problem}")]

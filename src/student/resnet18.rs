@@ -5,8 +5,9 @@
 //! 32×32 images.
 
 use tch::Tensor;
-use tch::nn::{self, ModuleT, Path, SequentialT};
+use tch::nn::{self, ModuleT, Path};
 
+use super::built_in::Net;
 use super::conv::{batch_norm, conv3x3};
 
 /// Two 3×3 convolutions and a shortcut.
@@ -49,7 +50,7 @@ impl ModuleT for Block {
 }
 
 /// Four stages of two blocks, `width` channels in the first and twice as many in each next.
-pub(super) fn resnet18(root: &Path<'_>, input: i64, width: i64, classes: i64) -> SequentialT {
+pub(super) fn resnet18(root: &Path<'_>, input: i64, width: i64, classes: i64) -> Net {
     let stem = conv3x3(root / "stem" / "conv", input, width, 1);
     let norm = batch_norm(root / "stem" / "norm", width);
     let mut net = nn::seq_t().add_fn_t(move |x, train| x.apply(&stem).apply_t(&norm, train).relu());
@@ -63,10 +64,6 @@ pub(super) fn resnet18(root: &Path<'_>, input: i64, width: i64, classes: i64) ->
             from = to;
         }
     }
-    net.add_fn(|x| x.mean_dim([2i64, 3].as_slice(), false, None)).add(nn::linear(
-        root / "head",
-        from,
-        classes,
-        nn::LinearConfig::default(),
-    ))
+    let body = net.add_fn(|x| x.mean_dim([2i64, 3].as_slice(), false, None));
+    Net { body, head: nn::linear(root / "head", from, classes, nn::LinearConfig::default()) }
 }

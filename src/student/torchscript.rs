@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tch::nn::VarStore;
-use tch::{CModule, Tensor};
+use tch::{CModule, IValue, Tensor};
 
 use super::{Input, Model, State, Student, StudentError};
 
@@ -33,26 +33,60 @@ impl TorchScriptStudent {
     }
 }
 
+/// What a module returns for `input`: the logits, and of a tuple what else is in it.
+///
+/// # Errors
+/// [`StudentError`]: libtorch failed, or there is no tensor.
+pub fn ask(module: &CModule, input: &Tensor) -> Result<Vec<Tensor>, StudentError> {
+    const DOING: &str = "the student's forward pass";
+    let answer = module.forward_is(&[IValue::Tensor(input.shallow_clone())]);
+    let tensor = |one| if let IValue::Tensor(tensor) = one { Some(tensor) } else { None };
+    let all: Option<Vec<Tensor>> = match answer.map_err(|error| StudentError::libtorch(DOING, &error))? {
+        IValue::Tuple(all) => all.into_iter().map(tensor).collect(),
+        one => tensor(one).map(|one| vec![one]),
+    };
+    all.filter(|all| !all.is_empty()).ok_or_else(|| StudentError::Libtorch {
+        doing: DOING.into(),
+        problem: "expected a tensor, the logits, or a tuple of tensors with the logits first".into(),
+    })
+}
+
 impl Model for TorchScriptStudent {
     /// Images to `[rows, classes]`, or tokens `[rows, length]` to `[rows, length, classes]`. A module is given
     /// nothing but the tokens: what it attends to is its own matter.
     fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
-        let ask = |input: &Tensor| {
-            let answer = self.module.forward_ts(&[input]);
-            answer.map_err(|error| StudentError::libtorch("the student's forward pass", &error))
+        Ok(self.features_and_layers(input, &[])?.0)
+    }
+
+    /// Of a module that returns a tuple, a layer is called by its place in it.
+    fn features_and_layers(
+        &self,
+        input: &Input,
+        layers: &[String],
+    ) -> Result<(Tensor, Vec<Tensor>), StudentError> {
+        let given = match input {
+            Input::Images(images) => images,
+            Input::Tokens(tokens) => &tokens.tokens,
         };
-        match input {
-            Input::Images(images) => ask(images),
+        let all = ask(&self.module, given)?;
+        let of_positions = |tensor: &Tensor| match input {
+            Input::Images(_) => Ok(tensor.shallow_clone()),
             Input::Tokens(tokens) => {
-                let logits = ask(&tokens.tokens)?;
-                let [rows, length] = tokens.tokens.size()[..] else { return Ok(logits) };
-                if logits.size().len() != 3 || logits.size()[..2] != [rows, length] {
-                    let expected = [rows * length, logits.size().last().copied().unwrap_or(0)];
-                    return Err(StudentError::Output { expected, found: logits.size() });
+                let [rows, length] = tokens.tokens.size()[..] else { return Ok(tensor.shallow_clone()) };
+                if tensor.size().len() != 3 || tensor.size()[..2] != [rows, length] {
+                    let expected = [rows * length, tensor.size().last().copied().unwrap_or(0)];
+                    return Err(StudentError::Output { expected, found: tensor.size() });
                 }
-                Ok(tokens.pick(&logits))
+                Ok(tokens.pick(tensor))
             }
-        }
+        };
+        let layer = |layer: &String| {
+            let place = layer.parse::<usize>().ok().filter(|place| *place > 0);
+            let known = || (1..all.len()).map(|place| place.to_string()).collect();
+            let missing = || StudentError::Layer { layer: layer.clone(), known: known() };
+            of_positions(place.and_then(|place| all.get(place)).ok_or_else(missing)?)
+        };
+        Ok((of_positions(&all[0])?, layers.iter().map(layer).collect::<Result<_, StudentError>>()?))
     }
 }
 

@@ -19,6 +19,7 @@
 mod batch;
 mod decode;
 mod draws;
+mod features;
 mod handling;
 mod model;
 mod nodes;
@@ -28,6 +29,7 @@ mod temperature;
 pub use batch::{PADDING, TargetBatch};
 pub use decode::{DecodedTarget, PositionTarget};
 pub use draws::{Draws, UnsoundDraws};
+pub use features::FeatureBatch;
 pub use handling::TailHandling;
 pub use model::{MAX_RANK, TailModel, TailModelAt, TailShape};
 pub use nodes::{DEFAULT_NODES, MAX_NODES, NodesError, NotCovered, TailNodes};

@@ -183,6 +183,34 @@ pub enum TeacherError {
         /// What was found.
         found: String,
     },
+    /// A further output is no vector for each sample or token.
+    #[error("features.{name}: {path}: expected {expected}, found {found}")]
+    Feature {
+        /// The feature.
+        name: String,
+        /// The model file.
+        path: PathBuf,
+        /// What was expected, and the way out.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// There is no such output.
+    #[error(
+        "features.{name}.output: {path} has no {output:?} but {}; name one of them, or export the model with this \
+         tensor among its outputs",
+        names(found)
+    )]
+    FeatureOutput {
+        /// The feature.
+        name: String,
+        /// The model file.
+        path: PathBuf,
+        /// The output asked for.
+        output: String,
+        /// What the model gives.
+        found: Vec<String>,
+    },
     /// The output is not what `teacher.output_kind` says.
     #[error("teacher.output_kind = \"{kind}\": row {row}, class {class} is {value}, expected {expected}")]
     Value {

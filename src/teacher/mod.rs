@@ -5,6 +5,8 @@
 
 mod command;
 mod error;
+#[cfg(any(test, feature = "onnx", feature = "torch"))]
+mod features;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod output;
@@ -24,7 +26,7 @@ pub use error::TeacherError;
 pub use output::{OutputReading, OutputType, RawOutput};
 pub use tokens::TokenBatch;
 
-use crate::config::{TeacherConfig, TeacherKind};
+use crate::config::{FeatureConfig, TeacherConfig, TeacherKind};
 use crate::digest::Digest;
 
 /// A model that has been loaded and checked against the shape of its inputs.
@@ -82,12 +84,17 @@ pub trait TokenTeacher: Send {
     ) -> Result<(), TeacherError>;
 }
 
-/// Loads the teacher that `config` describes for inputs of `input_shape` (without the batch).
+/// Loads the teacher that `config` describes for inputs of `input_shape` (without the batch), to be asked for
+/// `features` beside its logits.
 ///
 /// # Errors
 /// [`TeacherError`]: the file is missing or no model, its inputs and outputs are not what the
 /// config and the data say, the device is not there, or this build lacks the runtime.
-pub fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Box<dyn Teacher>, TeacherError> {
+pub fn open(
+    config: &TeacherConfig,
+    features: &[FeatureConfig],
+    input_shape: &[usize],
+) -> Result<Box<dyn Teacher>, TeacherError> {
     let of_language_models = [
         ("head", config.head.is_some()),
         ("attention_mask", config.attention_mask.is_some()),
@@ -99,29 +106,38 @@ pub fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Box<dyn Tea
     }
     check_files(config)?;
     match config.kind {
-        TeacherKind::Command => Ok(Box::new(command::CommandTeacher::open(config, input_shape)?)),
+        TeacherKind::Command => Ok(Box::new(command::CommandTeacher::open(config, features, input_shape)?)),
         #[cfg(feature = "onnx")]
-        TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTeacher::open(config, input_shape)?)),
+        TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTeacher::open(config, features, input_shape)?)),
         #[cfg(feature = "torch")]
-        TeacherKind::Torchscript => Ok(Box::new(torchscript::TorchScriptTeacher::open(config, input_shape)?)),
+        TeacherKind::Torchscript => {
+            Ok(Box::new(torchscript::TorchScriptTeacher::open(config, features, input_shape)?))
+        }
         #[cfg(not(all(feature = "onnx", feature = "torch")))]
         kind => Err(not_built(kind)),
     }
 }
 
-/// Loads the language model that `config` describes, for rows of up to `length` tokens.
+/// Loads the language model that `config` describes, for rows of up to `length` tokens, to be asked for `features`
+/// beside its logits.
 ///
 /// # Errors
 /// [`TeacherError`]: as [`open`]; or the model takes a key-value cache, is fixed to shorter rows or smaller
 /// batches, or its head does not take its hidden states.
-pub fn open_tokens(config: &TeacherConfig, length: usize) -> Result<Box<dyn TokenTeacher>, TeacherError> {
+pub fn open_tokens(
+    config: &TeacherConfig,
+    features: &[FeatureConfig],
+    length: usize,
+) -> Result<Box<dyn TokenTeacher>, TeacherError> {
     check_files(config)?;
     match config.kind {
-        TeacherKind::Command => Ok(Box::new(command::CommandTokenTeacher::open(config, length)?)),
+        TeacherKind::Command => Ok(Box::new(command::CommandTokenTeacher::open(config, features, length)?)),
         #[cfg(feature = "onnx")]
-        TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTokenTeacher::open(config, length)?)),
+        TeacherKind::Onnx => Ok(Box::new(onnx::OnnxTokenTeacher::open(config, features, length)?)),
         #[cfg(feature = "torch")]
-        TeacherKind::Torchscript => Ok(Box::new(torchscript::TorchScriptTokenTeacher::open(config)?)),
+        TeacherKind::Torchscript => {
+            Ok(Box::new(torchscript::TorchScriptTokenTeacher::open(config, features)?))
+        }
         #[cfg(not(all(feature = "onnx", feature = "torch")))]
         kind => Err(not_built(kind)),
     }

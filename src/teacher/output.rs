@@ -2,6 +2,7 @@
 
 use super::TeacherError;
 use crate::config::OutputKind;
+use crate::target::FeatureBatch;
 
 /// The float type a teacher answers in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct RawOutput {
     pub values: Vec<f32>,
     /// The type the model answered in.
     pub dtype: OutputType,
+    /// The features that were asked for, in that order, a vector of each for every row.
+    pub features: Vec<FeatureBatch>,
 }
 
 /// A decided meaning of a teacher's output.
@@ -147,7 +150,8 @@ mod tests {
     use super::*;
 
     fn output(values: &[f32], classes: usize) -> RawOutput {
-        RawOutput { rows: values.len() / classes, classes, values: values.to_vec(), dtype: OutputType::F32 }
+        let (rows, values) = (values.len() / classes, values.to_vec());
+        RawOutput { rows, classes, values, dtype: OutputType::F32, features: Vec::new() }
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn difference(reference: &Reference, rows: &[&[usize]], classes: usize, values: 
 }
 
 fn refused(file: &str, more: &str, length: usize) -> String {
-    open_tokens(&config(file, more), length)
+    open_tokens(&config(file, more), &[], length)
         .map(|_| ())
         .unwrap_err()
         .to_string()
@@ -102,7 +102,7 @@ fn every_form_of_a_model_is_as_pytorch_says() {
         ("causal_body.pt", "head = \"causal_head.pt\"", packed, OutputType::F32, 1e-5),
         ("causal_ids.pt", "", alone, OutputType::F32, 1e-5),
     ] {
-        let mut teacher = open_tokens(&config(file, more), 12).unwrap();
+        let mut teacher = open_tokens(&config(file, more), &[], 12).unwrap();
         let outputs = outputs(teacher.as_mut(), &batch(&reference, rows, 12));
         assert!(outputs.iter().all(|o| o.classes == CLASSES && o.dtype == dtype), "{file}: {outputs:?}");
         let values: Vec<f32> = outputs.into_iter().flat_map(|output| output.values).collect();
@@ -120,7 +120,7 @@ fn padding_and_the_other_rows_of_a_batch_change_nothing() {
         ("causal.pt", ""),
         ("causal_body.pt", "head = \"causal_head.pt\""),
     ] {
-        let mut teacher = open_tokens(&config(file, more), 16).unwrap();
+        let mut teacher = open_tokens(&config(file, more), &[], 16).unwrap();
         let rows: &[&[usize]] = &[&[0], &[3], &[4, 2]];
         let together = values(teacher.as_mut(), &batch(&reference, rows, 12));
         let longer = values(teacher.as_mut(), &batch(&reference, rows, 16));
@@ -153,7 +153,8 @@ fn the_size_of_a_chunk_changes_no_bit_of_a_whole_model() {
     ] {
         let mut whole: Option<Vec<f32>> = None;
         for chunk in [256, 7, 3, 1] {
-            let mut teacher = open_tokens(&config(file, &format!("{more}\nchunk = {chunk}")), 12).unwrap();
+            let mut teacher =
+                open_tokens(&config(file, &format!("{more}\nchunk = {chunk}")), &[], 12).unwrap();
             let outputs = outputs(teacher.as_mut(), &batch(&reference, rows, 12));
             let sizes: Vec<usize> = outputs.iter().map(|output| output.rows).collect();
             let (last, full) = sizes.split_last().unwrap();
@@ -173,7 +174,7 @@ fn what_stands_in_padding_is_not_seen() {
     let reference = reference();
     let document = &reference.documents[0];
     for file in ["causal.onnx", "causal.pt", "causal_ids.pt", "causal_int32.onnx"] {
-        let mut teacher = open_tokens(&config(file, ""), 12).unwrap();
+        let mut teacher = open_tokens(&config(file, ""), &[], 12).unwrap();
         let mut short = TokenBatch::new(12);
         short.push_documents(&[&document[..5]]).unwrap();
         let mut long = TokenBatch::new(12);
@@ -191,7 +192,7 @@ fn without_places_documents_see_each_other() {
     let reference = reference();
     let both: Vec<i64> = [1, 2].iter().flat_map(|one| reference.documents[*one].clone()).collect();
     for file in ["causal.onnx", "causal.pt"] {
-        let mut teacher = open_tokens(&config(file, ""), 12).unwrap();
+        let mut teacher = open_tokens(&config(file, ""), &[], 12).unwrap();
         let mut run = TokenBatch::new(12);
         run.push_documents(&[&both]).unwrap();
         let values = values(teacher.as_mut(), &run);
@@ -210,14 +211,14 @@ fn a_padded_vocabulary_is_cut_when_that_is_asked_for() {
         ("causal_body.pt", "head = \"causal_head.pt\""),
     ] {
         let more = format!("{head}\nclasses = 40\npadded_vocabulary = true\nchunk = 3");
-        let mut teacher = open_tokens(&config(file, &more), 12).unwrap();
+        let mut teacher = open_tokens(&config(file, &more), &[], 12).unwrap();
         let outputs = outputs(teacher.as_mut(), &batch(&reference, rows, 12));
         assert!(outputs.iter().all(|o| o.classes == 40 && o.values.len() == o.rows * 40), "{file}");
         let values: Vec<f32> = outputs.into_iter().flat_map(|output| output.values).collect();
         assert!(difference(&reference, rows, 40, &values) < 1e-5, "{file}");
 
         let more = format!("{head}\nclasses = 40");
-        let error = match open_tokens(&config(file, &more), 12) {
+        let error = match open_tokens(&config(file, &more), &[], 12) {
             Err(error) => error,
             Ok(mut teacher) => {
                 teacher.forward(&batch(&reference, rows, 12), &mut |_| ControlFlow::Continue(())).unwrap_err()
@@ -236,7 +237,7 @@ fn a_padded_vocabulary_is_cut_when_that_is_asked_for() {
 fn a_sink_that_has_enough_is_given_no_more() {
     let reference = reference();
     for file in ["causal.onnx", "causal.pt"] {
-        let mut teacher = open_tokens(&config(file, "chunk = 2"), 12).unwrap();
+        let mut teacher = open_tokens(&config(file, "chunk = 2"), &[], 12).unwrap();
         let mut given = 0;
         teacher
             .forward(&batch(&reference, &[&[0]], 12), &mut |_| {
@@ -258,11 +259,11 @@ fn a_model_of_a_fixed_size_is_given_no_more_than_it_takes() {
     );
     let mut many = config("causal_fixed.onnx", "");
     many.batch = Some(3);
-    let error = open_tokens(&many, 12).map(|_| ()).unwrap_err().to_string();
+    let error = open_tokens(&many, &[], 12).map(|_| ()).unwrap_err().to_string();
     assert!(error.ends_with("expected 3 rows (teacher.batch); set teacher.batch = 2"), "{error}");
     // Fewer and shorter rows are padded up to it.
     let reference = reference();
-    let mut teacher = open_tokens(&config("causal_fixed.onnx", ""), 5).unwrap();
+    let mut teacher = open_tokens(&config("causal_fixed.onnx", ""), &[], 5).unwrap();
     let values = values(teacher.as_mut(), &batch(&reference, &[&[1]], 5));
     assert!(difference(&reference, &[&[1]], CLASSES, &values) < 1e-5);
 }
@@ -303,7 +304,7 @@ fn wrong_models_are_refused_with_the_way_out() {
 fn outputs_that_are_no_logits_of_positions_are_refused() {
     let reference = reference();
     let ask = |file: &str, more: &str| {
-        let mut teacher = open_tokens(&config(file, more), 12).unwrap();
+        let mut teacher = open_tokens(&config(file, more), &[], 12).unwrap();
         let asked = batch(&reference, &[&[1]], 12);
         teacher.forward(&asked, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
     };
@@ -312,7 +313,7 @@ fn outputs_that_are_no_logits_of_positions_are_refused() {
     assert!(error.contains("linear.pt: the forward pass failed: "), "{error}");
     let error = ask("causal.pt", "head = \"linear.pt\"");
     assert!(error.contains("linear.pt: the forward pass failed: "), "{error}");
-    let mut teacher = open_tokens(&config("causal_int32.onnx", ""), 12).unwrap();
+    let mut teacher = open_tokens(&config("causal_int32.onnx", ""), &[], 12).unwrap();
     let mut wide = TokenBatch::new(2);
     wide.push(&[1, 1 << 40], &[0, 1]).unwrap();
     let error = teacher.forward(&wide, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
@@ -330,7 +331,7 @@ fn keys_of_language_models_are_refused_for_others() {
         ("attention_mask = \"mask\"", "attention_mask"),
         ("position_ids = \"places\"", "position_ids"),
     ] {
-        let error = open(&config("linear.onnx", more), &[1, 28, 28]).map(|_| ()).unwrap_err();
+        let error = open(&config("linear.onnx", more), &[], &[1, 28, 28]).map(|_| ()).unwrap_err();
         assert!(matches!(error, TeacherError::OnlyTokens { key: found } if found == key), "{error}");
         assert!(error.to_string().starts_with(&format!("teacher.{key}: ")), "{error}");
     }
@@ -362,7 +363,7 @@ fn a_real_model_says_the_same_in_every_form() {
         config.batch = Some(4);
         config.path = folder.join(form).join(format!("model.{suffix}"));
         config.head = split.then(|| folder.join(form).join(format!("head.{suffix}")));
-        let mut teacher = open_tokens(&config, length).unwrap();
+        let mut teacher = open_tokens(&config, &[], length).unwrap();
         let mut pass = |sink: &mut dyn FnMut(RawOutput)| {
             teacher
                 .forward(&batch, &mut |output| {

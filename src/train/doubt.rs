@@ -12,7 +12,7 @@ const POSITIONS: usize = 4096;
 /// Samples that are read at once.
 const ROWS: u64 = 16;
 
-/// A warning where the tails of the cache are known at T = 1 alone and `loss.temperature` is ever another: what mass
+/// A warning where the tails of the cache, the first of several, are known at T = 1 alone and `loss.temperature` is ever another: what mass
 /// they may have there, and what is taken.
 ///
 /// # Errors
@@ -24,14 +24,15 @@ pub(super) fn of_tails(config: &TrainConfig, training: &Training) -> Result<Opti
     // Between T = 1 and another, what is not known grows: the ends say the most that can be said.
     temperatures.retain(|temperature| *temperature != Temperature::ONE.get());
     let of_curve = config.loss.weights.of_targets() && config.loss.tail.reads_curve();
-    let Some(space) = training.space.as_ref().filter(|space| {
+    let mut spaces = training.spaces.iter().enumerate();
+    let Some(doubtful) = spaces.find(|(_, space)| {
         of_curve && space.has_tail() && space.nodes.as_slice() == [1.0] && !temperatures.is_empty()
     }) else {
         return Ok(None);
     };
     let known = temperatures
         .iter()
-        .map(|temperature| tails(Temperature::new(*temperature)?, space, &training.samples))
+        .map(|temperature| tails(Temperature::new(*temperature)?, doubtful, &training.samples))
         .collect::<Result<Vec<String>, TrainError>>()?;
     let asked = if first == last { format!("= {first}") } else { format!("goes from {first} to {last}") };
     Ok(Some(format!(
@@ -42,13 +43,17 @@ pub(super) fn of_tails(config: &TrainConfig, training: &Training) -> Result<Opti
 }
 
 /// What is known of the tails' mass at a temperature.
-fn tails(temperature: Temperature, space: &TargetSpace, samples: &Samples) -> Result<String, TrainError> {
+fn tails(
+    temperature: Temperature,
+    (teacher, space): (usize, &TargetSpace),
+    samples: &Samples,
+) -> Result<String, TrainError> {
     let (mut least, mut taken, mut most, mut positions) = (0.0, 0.0, 0.0, 0usize);
     let mut first = 0;
     while positions < POSITIONS && first < samples.len() {
         let indices: Vec<u64> = (first..samples.len().min(first + ROWS)).collect();
         first += ROWS;
-        let Some(batch) = samples.batch(&indices, 0)?.targets else { break };
+        let Some(batch) = samples.batch(&indices, 0)?.targets.into_iter().nth(teacher) else { break };
         for row in 0..batch.rows {
             let (ids, values, curve) = batch.row(row);
             let count = batch.count(row);

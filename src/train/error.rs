@@ -71,6 +71,31 @@ pub enum TrainError {
         /// Its weight.
         weight: f64,
     },
+    /// A term on the teacher's features without a cache.
+    #[error(
+        "loss.features: {name:?} is a feature of a cache, and there is none; give --cache DIR, or remove the table"
+    )]
+    NoFeatureCache {
+        /// The feature.
+        name: String,
+    },
+    /// A feature that the cache does not keep.
+    #[error(
+        "loss.features: the cache {cache} keeps no feature {name:?}; {}",
+        if known.is_empty() {
+            "it keeps none: build it with a table [[features]]".to_owned()
+        } else {
+            format!("it keeps {known}")
+        }
+    )]
+    NoFeature {
+        /// The feature.
+        name: String,
+        /// The cache's folder.
+        cache: PathBuf,
+        /// What it keeps.
+        known: String,
+    },
     /// Hard labels are wanted and there are none.
     #[error(
         "loss.weights.{name} = {weight} needs labels, but the dataset has none; put its images into a \
@@ -192,6 +217,53 @@ pub enum TrainError {
         /// NaN or infinite.
         loss: f64,
     },
+    /// A command's measure has the name of one that is measured anyway.
+    #[error("validation.{set}.metrics.{name}: {name} is measured without a command; choose another name")]
+    MetricName {
+        /// The set.
+        set: String,
+        /// The measure.
+        name: String,
+    },
+    /// A measure that a command computes could not be had.
+    #[error("{key}: {command}: {problem}{said}")]
+    MetricCommand {
+        /// In the config.
+        key: String,
+        /// Program and arguments.
+        command: String,
+        /// How it ended, or what it said instead of a number.
+        problem: String,
+        /// The last lines of its standard error.
+        said: String,
+    },
+    /// An epoch could not be measured. What it learned is kept.
+    #[error(
+        "epoch {epoch} could not be measured; its steps are kept, and the same command with --resume measures it and goes \
+         on: {source}"
+    )]
+    NotMeasured {
+        /// The epoch, from 1.
+        epoch: u32,
+        /// Why.
+        source: Box<TrainError>,
+    },
+    /// No such checkpoint.
+    #[error("--checkpoint {name}: {path} has none of that name (it has: {known})")]
+    NoSuchCheckpoint {
+        /// Asked for.
+        name: String,
+        /// The run's folder.
+        path: PathBuf,
+        /// What is there.
+        known: String,
+    },
+    /// Nothing to measure on.
+    #[error(
+        "the config has no validation set; give one, as --set validation.NAME.cache=DIR or --set \
+         'validation.NAME.dataset={{ kind = \"folder\", … }}'"
+    )]
+    NoSets,
     /// No such validation set.
     #[error("no validation set named {name:?} in the config (it has: {known})")]
     NoSuchSet {

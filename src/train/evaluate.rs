@@ -1,13 +1,21 @@
 //! Batches on a device, and a student's measures over a whole set.
 
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tch::{Device, Kind, Tensor};
 
-use super::TrainError;
+use super::predictions::{PredictionColumns, PredictionWriter};
 use super::setup::ValidationSet;
+use super::sums::Sums;
+use super::{TrainError, command};
+use crate::config::MetricConfig;
 use crate::loader::{Batch, Inputs, Order, Samples, TokenInputs, stream};
 use crate::loss::{Means, TargetTensors};
 use crate::metrics::{Evaluation, Meter};
 use crate::student::{Input, Model, TokenTensors};
+use crate::target::FeatureBatch;
 
 /// Logits of so many classes and positions at once, at most: what bounds memory where there are many of both.
 const CHUNK_VALUES: usize = 1 << 23;
@@ -17,7 +25,10 @@ pub(super) struct DeviceBatch {
     pub(super) inputs: Input,
     /// `[positions]`, int64.
     pub(super) labels: Option<Tensor>,
-    pub(super) targets: Option<TargetTensors>,
+    /// One for each cache.
+    pub(super) targets: Vec<TargetTensors>,
+    /// `[positions, width]` each, float.
+    pub(super) features: Vec<Tensor>,
 }
 
 impl DeviceBatch {
@@ -34,14 +45,15 @@ impl DeviceBatch {
         Self {
             inputs,
             labels: batch.labels.as_ref().map(|labels| Tensor::from_slice(labels).to_device(device)),
-            targets: batch.targets.as_ref().map(|targets| TargetTensors::new(targets, device)),
+            targets: batch.targets.iter().map(|targets| TargetTensors::new(targets, device)).collect(),
+            features: batch.features.iter().map(|vectors| on(vectors, device)).collect(),
         }
     }
 
     /// The positions `start..start + len`: labels and targets.
-    pub(super) fn part(&self, start: i64, len: i64) -> (Option<Tensor>, Option<TargetTensors>) {
+    pub(super) fn part(&self, start: i64, len: i64) -> (Option<Tensor>, Vec<TargetTensors>) {
         let labels = self.labels.as_ref().map(|labels| labels.narrow(0, start, len));
-        (labels, self.targets.as_ref().map(|targets| targets.rows(start, len)))
+        (labels, self.targets.iter().map(|targets| targets.rows(start, len)).collect())
     }
 }
 
@@ -53,6 +65,11 @@ pub(super) fn means(batches: &[Batch]) -> Means {
     };
     let labelled = |batch: &Batch| batch.labels.iter().flatten().filter(|label| **label >= 0).count();
     Means { positions: batches.iter().map(positions).sum(), labels: batches.iter().map(labelled).sum() }
+}
+
+fn on(vectors: &FeatureBatch, device: Device) -> Tensor {
+    let shape = [vectors.rows() as i64, vectors.width as i64];
+    Tensor::from_slice(&vectors.values).view(shape).to_device(device)
 }
 
 fn on_device(tokens: &TokenInputs, device: Device) -> TokenTensors {
@@ -74,40 +91,98 @@ pub(super) fn chunks(positions: i64, classes: usize) -> impl Iterator<Item = (i6
     (0..positions).step_by(step as usize).map(move |start| (start, step.min(positions - start)))
 }
 
-/// Calls `each` with every batch and the model's features of it, in the order of the dataset.
+/// Calls `each` with every batch and the model's features of it, in the order of the dataset, until it breaks off.
 pub(super) fn for_each_batch(
     model: &dyn Model,
     samples: &std::sync::Arc<Samples>,
     batch: usize,
     device: Device,
-    mut each: impl FnMut(&Batch, &DeviceBatch, &Tensor) -> Result<(), TrainError>,
+    mut each: impl FnMut(&Batch, &DeviceBatch, &Tensor) -> Result<ControlFlow<()>, TrainError>,
 ) -> Result<(), TrainError> {
     let _guard = tch::no_grad_guard();
     for batch in stream(samples, Order::Sequential, batch, 2, 0) {
         let batch = batch?;
         let on_device = DeviceBatch::new(&batch, samples.image_shape(), device);
         let features = model.features(&on_device.inputs)?;
-        each(&batch, &on_device, &features)?;
+        if each(&batch, &on_device, &features)?.is_break() {
+            break;
+        }
     }
     Ok(())
 }
 
-/// Everything that can be measured on `set`.
+/// Everything that can be measured on `set`; `None` when `stop` was set.
 pub(super) fn evaluate(
     model: &dyn Model,
     set: &ValidationSet,
     batch: usize,
     classes: usize,
     device: Device,
-) -> Result<Evaluation, TrainError> {
+    stop: &AtomicBool,
+) -> Result<Option<Evaluation>, TrainError> {
     let mut meter = Meter::new(set.is_of_tokens());
-    for_each_batch(model, &set.samples, batch, device, |_, batch, features| {
+    let mut sums = Sums::default();
+    let mut file = ForCommands::open(set)?;
+    let mut stopped = false;
+    for_each_batch(model, &set.samples, batch, device, |host, batch, features| {
+        if stop.load(Ordering::Relaxed) {
+            stopped = true;
+            return Ok(ControlFlow::Break(()));
+        }
         for (start, len) in chunks(features.size()[0], classes) {
             let (labels, targets) = batch.part(start, len);
-            let targets = set.kl.as_ref().zip(targets.as_ref());
-            meter.add(&model.head(&features.narrow(0, start, len)), labels.as_ref(), targets);
+            let logits = model.head(&features.narrow(0, start, len));
+            let range = start as usize..(start + len) as usize;
+            if let Some((loss, _)) = &set.loss {
+                let of_part = host.labels.iter().flat_map(|labels| &labels[range.clone()]);
+                let over =
+                    Means { positions: range.len(), labels: of_part.filter(|label| **label >= 0).count() };
+                sums.add(&loss.forward(&logits, labels.as_ref(), &targets, over), over, None);
+            }
+            if let Some(file) = &mut file {
+                file.writer.add(host, range.start, &logits)?;
+            }
+            meter.add(&logits, labels.as_ref(), set.kl.as_ref().zip(targets.first()));
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
-    Ok(meter.finish())
+    if stopped {
+        return Ok(None);
+    }
+    let mut measured = meter.finish();
+    measured.loss = set.loss.as_ref().map(|(_, weights)| sums.loss(weights));
+    let Some(file) = file else { return Ok(Some(measured)) };
+    file.writer.finish()?;
+    for (name, config) in &set.commands {
+        let key = format!("validation.{}.metrics.{name}", set.name);
+        let Some(value) = command::measure(&key, config, &file.path, stop)? else { return Ok(None) };
+        measured.of_commands.insert(name.clone(), value);
+    }
+    Ok(Some(measured))
+}
+
+/// The predictions that a set's commands read: a file that is gone with this.
+struct ForCommands {
+    writer: PredictionWriter,
+    path: PathBuf,
+    /// What removes it.
+    _folder: tempfile::TempDir,
+}
+
+impl ForCommands {
+    /// `None` where there are no commands.
+    fn open(set: &ValidationSet) -> Result<Option<Self>, TrainError> {
+        let asked = |config: &MetricConfig| PredictionColumns { top: config.top, logits: config.logits };
+        let Some(columns) = set.commands.values().map(asked).reduce(PredictionColumns::and) else {
+            return Ok(None);
+        };
+        let folder = tempfile::Builder::new().prefix("kd-train-").tempdir();
+        let folder = folder.map_err(|source| TrainError::Write { path: std::env::temp_dir(), source })?;
+        let path = folder.path().join("predictions.parquet");
+        Ok(Some(Self {
+            writer: PredictionWriter::create(&path, set.is_of_tokens(), set.is_labelled(), columns)?,
+            path,
+            _folder: folder,
+        }))
+    }
 }

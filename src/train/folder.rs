@@ -16,7 +16,7 @@ const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 /// The run's report.
 const SUMMARY: &str = "summary.json";
-/// `best` and `last`.
+/// `best`, `last` and others that `[checkpoint]` asks for.
 const CHECKPOINTS: &str = "checkpoints";
 /// The student that was kept: its variables.
 const VARIABLES: &str = "student.safetensors";
@@ -120,6 +120,11 @@ impl RunFolder {
     /// The run's folder itself.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Where checkpoints lie.
+    pub(super) fn checkpoints(&self) -> PathBuf {
+        self.0.join(CHECKPOINTS)
     }
 
     /// The checkpoint `name`, without suffix.

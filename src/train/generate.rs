@@ -1,15 +1,13 @@
 //! What a language model says: one token after another.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use super::infer::language_model;
-use super::{RunFolder, TrainError, transformers};
-use crate::config::TrainConfig;
+use super::{TrainError, Use, transformers};
 use crate::dataset::{DatasetError, Tokenizer};
 use crate::libtorch;
 use crate::student::{Input, TokenTensors};
@@ -45,17 +43,12 @@ pub struct Generated {
     pub tokens_per_second: f64,
 }
 
-/// Goes on with a prompt, the student of the run in `run` saying how.
+/// Goes on with a prompt, the student saying how.
 ///
 /// # Errors
 /// [`TrainError`]: there is no finished run of a language model, or no tokenizer, or another one.
-pub fn generate(
-    run: &Path,
-    config: &TrainConfig,
-    settings: &GenerateSettings,
-) -> Result<Generated, TrainError> {
-    let folder = RunFolder::new(run);
-    let beside = folder.transformers().join(transformers::TOKENIZER);
+pub fn generate(used: &Use<'_>, settings: &GenerateSettings) -> Result<Generated, TrainError> {
+    let beside = used.folder().transformers().join(transformers::TOKENIZER);
     let path = settings.tokenizer.clone().or_else(|| beside.exists().then_some(beside));
     let path = path.ok_or_else(|| TrainError::OfTokens {
         key: "--tokenizer".into(),
@@ -63,8 +56,8 @@ pub fn generate(
     })?;
     let wrong = |problem: String| TrainError::OfTokens { key: "--prompt".into(), problem };
     let tokenizer = Tokenizer::open(&path).map_err(DatasetError::from)?;
-    let device = libtorch::resolve(&config.train.device)?;
-    let (model, classes) = language_model(&folder, config, device)?;
+    let device = libtorch::resolve(&used.config.train.device)?;
+    let (model, classes) = used.language_model(device)?;
     if tokenizer.identity().size as usize > classes {
         let problem = format!(
             "{} has {} tokens, and the student {classes}; give the teacher's own",

@@ -1,17 +1,21 @@
 //! A finished run's student at work: measured on sets, or asked for predictions.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use tch::{CModule, Device, Kind, Tensor};
 
-use super::evaluate::{evaluate, for_each_batch};
+use super::evaluate::{chunks, evaluate, for_each_batch};
+use super::predictions::{PredictionColumns, PredictionWriter};
 use super::setup::{self, ValidationSet};
-use super::{RunFolder, TrainError};
+use super::{RunFolder, TrainError, retain};
 use crate::checkpoint;
-use crate::config::{PreprocessConfig, StudentConfig, TrainConfig};
+use crate::config::{StudentConfig, TrainConfig};
+use crate::durable;
 use crate::libtorch;
 use crate::metrics::Evaluation;
 use crate::student::{self, Asked, Input, Model, State, StudentError};
@@ -22,6 +26,9 @@ use crate::student::{self, Asked, Input, Model, State, StudentError};
 pub struct EvalReport {
     /// The run's folder.
     pub run: String,
+    /// The checkpoint of the run that was asked for; absent where it is the student that the run chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
     /// Device it ran on.
     pub device: String,
     /// Each set.
@@ -43,36 +50,108 @@ pub struct Prediction {
     pub label: Option<u32>,
 }
 
-/// A finished run's student.
+/// A run that is used, and which of its students.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    /// The run's folder.
+    pub run: &'a Path,
+    /// Its config, or another one with other sets.
+    pub config: &'a TrainConfig,
+    /// The name of one of its checkpoints (`last`, `step-000123`); the student that it chose unless given.
+    pub checkpoint: Option<&'a str>,
+}
+
+impl Use<'_> {
+    pub(super) fn folder(&self) -> RunFolder {
+        RunFolder::new(self.run)
+    }
+
+    /// The student's variables and, where it holds state of its own or is an exported classifier, its module.
+    fn files(&self) -> Result<(PathBuf, PathBuf), TrainError> {
+        let folder = self.folder();
+        let Some(name) = self.checkpoint else { return Ok((folder.variables(), folder.module())) };
+        let known = retain::names(&folder);
+        if !known.iter().any(|known| known == name) {
+            let (name, path) = (name.to_owned(), self.run.to_owned());
+            return Err(TrainError::NoSuchCheckpoint { name, path, known: known.join(", ") });
+        }
+        Ok(checkpoint::files(&folder.checkpoint(name)))
+    }
+
+    /// The device of the config, the threads set.
+    fn device(&self) -> Result<Device, TrainError> {
+        if let Some(threads) = self.config.train.threads {
+            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        }
+        Ok(libtorch::resolve(&self.config.train.device)?)
+    }
+
+    /// The run's language model, and the number of its tokens.
+    pub(super) fn language_model(&self, device: Device) -> Result<(Box<dyn Model>, usize), TrainError> {
+        let classes = self.config.student.classes().ok_or(TrainError::NoClasses)?;
+        let (variables, module) = self.files()?;
+        let mut kept = self.config.student.clone();
+        if let StudentConfig::Torchscript { path, .. } = &mut kept {
+            *path = module;
+        }
+        readable(&variables)?;
+        let mut student = student::create(&kept, Asked::Tokens, classes, device)?;
+        student.compute_in(self.config.train.precision)?;
+        if student.state() == State::Variables {
+            checkpoint::load_variables(student.as_mut(), &variables)?;
+        }
+        student.set_training(false);
+        Ok((student, classes))
+    }
+
+    /// The run's classifier of images of `shape`.
+    fn classifier(&self, shape: &[usize], device: Device) -> Result<Box<dyn Model>, TrainError> {
+        let classes = self.config.student.classes().ok_or(TrainError::NoClasses)?;
+        let (variables, module) = self.files()?;
+        // A checkpoint is exported only where variables are not all of the student.
+        if self.checkpoint.is_none() || module.exists() {
+            return Ok(Box::new(Exported::load(&module, classes, device)?));
+        }
+        let mut student = student::create(&self.config.student, Asked::Images(shape), classes, device)?;
+        checkpoint::load_variables(student.as_mut(), &variables)?;
+        student.set_training(false);
+        Ok(student)
+    }
+}
+
+/// A finished run's student, and sets that it is asked about.
 struct Finished {
     model: Box<dyn Model>,
     device: Device,
     classes: usize,
-    /// `None` for language models.
-    preprocess: Option<PreprocessConfig>,
+    sets: Vec<ValidationSet>,
 }
 
 impl Finished {
-    fn load(run: &RunFolder, config: &TrainConfig) -> Result<Self, TrainError> {
-        let device = libtorch::resolve(&config.train.device)?;
-        if let Some(threads) = config.train.threads {
-            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-        }
-        if learned_from_tokens(run)? {
-            let (model, classes) = language_model(run, config, device)?;
-            return Ok(Self { model, device, classes, preprocess: None });
-        }
+    /// The student of `used` and the sets of `names`, at least one.
+    fn open<'a>(used: &Use<'_>, names: impl Iterator<Item = &'a str>) -> Result<Self, TrainError> {
+        let device = used.device()?;
+        let config = used.config;
+        let of_tokens = learned_from_tokens(&used.folder())?;
         let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
-        let model = Box::new(Exported::load(run, classes, device)?);
-        Ok(Self { model, device, classes, preprocess: Some(config.preprocess.clone().unwrap_or_default()) })
-    }
-
-    fn set(&self, name: &str, config: &TrainConfig) -> Result<ValidationSet, TrainError> {
-        let Some(set) = config.validation.get(name) else {
-            let known = config.validation.keys().cloned().collect::<Vec<_>>().join(", ");
-            return Err(TrainError::NoSuchSet { name: name.to_owned(), known });
+        let preprocess = (!of_tokens).then(|| config.preprocess.clone().unwrap_or_default());
+        let open = |name: &str| {
+            let Some(set) = config.validation.get(name) else {
+                let known = config.validation.keys().cloned().collect::<Vec<_>>().join(", ");
+                return Err(TrainError::NoSuchSet { name: name.to_owned(), known });
+            };
+            setup::validation(name, set, preprocess.as_ref(), classes, &config.loss, device)
         };
-        setup::validation(name, set, self.preprocess.as_ref(), self.classes, config.loss.tail, self.device)
+        // A run that is not there is told before sets that are not.
+        let (variables, module) = used.files()?;
+        readable(if of_tokens || used.checkpoint.is_some() { &variables } else { &module })?;
+        let sets = names.map(open).collect::<Result<Vec<ValidationSet>, TrainError>>()?;
+        let first = sets.first().ok_or(TrainError::NoSets)?;
+        let model = match first.samples.image_shape() {
+            Some(shape) => used.classifier(shape, device)?,
+            None => used.language_model(device)?.0,
+        };
+        Ok(Self { model, device, classes, sets })
     }
 }
 
@@ -83,27 +162,6 @@ fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
     let text = std::fs::read_to_string(&path).map_err(read)?;
     let own: toml::Table = toml::from_str(&text).map_err(|error| read(std::io::Error::other(error)))?;
     Ok(!own.contains_key("preprocess"))
-}
-
-/// The language model of a finished run, and the number of its tokens.
-pub(super) fn language_model(
-    run: &RunFolder,
-    config: &TrainConfig,
-    device: Device,
-) -> Result<(Box<dyn Model>, usize), TrainError> {
-    let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
-    let mut kept = config.student.clone();
-    if let StudentConfig::Torchscript { path, .. } = &mut kept {
-        *path = run.module();
-    }
-    readable(&run.variables())?;
-    let mut student = student::create(&kept, Asked::Tokens, classes, device)?;
-    student.compute_in(config.train.precision)?;
-    if student.state() == State::Variables {
-        checkpoint::load_variables(student.as_mut(), &run.variables())?;
-    }
-    student.set_training(false);
-    Ok((student, classes))
 }
 
 /// Says which file of a run is missing, in the system's words.
@@ -119,10 +177,9 @@ struct Exported {
 }
 
 impl Exported {
-    fn load(run: &RunFolder, classes: usize, device: Device) -> Result<Self, TrainError> {
-        let path = run.module();
-        readable(&path)?;
-        let mut module = CModule::load_on_device(&path, device)
+    fn load(path: &Path, classes: usize, device: Device) -> Result<Self, TrainError> {
+        readable(path)?;
+        let mut module = CModule::load_on_device(path, device)
             .map_err(|error| failed(format!("loading {}", path.display()), &error))?;
         module.set_eval();
         Ok(Self { module, classes })
@@ -134,10 +191,7 @@ impl Model for Exported {
         let Input::Images(images) = input else {
             return Err(StudentError::NeedsImages { kind: "student.pt" });
         };
-        let logits = self
-            .module
-            .forward_ts(&[images])
-            .map_err(|error| failed("the student's forward pass".into(), &error))?;
+        let logits = student::ask(&self.module, images)?.swap_remove(0);
         let expected = [images.size()[0], self.classes as i64];
         if logits.size() != expected {
             return Err(StudentError::Output { expected, found: logits.size() });
@@ -150,57 +204,127 @@ fn failed(doing: String, error: &tch::TchError) -> StudentError {
     StudentError::Libtorch { doing, problem: libtorch::plain_message(error) }
 }
 
-/// Measures the student of the run in `run` on every validation set of `config`.
+/// Measures the student on the sets of its config that `names` lists, all of them where it lists none; `None` when
+/// `stop` was set.
 ///
 /// # Errors
-/// [`TrainError`]: there is no finished run, or data and student do not fit.
-pub fn eval(run: &Path, config: &TrainConfig) -> Result<EvalReport, TrainError> {
-    let student = Finished::load(&RunFolder::new(run), config)?;
-    let measure = |name: &String| {
-        let set = student.set(name, config)?;
-        let Finished { model, classes, device, .. } = &student;
-        Ok((name.clone(), evaluate(model.as_ref(), &set, config.train.batch, *classes, *device)?))
-    };
-    Ok(EvalReport {
-        run: run.display().to_string(),
+/// [`TrainError`]: there is no finished run, or data and student do not fit, or a command failed.
+pub fn eval(used: &Use<'_>, names: &[String], stop: &AtomicBool) -> Result<Option<EvalReport>, TrainError> {
+    let config = used.config;
+    let names =
+        if names.is_empty() { config.validation.keys().collect::<Vec<_>>() } else { names.iter().collect() };
+    let Finished { model, device, classes, sets } =
+        Finished::open(used, names.into_iter().map(String::as_str))?;
+    let mut validation = BTreeMap::new();
+    for set in &sets {
+        let measured = evaluate(model.as_ref(), set, config.train.batch, classes, device, stop)?;
+        let Some(measured) = measured else { return Ok(None) };
+        validation.insert(set.name.clone(), measured);
+    }
+    Ok(Some(EvalReport {
+        run: used.run.display().to_string(),
+        checkpoint: used.checkpoint.map(str::to_owned),
         device: config.train.device.clone(),
-        validation: config.validation.keys().map(measure).collect::<Result<_, TrainError>>()?,
-    })
+        validation,
+    }))
 }
 
-/// Hands `each` the predictions of the run's student for the validation set `set` of `config`, in
-/// the order of the dataset. Returns how many there were.
+/// Hands `each` the predictions of a classifier for the set `set` of the config, in the order of the dataset. Returns
+/// how many there were.
 ///
 /// # Errors
 /// [`TrainError`], as [`eval`], and what `each` returns as [`TrainError::Write`] to `to`.
 pub fn predict(
-    run: &Path,
-    config: &TrainConfig,
+    used: &Use<'_>,
     set: &str,
     to: &Path,
     mut each: impl FnMut(&Prediction) -> std::io::Result<()>,
 ) -> Result<u64, TrainError> {
-    let student = Finished::load(&RunFolder::new(run), config)?;
-    if student.preprocess.is_none() {
-        let problem = "predictions are of image classifiers; ask a language model with kd-train generate";
+    if learned_from_tokens(&used.folder())? {
+        let problem = "a language model's predictions are written as Parquet: give --out FILE.parquet \
+                       (kd-train generate asks it for text)";
         return Err(TrainError::OfTokens { key: "predict".into(), problem: problem.into() });
     }
-    let set = student.set(set, config)?;
+    let Finished { model, device, sets, .. } = Finished::open(used, std::iter::once(set))?;
     let mut done = 0;
-    let (model, device) = (student.model.as_ref(), student.device);
-    for_each_batch(model, &set.samples, config.train.batch, device, |batch, _, logits| {
-        let (probability, class) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
-        for (row, id) in batch.ids.iter().enumerate() {
-            let prediction = Prediction {
-                sample: id.0,
-                class: class.int64_value(&[row as i64]).unsigned_abs() as u32,
-                probability: probability.double_value(&[row as i64]),
-                label: batch.labels.as_ref().map(|labels| labels[row].unsigned_abs() as u32),
-            };
-            each(&prediction).map_err(|source| TrainError::Write { path: to.to_owned(), source })?;
-            done += 1;
-        }
-        Ok(())
-    })?;
+    for set in &sets {
+        for_each_batch(model.as_ref(), &set.samples, used.config.train.batch, device, |batch, _, logits| {
+            let (probability, class) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
+            for (row, id) in batch.ids.iter().enumerate() {
+                let prediction = Prediction {
+                    sample: id.0,
+                    class: class.int64_value(&[row as i64]).unsigned_abs() as u32,
+                    probability: probability.double_value(&[row as i64]),
+                    label: batch.labels.as_ref().map(|labels| labels[row].unsigned_abs() as u32),
+                };
+                each(&prediction).map_err(|source| TrainError::Write { path: to.to_owned(), source })?;
+                done += 1;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
     Ok(done)
+}
+
+/// What goes wrong while a file is being made.
+enum Making {
+    Io(std::io::Error),
+    Train(TrainError),
+    /// On request.
+    Stopped,
+}
+
+impl From<std::io::Error> for Making {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Writes the student's predictions for the set `set` of the config as Parquet to `to`, which is replaced whole: a row
+/// for each sample, or for each position of a language model, in their order (`schemas/predictions.md`). Returns how
+/// many there were; `None` when `stop` was set.
+///
+/// # Errors
+/// [`TrainError`], as [`eval`]; what was there before is then kept.
+pub fn predict_parquet(
+    used: &Use<'_>,
+    set: &str,
+    to: &Path,
+    columns: PredictionColumns,
+    stop: &AtomicBool,
+) -> Result<Option<u64>, TrainError> {
+    let Finished { model, device, classes, sets } = Finished::open(used, std::iter::once(set))?;
+    let mut done = 0;
+    let write = |temporary: &Path, set: &ValidationSet| {
+        let mut writer = PredictionWriter::create(temporary, set.is_of_tokens(), set.is_labelled(), columns)?;
+        for_each_batch(
+            model.as_ref(),
+            &set.samples,
+            used.config.train.batch,
+            device,
+            |batch, _, features| {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(ControlFlow::Break(()));
+                }
+                for (start, len) in chunks(features.size()[0], classes) {
+                    writer.add(batch, start as usize, &model.head(&features.narrow(0, start, len)))?;
+                }
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
+        writer.finish()
+    };
+    for set in &sets {
+        let made = durable::replace_file(to, |temporary| {
+            done = write(temporary, set).map_err(Making::Train)?;
+            if stop.load(Ordering::Relaxed) { Err(Making::Stopped) } else { Ok(()) }
+        });
+        match made {
+            Ok(()) => {}
+            Err(Making::Stopped) => return Ok(None),
+            Err(Making::Io(source)) => return Err(TrainError::Write { path: to.to_owned(), source }),
+            Err(Making::Train(error)) => return Err(error),
+        }
+    }
+    Ok(Some(done))
 }

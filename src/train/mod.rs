@@ -3,14 +3,17 @@
 //! [`run`] walks the second corridor: cache and data → loader → loss → student, optimizer →
 //! metrics, checkpoints. [`eval`], [`predict`] and [`generate`] are the inference side of a finished run.
 
+mod command;
 mod doubt;
 mod error;
 mod evaluate;
 mod folder;
 mod generate;
 mod infer;
+mod predictions;
 mod report;
 mod resume;
+mod retain;
 mod run;
 mod select;
 mod setup;
@@ -22,6 +25,7 @@ mod transformers;
 pub use error::TrainError;
 pub use folder::RunFolder;
 pub use generate::{GenerateSettings, Generated, generate};
-pub use infer::{EvalReport, Prediction, eval, predict};
-pub use report::{EpochReport, TrainOutcome, TrainReport};
+pub use infer::{EvalReport, Prediction, Use, eval, predict, predict_parquet};
+pub use predictions::PredictionColumns;
+pub use report::{EpochReport, KeptCheckpoint, TrainOutcome, TrainReport};
 pub use run::{RunOptions, run};

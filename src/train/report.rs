@@ -52,6 +52,19 @@ pub enum TrainOutcome {
     Interrupted,
 }
 
+/// A student that stays on disk beside the best and the last: `checkpoints/NAME.safetensors`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptCheckpoint {
+    /// What `--checkpoint` calls it: `step-000123`.
+    pub name: String,
+    /// The epoch after which it was, from 1.
+    pub epoch: u32,
+    /// Steps since the run began.
+    pub step: u64,
+    /// The value by which the best are chosen, negative where a lower one is better.
+    pub score: f64,
+}
+
 /// A run: `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "kd-train summary")]
@@ -76,9 +89,15 @@ pub struct TrainReport {
     pub validation: BTreeMap<String, Evaluation>,
     /// What chose it: `set.metric`, `train_loss` or `last`.
     pub selected_by: String,
+    /// What else is in `checkpoints/`, where `[checkpoint]` asks for more than the best and the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checkpoints: Vec<KeptCheckpoint>,
     /// The cache, as it was given; absent when training on labels alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<String>,
+    /// Caches of further teachers, whose targets were averaged with the cache's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_caches: Vec<String>,
     /// The digest of the cache's teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher_digest: Option<String>,

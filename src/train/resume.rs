@@ -12,14 +12,21 @@ use crate::config::TrainConfig;
 use crate::durable;
 
 /// Keys that a run may go on with otherwise: none of them changes the steps that were made.
-const FREE: [&str; 6] = [
+const FREE: [&str; 7] = [
     "train.device",
     "train.threads",
     "train.prefetch",
     "train.max_steps",
     "train.patience",
     "train.keep_every",
+    "checkpoint",
 ];
+
+/// Whether a run may go on with another value of `key`. So it is with a metric's command that failed and was mended.
+fn is_free(key: &str) -> bool {
+    let of_metric = key.starts_with("validation.") && key.contains(".metrics.");
+    FREE.contains(&key) || of_metric && (key.ends_with(".command") || key.ends_with(".timeout"))
+}
 
 /// The config with what it left to the cache filled in: the run can be used without the cache.
 pub(super) fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig {
@@ -51,7 +58,7 @@ pub(super) fn open(folder: &RunFolder, config: &TrainConfig) -> Result<Kept, Tra
 
 /// The first key, in the order of their names, that is in one of both only or has another value.
 fn difference(begun: &Value, now: &Value, key: &str) -> Option<(String, String, String)> {
-    if FREE.contains(&key) {
+    if is_free(key) {
         return None;
     }
     if let (Value::Table(begun), Value::Table(now)) = (begun, now) {
@@ -62,7 +69,7 @@ fn difference(begun: &Value, now: &Value, key: &str) -> Option<(String, String, 
             let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
             match (begun.get(name), now.get(name)) {
                 (Some(begun), Some(now)) => difference(begun, now, &path),
-                _ if FREE.contains(&path.as_str()) => None,
+                _ if is_free(&path) => None,
                 (begun, now) => {
                     let word = |value: Option<&Value>| value.map_or("nothing".into(), ToString::to_string);
                     Some((path, word(begun), word(now)))
@@ -73,11 +80,15 @@ fn difference(begun: &Value, now: &Value, key: &str) -> Option<(String, String, 
     (begun != now).then(|| (key.to_owned(), begun.to_string(), now.to_string()))
 }
 
-/// Fills `report` with what the epochs up to `place` have found out, and cuts what was written after it.
+/// Fills `report` with what the epochs up to `place` have found out, gives them, and cuts what was written after them.
 ///
 /// # Errors
 /// [`TrainError::State`]: lines that are missing.
-pub(super) fn report(folder: &RunFolder, place: &Place, report: &mut TrainReport) -> Result<(), TrainError> {
+pub(super) fn report(
+    folder: &RunFolder,
+    place: &Place,
+    report: &mut TrainReport,
+) -> Result<Vec<EpochReport>, TrainError> {
     let path = folder.metrics();
     let lines = cut_lines(&path, place.epochs as usize)
         .map_err(|source| TrainError::Write { path: path.clone(), source })?;
@@ -99,7 +110,7 @@ pub(super) fn report(folder: &RunFolder, place: &Place, report: &mut TrainReport
         report.best_epoch = Some(best.epoch);
         report.validation.clone_from(&best.validation);
     }
-    Ok(())
+    Ok(epochs)
 }
 
 /// Cuts a file of lines to its first `lines`: what came after the state that is gone back to.
@@ -127,6 +138,14 @@ mod tests {
         )
         .unwrap();
         assert_eq!(difference(&begun, &same, ""), None);
+        // A metric's command may be mended, but not what it says.
+        let metric =
+            |text: &str| toml::from_str::<Value>(&format!("[validation.a.metrics.b]\n{text}")).unwrap();
+        let before = metric("command = [\"a\"]\ntimeout = 9.0\nbetter = \"lower\"");
+        let mended = metric("command = [\"b\", \"c\"]\ntimeout = 10.0\nbetter = \"lower\"");
+        assert_eq!(difference(&before, &mended, ""), None);
+        let other = metric("command = [\"a\"]\ntimeout = 9.0\nbetter = \"higher\"");
+        assert_eq!(difference(&before, &other, "").unwrap().0, "validation.a.metrics.b.better");
         let other: Value = toml::from_str("seed = 1\n[train]\nepochs = 4\n[loss]\nt = 2.0").unwrap();
         let (key, kept, found) = difference(&begun, &other, "").unwrap();
         assert_eq!((key.as_str(), kept.as_str(), found.as_str()), ("train.epochs", "3", "4"));

@@ -9,6 +9,7 @@ use tch::{Cuda, Device};
 
 use super::evaluate::{DeviceBatch, evaluate, means};
 use super::resume::{self, resolved};
+use super::retain::Retention;
 use super::select::SelectBy;
 use super::setup::{self, Training, ValidationSet};
 use super::state::{self, Kept, Place};
@@ -19,13 +20,19 @@ use crate::checkpoint;
 use crate::config::{Setting, StudentConfig, TrainConfig};
 use crate::libtorch;
 use crate::loader::{Batch, Order, stream};
-use crate::loss::{LossSchedule, LossTerms, WeightedLoss};
+use crate::loss::{FeatureLoss, LossSchedule, LossTerms, WeightedLoss};
+use crate::metrics::Evaluation;
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
 use crate::student::{self, Asked, Initialised, State, Student};
 
 /// Steps between two looks at the loss: each one waits for the device.
 const STEPS_PER_LOOK: u64 = 50;
+
+/// Parts the seed of projections from that of the student: neither's first weights depend on the other.
+const PROJECTION_STREAM: u64 = 0x7f4a_7c15_9e37_79b9;
+/// Before the names of projections among those of the student, none of which has a colon.
+const PROJECTION: &str = "projection:";
 
 /// The checkpoint of the best epoch, and that of a better one that `train.max_steps` cut short.
 const BEST: &str = "best";
@@ -34,8 +41,8 @@ const CUT: &str = "cut";
 /// Where a run takes its targets from and where it goes.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// The cache over the training samples.
-    pub cache: Option<PathBuf>,
+    /// The caches over the training samples, of a teacher each; none for labels alone.
+    pub caches: Vec<PathBuf>,
     /// The run's folder.
     pub out: PathBuf,
     /// Whether an earlier run there may be removed.
@@ -62,15 +69,15 @@ pub fn run(
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     }
-    let training = setup::training(config, options.cache.as_deref())?;
+    let training = setup::training(config, &options.caches)?;
     let weights = &config.loss.weights;
-    let loss = WeightedLoss::new(&config.loss, training.space.as_ref(), device)?;
+    let loss = WeightedLoss::new(&config.loss, &training.spaces, device)?;
     let sets = config
         .validation
         .iter()
         .map(|(name, set)| {
             let Training { preprocess, classes, .. } = &training;
-            setup::validation(name, set, preprocess.as_ref(), *classes, config.loss.tail, device)
+            setup::validation(name, set, preprocess.as_ref(), *classes, &config.loss, device)
         })
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
@@ -81,7 +88,9 @@ pub fn run(
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
     freeze(student.as_ref(), &config.train.freeze)?;
+    let features = features(config, &training, student.as_ref(), device)?;
     let mut optimizer = Optimizer::new(&config.optimizer, student.variables())?;
+    optimizer.add(PROJECTION, features.variables());
     if let (None, Some(init)) = (&kept, &config.init) {
         let done = student::initialise(student.as_mut(), &init.weights)?;
         progress.say(&begun_with(&done, &init.weights));
@@ -99,7 +108,9 @@ pub fn run(
         best_epoch: None,
         validation: BTreeMap::new(),
         selected_by: select_by.to_string(),
-        cache: options.cache.as_ref().map(|path| path.display().to_string()),
+        checkpoints: Vec::new(),
+        cache: options.caches.first().map(|path| path.display().to_string()),
+        further_caches: options.caches.iter().skip(1).map(|path| path.display().to_string()).collect(),
         teacher_digest: training.samples.cache().map(|cache| cache.manifest().teacher.digest.to_string()),
         temperature: weights.of_targets().then(|| config.loss.temperature.ends()[0]),
         device: config.train.device.clone(),
@@ -111,16 +122,21 @@ pub fn run(
         progress.say(warning);
     }
     let (mut place, mut sums) = (Place::default(), Sums::default());
+    let mut retention = Retention::new(config.checkpoint);
     match kept {
         None => {
             folder.claim(options.overwrite)?;
             folder.write_config(&resolved)?;
         }
         Some(kept) => {
-            kept.put(&folder, student.as_mut(), &mut optimizer, average.as_mut())?;
+            kept.put(&folder, student.as_mut(), &features, &mut optimizer, average.as_mut())?;
             (place, sums) = (kept.place, kept.sums);
             sums.move_to(device);
-            resume::report(&folder, &place, &mut report)?;
+            for EpochReport { epoch, step, train_loss, validation, .. } in
+                resume::report(&folder, &place, &mut report)?
+            {
+                retention.add(epoch, step, select_by.score(epoch, train_loss, &validation), true);
+            }
         }
     }
     let batches = training.samples.len().div_ceil(config.train.batch as u64);
@@ -134,6 +150,7 @@ pub fn run(
         folder: &folder,
         loss,
         loss_schedule,
+        features,
         optimizer,
         average,
         schedule,
@@ -152,15 +169,19 @@ pub fn run(
         };
         student.set_training(false);
         course.swap();
-        for set in &sets {
-            let (batch, classes) = (config.train.batch, training.classes);
-            let measured = evaluate(student.as_ref(), set, batch, classes, device)?;
-            trained.validation.insert(set.name.clone(), measured);
-        }
+        let measured = course.measure(student.as_ref(), &sets, stop);
+        let Some(measured) = course.or_keep(trained.epoch, measured, student.as_mut())? else {
+            report.outcome = TrainOutcome::Interrupted;
+            break;
+        };
+        trained.validation = measured;
         checkpoint::save(student.as_mut(), &folder.checkpoint("last"))?;
         let score = select_by.score(trained.epoch, trained.train_loss, &trained.validation);
-        if course.place.best.is_none_or(|(_, best)| score > best) {
-            if course.place.batches < batches {
+        let whole = course.place.batches >= batches;
+        retention.add(trained.epoch, trained.step, score, whole);
+        retention.save(&folder, student.as_mut())?;
+        if course.place.best.is_none_or(|(_, best)| score > best || best.is_nan()) {
+            if !whole {
                 // Cut short: who resumes goes on as if it had not been looked at.
                 best = CUT;
             } else {
@@ -176,6 +197,7 @@ pub fn run(
         folder.add_epoch(&trained)?;
         course.end_epoch(batches);
         course.keep(student.as_mut())?;
+        retention.prune(&folder);
         progress.say(&line(&trained, config.train.epochs));
     }
     if report.best_epoch.is_some() {
@@ -185,6 +207,7 @@ pub fn run(
     if let Some(temperature) = &mut report.temperature {
         *temperature = course.loss_schedule.at(course.place.step.saturating_sub(1)).temperature;
     }
+    report.checkpoints = retention.kept();
     report.seconds = begun.elapsed().as_secs_f64();
     folder.write_summary(&report)?;
     Ok(report)
@@ -216,6 +239,25 @@ fn create(
     let mut student = student::create(&student, asked, training.classes, device)?;
     student.compute_in(config.train.precision)?;
     Ok(student)
+}
+
+/// The terms on the teacher's features, and what projects the student's layers to them.
+fn features(
+    config: &TrainConfig,
+    training: &Training,
+    student: &dyn Student,
+    device: Device,
+) -> Result<FeatureLoss, TrainError> {
+    let losses = &config.loss.features;
+    if losses.is_empty() {
+        return Ok(FeatureLoss::new(&[], &[], device));
+    }
+    let asked = training.samples.image_shape().map_or(Asked::Tokens, Asked::Images);
+    let layers: Vec<String> = losses.iter().map(|loss| loss.layer.clone()).collect();
+    let widths = student::widths(student, asked, &layers, device)?;
+    let widths: Vec<(i64, i64)> = widths.into_iter().zip(training.widths.iter().copied()).collect();
+    seed(config.seed ^ PROJECTION_STREAM, device);
+    Ok(FeatureLoss::new(losses, &widths, device))
 }
 
 /// Keeps the weights whose names begin with one of `names` as they are.
@@ -256,6 +298,7 @@ struct Course<'a> {
     folder: &'a RunFolder,
     loss: WeightedLoss,
     loss_schedule: LossSchedule,
+    features: FeatureLoss,
     optimizer: Optimizer,
     /// Of the weights, where it is what is measured and kept.
     average: Option<Average>,
@@ -293,8 +336,42 @@ impl Course<'_> {
         }
     }
 
+    /// Every set, as the student is now; `None` when `stop` was set.
+    fn measure(
+        &self,
+        student: &dyn Student,
+        sets: &[ValidationSet],
+        stop: &AtomicBool,
+    ) -> Result<Option<BTreeMap<String, Evaluation>>, TrainError> {
+        let (batch, classes) = (self.config.train.batch, self.training.classes);
+        let mut validation = BTreeMap::new();
+        for set in sets {
+            let Some(measured) = evaluate(student, set, batch, classes, self.device, stop)? else {
+                return Ok(None);
+            };
+            validation.insert(set.name.clone(), measured);
+        }
+        Ok(Some(validation))
+    }
+
+    /// What was measured after `epoch`. Where nothing was, its steps are kept, so that who goes on begins with measuring.
+    fn or_keep<T>(
+        &mut self,
+        epoch: u32,
+        measured: Result<Option<T>, TrainError>,
+        student: &mut dyn Student,
+    ) -> Result<Option<T>, TrainError> {
+        if let Ok(Some(measured)) = measured {
+            return Ok(Some(measured));
+        }
+        self.swap();
+        self.keep(student)?;
+        measured.map_err(|source| TrainError::NotMeasured { epoch, source: Box::new(source) })
+    }
+
     fn keep(&self, student: &mut dyn Student) -> Result<(), TrainError> {
-        state::save(self.folder, &self.place, student, &self.optimizer, self.average.as_ref(), &self.sums)
+        let (features, optimizer, average) = (&self.features, &self.optimizer, self.average.as_ref());
+        state::save(self.folder, &self.place, student, features, optimizer, average, &self.sums)
     }
 
     /// The rest of one pass over the samples; `None` when it was stopped.
@@ -378,7 +455,8 @@ impl Course<'_> {
         let mut sum: Option<LossTerms> = None;
         for batch in group {
             let batch = DeviceBatch::new(batch, self.training.samples.image_shape(), self.device);
-            backward(student, &batch, &self.loss, over, self.training.classes)?.add_to(&mut sum);
+            let classes = self.training.classes;
+            backward(student, &batch, &self.loss, &self.features, over, classes)?.add_to(&mut sum);
         }
         let terms = sum.ok_or(TrainError::Empty)?;
         if let Some(most) = section.clip_value {
@@ -423,14 +501,18 @@ fn line(epoch: &EpochReport, epochs: u32) -> String {
     let mut text = format!("epoch {}/{epochs}: loss {:.4}, {rate}", epoch.epoch, epoch.train_loss);
     for (name, set) in &epoch.validation {
         text.push_str(&format!("; {name}:"));
-        let measures = [
+        let own = [
             ("perplexity", set.perplexity),
             ("accuracy", set.accuracy),
             ("agreement", set.agreement),
             ("KL", set.kl),
         ];
-        let shown: Vec<String> =
-            measures.iter().filter_map(|(name, value)| Some(format!(" {name} {:.4}", (*value)?))).collect();
+        let of_commands = set.of_commands.iter().map(|(name, value)| (name.as_str(), Some(*value)));
+        let shown: Vec<String> = own
+            .into_iter()
+            .chain(of_commands)
+            .filter_map(|(name, value)| Some(format!(" {name} {:.4}", value?)))
+            .collect();
         text.push_str(&shown.join(","));
     }
     text

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::TrainError;
-use super::setup::ValidationSet;
-use crate::metrics::{Evaluation, Metric};
+use super::setup::{Measure, ValidationSet};
+use crate::metrics::Evaluation;
 
 /// What chooses the epoch.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +15,7 @@ pub(super) enum SelectBy {
     /// The lowest training loss.
     TrainLoss,
     /// The best of a measure on a validation set.
-    Metric { set: String, metric: Metric },
+    Metric { set: String, measure: Measure },
 }
 
 impl fmt::Display for SelectBy {
@@ -23,7 +23,7 @@ impl fmt::Display for SelectBy {
         match self {
             Self::Last => f.write_str("last"),
             Self::TrainLoss => f.write_str("train_loss"),
-            Self::Metric { set, metric } => write!(f, "{set}.{}", metric.as_str()),
+            Self::Metric { set, measure } => write!(f, "{set}.{}", measure.name),
         }
     }
 }
@@ -32,8 +32,9 @@ impl SelectBy {
     /// What the config gives; by default the first measure that the first validation set has.
     pub(super) fn new(given: Option<&str>, sets: &[ValidationSet]) -> Result<Self, TrainError> {
         let Some(given) = given else {
-            let first = sets.iter().find_map(|set| Some((set.name.clone(), *set.metrics().first()?)));
-            return Ok(first.map_or(Self::TrainLoss, |(set, metric)| Self::Metric { set, metric }));
+            let first =
+                sets.iter().find_map(|set| Some((set.name.clone(), set.measures().into_iter().next()?)));
+            return Ok(first.map_or(Self::TrainLoss, |(set, measure)| Self::Metric { set, measure }));
         };
         match given {
             "last" => return Ok(Self::Last),
@@ -48,11 +49,11 @@ impl SelectBy {
             let known: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
             return refuse(format!("no validation set named {set:?} (there are: {})", known.join(", ")));
         };
-        let known = found.metrics();
-        match known.iter().find(|known| known.as_str() == metric) {
-            Some(metric) => Ok(Self::Metric { set: set.to_owned(), metric: *metric }),
+        let known = found.measures();
+        match known.iter().find(|known| known.name == metric) {
+            Some(measure) => Ok(Self::Metric { set: set.to_owned(), measure: measure.clone() }),
             None => {
-                let known: Vec<&str> = known.iter().map(|metric| metric.as_str()).collect();
+                let known: Vec<&str> = known.iter().map(|measure| measure.name.as_str()).collect();
                 refuse(format!(
                     "the set has no measure {metric:?} (it has: {}); some need labels or a cache",
                     known.join(", ")
@@ -71,9 +72,9 @@ impl SelectBy {
         match self {
             Self::Last => f64::from(epoch),
             Self::TrainLoss => -train_loss,
-            Self::Metric { set, metric } => {
-                let value = validation.get(set).and_then(|set| metric.of(set)).unwrap_or(f64::NAN);
-                if metric.higher_is_better() { value } else { -value }
+            Self::Metric { set, measure } => {
+                let value = validation.get(set).and_then(|set| set.get(&measure.name)).unwrap_or(f64::NAN);
+                if measure.higher_is_better { value } else { -value }
             }
         }
     }

@@ -1,29 +1,36 @@
 //! Opens everything a run needs, and refuses what does not belong together.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tch::Device;
 
 use super::TrainError;
 use crate::cache::{CacheReader, Manifest};
-use crate::config::{AugmentConfig, PreprocessConfig, TrainConfig, ValidationConfig};
+use crate::config::{
+    AugmentConfig, Better, FeatureLossConfig, LossConfig, MetricConfig, PreprocessConfig, TermWeights,
+    TrainConfig, ValidationConfig,
+};
 use crate::dataset::{self, Dataset, DatasetError};
 use crate::loader::Samples;
-use crate::loss::{KlDivergence, LossError, TargetSpace};
+use crate::loss::{KlDivergence, LossError, TargetSpace, WeightedLoss};
 use crate::metrics::Metric;
 use crate::preprocess::Preprocess;
-use crate::target::{TailHandling, Temperature};
+use crate::target::Temperature;
 
 /// Training samples and what their targets have in common.
 pub(super) struct Training {
     pub(super) samples: Arc<Samples>,
     pub(super) classes: usize,
-    pub(super) space: Option<TargetSpace>,
+    /// One for each cache.
+    pub(super) spaces: Vec<TargetSpace>,
     /// What the student's inputs are made with; `None` where they are tokens.
     pub(super) preprocess: Option<PreprocessConfig>,
     /// What views there are of each sample.
     pub(super) augment: Option<AugmentConfig>,
+    /// Widths of the teacher's features that terms are on, a term each.
+    pub(super) widths: Vec<i64>,
 }
 
 /// A named validation set.
@@ -32,7 +39,19 @@ pub(super) struct ValidationSet {
     pub(super) samples: Arc<Samples>,
     /// `KL` at T = 1, where the set has a cache.
     pub(super) kl: Option<KlDivergence>,
+    /// What training minimises, where it can be computed here, and the weights of its terms.
+    pub(super) loss: Option<(WeightedLoss, TermWeights)>,
+    /// Measures that programs compute.
+    pub(super) commands: BTreeMap<String, MetricConfig>,
+    classes: usize,
     labelled: bool,
+}
+
+/// Something that is measured on a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Measure {
+    pub(super) name: String,
+    pub(super) higher_is_better: bool,
 }
 
 impl ValidationSet {
@@ -41,33 +60,92 @@ impl ValidationSet {
         self.samples.image_shape().is_none()
     }
 
-    /// What can be measured on it.
-    pub(super) fn metrics(&self) -> Vec<Metric> {
+    /// Whether samples have labels; of tokens, the next one is.
+    pub(super) fn is_labelled(&self) -> bool {
+        self.labelled
+    }
+
+    /// What can be measured on it, the commands' measures last.
+    pub(super) fn measures(&self) -> Vec<Measure> {
         let has = |metric: &Metric| match metric {
             Metric::Accuracy | Metric::CrossEntropy | Metric::CalibrationError => self.labelled,
+            Metric::AccuracyTop5 => self.labelled && self.classes > 5,
+            Metric::F1 | Metric::F1Weighted => self.labelled && !self.is_of_tokens(),
+            Metric::Loss => self.loss.is_some(),
             Metric::Perplexity => self.is_of_tokens(),
             Metric::Agreement | Metric::Kl => self.kl.is_some(),
             Metric::Acceptance => self.kl.is_some() && self.is_of_tokens(),
         };
-        Metric::ALL.into_iter().filter(has).collect()
+        let own = Metric::ALL.into_iter().filter(has).map(|metric| Measure {
+            name: metric.as_str().to_owned(),
+            higher_is_better: metric.higher_is_better(),
+        });
+        let of_commands = self.commands.iter().map(|(name, config)| Measure {
+            name: name.clone(),
+            higher_is_better: config.better == Better::Higher,
+        });
+        own.chain(of_commands).collect()
     }
 }
 
-/// Opens the training samples of `config` and joins them with the cache in `cache`.
-pub(super) fn training(config: &TrainConfig, cache: Option<&Path>) -> Result<Training, TrainError> {
+/// Opens the training samples of `config` and joins them with the caches in `caches`.
+pub(super) fn training(config: &TrainConfig, caches: &[PathBuf]) -> Result<Training, TrainError> {
     let weights = &config.loss.weights;
+    let cache = caches.first();
     if let (None, Some((name, weight))) = (cache, weights.first_of_targets()) {
         return Err(TrainError::NoCache { name, weight });
     }
-    let cache = cache.map(CacheReader::open).transpose()?;
+    if let (None, [feature, ..]) = (cache, &config.loss.features[..]) {
+        return Err(TrainError::NoFeatureCache { name: feature.name.clone() });
+    }
+    let cache = cache.map(|path| CacheReader::open(path)).transpose()?;
+    let further = match &cache {
+        Some(first) => further(first, &caches[1..])?,
+        None => Vec::new(),
+    };
     match cache {
-        Some(cache) if cache.manifest().dataset.tokens.is_some() => training_on_tokens(config, cache),
-        cache => training_on_images(config, cache),
+        Some(cache) if cache.manifest().dataset.tokens.is_some() => {
+            training_on_tokens(config, cache, further)
+        }
+        cache => training_on_images(config, cache, further),
     }
 }
 
+/// Opens the caches of further teachers, which must be over the samples of the `first`.
+fn further(first: &CacheReader, caches: &[PathBuf]) -> Result<Vec<CacheReader>, TrainError> {
+    let open = |path: &PathBuf| {
+        let cache = CacheReader::open(path)?;
+        let says = |cache: &CacheReader| {
+            let Manifest { dataset, samples, classes, augment, .. } = cache.manifest();
+            let views = words(augment.as_ref().map(|augment| &augment.config));
+            let fingerprint = &dataset.fingerprint;
+            format!("{samples} samples with fingerprint {fingerprint}, {classes} classes, {views}")
+        };
+        let (cached, found) = (says(&cache), says(first));
+        if cached == found {
+            return Ok(cache);
+        }
+        let found = format!("{found} in {}", first.dir().display());
+        let hint = "build all caches over the same samples, classes and views";
+        Err(TrainError::Mismatch { key: "--cache".into(), cache: path.clone(), cached, found, hint })
+    };
+    caches.iter().map(open).collect()
+}
+
+/// What the targets of the caches have in common, one for each.
+fn spaces<'a>(
+    first: impl IntoIterator<Item = &'a CacheReader>,
+    further: &'a [CacheReader],
+) -> Vec<TargetSpace> {
+    first.into_iter().chain(further).map(target_space).collect()
+}
+
 /// The rows of tokens that `cache` keeps.
-fn training_on_tokens(config: &TrainConfig, cache: CacheReader) -> Result<Training, TrainError> {
+fn training_on_tokens(
+    config: &TrainConfig,
+    cache: CacheReader,
+    further: Vec<CacheReader>,
+) -> Result<Training, TrainError> {
     for (key, given) in [
         ("dataset", config.dataset.is_some()),
         ("preprocess", config.preprocess.is_some()),
@@ -84,10 +162,11 @@ fn training_on_tokens(config: &TrainConfig, cache: CacheReader) -> Result<Traini
     }
     check_tokenizer(config, &cache)?;
     let classes = check_classes(config.student.classes(), &cache)?;
-    let space = Some(target_space(&cache));
+    let spaces = spaces([&cache], &further);
     let targets = config.loss.weights.of_targets();
-    let samples = Arc::new(Samples::tokens(cache, targets));
-    Ok(Training { samples, classes, space, preprocess: None, augment: None })
+    let (places, widths) = features(config, &cache)?;
+    let samples = Arc::new(Samples::tokens(cache, targets).with_further(further).with_features(places));
+    Ok(Training { samples, classes, spaces, preprocess: None, augment: None, widths })
 }
 
 /// The tokenizer must give the ids that the teacher saw.
@@ -107,8 +186,12 @@ fn check_tokenizer(config: &TrainConfig, cache: &CacheReader) -> Result<(), Trai
     }
 }
 
-/// Images, and the cache over them.
-fn training_on_images(config: &TrainConfig, cache: Option<CacheReader>) -> Result<Training, TrainError> {
+/// Images, and the caches over them.
+fn training_on_images(
+    config: &TrainConfig,
+    cache: Option<CacheReader>,
+    further: Vec<CacheReader>,
+) -> Result<Training, TrainError> {
     let weights = &config.loss.weights;
     if let Some(path) = &config.tokenizer {
         let problem = format!(
@@ -146,9 +229,18 @@ fn training_on_images(config: &TrainConfig, cache: Option<CacheReader>) -> Resul
         None => config.augment.clone(),
     };
     let prepared = Preprocess::with_views(&preprocess, augment.as_ref(), dataset.sample_shape())?;
-    let space = cache.as_ref().map(target_space);
-    let samples = Arc::new(Samples::images(dataset, prepared, cache));
-    Ok(Training { samples, classes, space, preprocess: Some(preprocess), augment })
+    let spaces = spaces(&cache, &further);
+    let found = cache.as_ref().map(|cache| features(config, cache)).transpose()?;
+    let (places, widths) = found.unwrap_or_default();
+    let samples = Samples::images(dataset, prepared, cache).with_further(further).with_features(places);
+    Ok(Training {
+        samples: Arc::new(samples),
+        classes,
+        spaces,
+        preprocess: Some(preprocess),
+        augment,
+        widths,
+    })
 }
 
 /// Opens a validation set for students of `classes` classes.
@@ -157,12 +249,26 @@ pub(super) fn validation(
     config: &ValidationConfig,
     preprocess: Option<&PreprocessConfig>,
     classes: usize,
-    tail: TailHandling,
+    loss: &LossConfig,
     device: Device,
 ) -> Result<ValidationSet, TrainError> {
+    check_names(name, &config.metrics)?;
     let cache = config.cache.as_deref().map(CacheReader::open).transpose()?;
     let of_tokens = cache.as_ref().is_some_and(|cache| cache.manifest().dataset.tokens.is_some());
     let key = format!("validation.{name}");
+    let opened = |samples, space: Option<&TargetSpace>, labelled| {
+        let kl =
+            space.map(|space| KlDivergence::new(space, Temperature::ONE, loss.tail, device)).transpose()?;
+        Ok(ValidationSet {
+            name: name.to_owned(),
+            samples,
+            kl,
+            loss: loss_on(loss, space, labelled, device),
+            commands: config.metrics.clone(),
+            classes,
+            labelled,
+        })
+    };
     let problem = match (preprocess, of_tokens) {
         (None, false) => "expected the cache of a set of tokens, because the student is a language model",
         (Some(_), true) => "is a cache of tokens, and the student learns from images",
@@ -177,27 +283,69 @@ pub(super) fn validation(
         refuse_draws(&format!("{key}.cache"), cache)?;
     }
     if of_tokens && let Some(cache) = cache {
-        let kl = Some(KlDivergence::new(&target_space(&cache), Temperature::ONE, tail, device)?);
-        let samples = Arc::new(Samples::tokens(cache, true));
-        return Ok(ValidationSet { name: name.to_owned(), samples, kl, labelled: true });
+        let space = target_space(&cache);
+        return opened(Arc::new(Samples::tokens(cache, true)), Some(&space), true);
     }
     let dataset = config.dataset.as_ref().ok_or(TrainError::NoDataset)?;
     let dataset = dataset::open_images(dataset, &format!("{key}.dataset"))?;
     dataset::check_labels(dataset.as_ref(), classes)?;
-    let mut kl = None;
     if let Some(cache) = &cache {
         check_dataset(&format!("validation.{name}.dataset"), dataset.as_ref(), cache)?;
         let key = format!("{key}.cache");
         refuse_views(&key, cache)?;
         refuse_draws(&key, cache)?;
         check_classes(Some(classes), cache)?;
-        kl = Some(KlDivergence::new(&target_space(cache), Temperature::ONE, tail, device)?);
     }
     let preprocess =
         Preprocess::new(preprocess.unwrap_or(&PreprocessConfig::default()), dataset.sample_shape())?;
     let labelled = dataset.labels_digest().is_some();
-    let samples = Arc::new(Samples::images(dataset, preprocess, cache));
-    Ok(ValidationSet { name: name.to_owned(), samples, kl, labelled })
+    let space = cache.as_ref().map(target_space);
+    opened(Arc::new(Samples::images(dataset, preprocess, cache)), space.as_ref(), labelled)
+}
+
+/// What training minimises in the end, where a set has the targets and the labels that its terms need, its cache knows
+/// them at the temperature, and a part of the samples has a value of its own.
+fn loss_on(
+    config: &LossConfig,
+    space: Option<&TargetSpace>,
+    labelled: bool,
+    device: Device,
+) -> Option<(WeightedLoss, TermWeights)> {
+    let config = config.settled();
+    let weights = &config.weights;
+    if (weights.of_targets() && space.is_none()) || (weights.of_labels().is_some() && !labelled) {
+        return None;
+    }
+    if config.of_whole_batch() || !config.features.is_empty() {
+        return None;
+    }
+    let loss =
+        WeightedLoss::new(&config, space.map(std::slice::from_ref).unwrap_or_default(), device).ok()?;
+    Some((loss, weights.map(|weight| weight.largest())))
+}
+
+/// A command's measure is called otherwise than what is measured anyway.
+fn check_names(set: &str, commands: &BTreeMap<String, MetricConfig>) -> Result<(), TrainError> {
+    let own = || Metric::ALL.into_iter().map(Metric::as_str).chain(["samples"]);
+    match commands.keys().find(|name| own().any(|own| own == name.as_str())) {
+        Some(name) => Err(TrainError::MetricName { set: set.to_owned(), name: name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Where the features of `loss.features` are in the cache's manifest, and their widths.
+fn features(config: &TrainConfig, cache: &CacheReader) -> Result<(Vec<usize>, Vec<i64>), TrainError> {
+    let kept = &cache.manifest().features;
+    let find = |wanted: &FeatureLossConfig| {
+        let place = kept.iter().position(|feature| feature.name == wanted.name);
+        let place = place.ok_or_else(|| TrainError::NoFeature {
+            name: wanted.name.clone(),
+            cache: cache.dir().to_owned(),
+            known: kept.iter().map(|feature| feature.name.clone()).collect::<Vec<_>>().join(", "),
+        })?;
+        Ok((place, kept[place].width as i64))
+    };
+    config.loss.features.iter().map(find).collect()
 }
 
 fn target_space(cache: &CacheReader) -> TargetSpace {

@@ -1,7 +1,7 @@
 //! Where a run is, kept so that an interrupted one goes on to the same bits.
 //!
-//! One file, `checkpoints/state.safetensors`, replaced whole: the student's variables and their average, what the
-//! optimizer remembers, the sums of the epoch at hand, and a few numbers. A module that holds state of its own lies beside
+//! One file, `checkpoints/state.safetensors`, replaced whole: the student's variables and their average, the projections
+//! of losses on features, what the optimizer remembers, the sums of the epoch at hand, and a few numbers. A module that holds state of its own lies beside
 //! it, in a file that is named after the step and written first.
 
 use std::collections::BTreeMap;
@@ -13,12 +13,14 @@ use tch::{Kind, Tensor};
 use super::sums::Sums;
 use super::{RunFolder, TrainError};
 use crate::checkpoint;
+use crate::loss::FeatureLoss;
 use crate::optim::{Average, Optimizer};
 use crate::student::{State, Student};
 
 const MODEL: &str = "model.";
 const OPTIMIZER: &str = "optimizer.";
 const AVERAGE: &str = "average.";
+const PROJECTION: &str = "projection.";
 const SUMS: &str = "sums.";
 const NUMBERS: &str = "numbers";
 const SCORE: &str = "score";
@@ -41,6 +43,7 @@ pub(super) fn save(
     folder: &RunFolder,
     place: &Place,
     student: &mut dyn Student,
+    features: &FeatureLoss,
     optimizer: &Optimizer,
     average: Option<&Average>,
     sums: &Sums,
@@ -54,11 +57,13 @@ pub(super) fn save(
     named.extend(
         student.variables().variables().into_iter().map(|(name, value)| (MODEL.to_owned() + &name, value)),
     );
+    let projections = features.variables().variables();
+    named.extend(projections.into_iter().map(|(name, value)| (PROJECTION.to_owned() + &name, value)));
     named.extend(memory.into_iter().map(|(name, value)| (OPTIMIZER.to_owned() + &name, value)));
     if let Some(average) = average {
         named.extend(average.state().into_iter().map(|(name, value)| (AVERAGE.to_owned() + &name, value)));
     }
-    named.extend(sums.tensors().into_iter().map(|(name, value)| (SUMS.to_owned() + name, value)));
+    named.extend(sums.tensors().into_iter().map(|(name, value)| (SUMS.to_owned() + &name, value)));
     let (best, score) = place.best.map_or((0, 0.0), |(epoch, score)| (epoch, score));
     let over = sums.over();
     // Counts far below 2⁶³.
@@ -131,13 +136,15 @@ impl Kept {
         let epoch = |number: u64| u32::try_from(number).map_err(|_| damaged("expected fewer epochs"));
         let best = (best > 0).then(|| Ok::<_, TrainError>((epoch(best)?, score))).transpose()?;
         let place = Place { epochs: epoch(epochs)?, batches, step, best };
-        let sum = |name: &str| named.get(&(SUMS.to_owned() + name)).map(|sum| sum.to_kind(Kind::Double));
-        let sums = Sums::restored(positions as usize, labels as usize, steps, sum);
+        let sum = |(name, sum): (&String, &Tensor)| {
+            Some((name.strip_prefix(SUMS)?.to_owned(), sum.to_kind(Kind::Double)))
+        };
+        let sums = Sums::restored(positions as usize, labels as usize, steps, named.iter().filter_map(sum));
         let module = Some(module(folder, step)).filter(|module| module.exists());
         Ok(Self { place, sums, module, named, optimizer_steps })
     }
 
-    /// Puts student and optimizer where they were.
+    /// Puts student, projections and optimizer where they were.
     ///
     /// # Errors
     /// [`TrainError::State`]: the state of another student.
@@ -145,11 +152,15 @@ impl Kept {
         &self,
         folder: &RunFolder,
         student: &mut dyn Student,
+        features: &FeatureLoss,
         optimizer: &mut Optimizer,
         average: Option<&mut Average>,
     ) -> Result<(), TrainError> {
-        for (name, mut variable) in student.variables().variables() {
-            let kept = self.named.get(&(MODEL.to_owned() + &name));
+        let own = student.variables().variables().into_iter().map(|(name, v)| (MODEL.to_owned() + &name, v));
+        let projections = features.variables().variables().into_iter();
+        let projections = projections.map(|(name, variable)| (PROJECTION.to_owned() + &name, variable));
+        for (name, mut variable) in own.chain(projections) {
+            let kept = self.named.get(&name);
             let kept =
                 kept.filter(|kept| kept.size() == variable.size()).ok_or_else(|| TrainError::State {
                     path: folder.state(),

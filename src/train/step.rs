@@ -5,18 +5,20 @@ use tch::{Kind, TchError, Tensor};
 use super::TrainError;
 use super::evaluate::{DeviceBatch, chunks};
 use crate::libtorch;
-use crate::loss::{LossTerms, Means, WeightedLoss};
+use crate::loss::{FeatureLoss, LossTerms, Means, WeightedLoss};
 use crate::student::Model;
 
 /// Adds the gradients of the batch's loss, a mean over `means`, to the model's variables, and gives the loss.
 ///
 /// Of many positions and classes, logits and loss are made for a few positions at a time: their gradients go
 /// into a copy of the features that is cut off from the model, and from there through the model at once. The
-/// sums are the same, in another order.
+/// sums are the same, in another order. What is lost on the teacher's features (`further`), which are few numbers a
+/// position, is made at once.
 pub(super) fn backward(
     model: &dyn Model,
     batch: &DeviceBatch,
     loss: &WeightedLoss,
+    further: &FeatureLoss,
     means: Means,
     classes: usize,
 ) -> Result<LossTerms, TrainError> {
@@ -24,7 +26,7 @@ pub(super) fn backward(
         true => vec![(0, features.size()[0])],
         false => chunks(features.size()[0], classes).collect(),
     };
-    backward_in(model, batch, loss, means, positions)
+    backward_in(model, batch, loss, further, means, positions)
 }
 
 /// The same with the parts that `parts` cuts the features into.
@@ -32,6 +34,7 @@ fn backward_in(
     model: &dyn Model,
     batch: &DeviceBatch,
     loss: &WeightedLoss,
+    further: &FeatureLoss,
     means: Means,
     parts: impl FnOnce(&Tensor) -> Vec<(i64, i64)>,
 ) -> Result<LossTerms, TrainError> {
@@ -39,11 +42,20 @@ fn backward_in(
         doing: "the backward pass",
         problem: libtorch::plain_message(&error),
     };
-    let features = model.features(&batch.inputs)?;
+    let (features, further) = if further.is_empty() {
+        (model.features(&batch.inputs)?, None)
+    } else {
+        let (features, layers) = model.features_and_layers(&batch.inputs, &further.layers())?;
+        (features, Some(further.forward(&layers, &batch.features, means.positions)))
+    };
     let parts = parts(&features);
     if parts.len() < 2 {
         let logits = model.head(&features);
-        let terms = loss.forward(&logits, batch.labels.as_ref(), batch.targets.as_ref(), means);
+        let mut terms = loss.forward(&logits, batch.labels.as_ref(), &batch.targets, means);
+        if let Some((total, named)) = further {
+            terms.total += total;
+            terms.terms.extend(named);
+        }
         terms.total.f_backward().map_err(failed)?;
         return Ok(terms);
     }
@@ -52,16 +64,27 @@ fn backward_in(
     for (start, len) in parts {
         let (labels, targets) = batch.part(start, len);
         let logits = model.head(&leaf.narrow(0, start, len));
-        let terms = loss.forward(&logits, labels.as_ref(), targets.as_ref(), means);
-        terms.total.f_backward().map_err(failed)?;
+        let terms = loss.forward(&logits, labels.as_ref(), &targets, means);
+        // Not where all that is minimised is on features.
+        if terms.total.requires_grad() {
+            terms.total.f_backward().map_err(failed)?;
+        }
         terms.add_to(&mut sum);
     }
     // d loss / d features is known: the sum of their products has that very gradient. Where all that makes the
     // features is frozen, there is none to find.
-    if features.requires_grad() {
-        (features * leaf.grad()).sum(Kind::Float).f_backward().map_err(failed)?;
+    let gradient = Some(leaf.grad()).filter(|gradient| features.requires_grad() && gradient.defined());
+    let mut left = gradient.map(|gradient| (features * gradient).sum(Kind::Float));
+    let mut sum = sum.ok_or(TrainError::Empty)?;
+    if let Some((total, named)) = further {
+        sum.total = sum.total.detach() + total.detach();
+        sum.terms.extend(named);
+        left = Some(left.map_or_else(|| total.shallow_clone(), |left| left + &total));
     }
-    sum.ok_or(TrainError::Empty)
+    if let Some(left) = left {
+        left.f_backward().map_err(failed)?;
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]
@@ -69,12 +92,15 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::config::{DistConfig, LlamaConfig, LossConfig, LossWeights, RankingConfig, StudentConfig};
+    use crate::config::{
+        DistConfig, FEATURES_LAYER, FeatureLossConfig, FeatureLossKind, LlamaConfig, LossConfig, LossWeights,
+        RankingConfig, StudentConfig,
+    };
     use crate::loader::{Batch, Inputs, TokenInputs};
     use crate::loss::TargetSpace;
     use crate::select::Selector;
     use crate::student::{self, Asked, Student};
-    use crate::target::{TailHandling, TailModel, TailNodes, TailPrior};
+    use crate::target::{FeatureBatch, TailHandling, TailModel, TailNodes, TailPrior};
 
     const CLASSES: usize = 37;
     /// Of [`batch`].
@@ -111,7 +137,11 @@ mod tests {
                 positions,
             }),
             labels: Some(vec![1, 4, 1, -1, 9, 2, -1, 5, 3, 5, 8, -1]),
-            targets: Some(selector.select(&logits).unwrap()),
+            targets: vec![selector.select(&logits).unwrap()],
+            features: vec![FeatureBatch {
+                width: 3,
+                values: (0..36).map(|at| ((at * 7919) % 1009) as f32 / 500.0 - 1.0).collect(),
+            }],
         };
         DeviceBatch::new(&batch, None, Device::Cpu)
     }
@@ -121,20 +151,22 @@ mod tests {
         student: &dyn Student,
         batch: &DeviceBatch,
         loss: &WeightedLoss,
+        further: &FeatureLoss,
         step: i64,
-    ) -> (Vec<Tensor>, [f64; 3]) {
-        for mut variable in student.variables().trainable_variables() {
+    ) -> (Vec<Tensor>, [f64; 4]) {
+        let all = || student.variables().variables().into_iter().chain(further.variables().variables());
+        for (_, mut variable) in all() {
             variable.zero_grad();
         }
         let parts = |features: &Tensor| {
             let rows = features.size()[0];
             (0..rows).step_by(step as usize).map(|start| (start, step.min(rows - start))).collect()
         };
-        let terms = backward_in(student, batch, loss, MEANS, parts).unwrap();
+        let terms = backward_in(student, batch, loss, further, MEANS, parts).unwrap();
         let value = |tensor: &Tensor| tensor.double_value(&[]);
-        let terms = [value(&terms.total), value(&terms.terms["kl"]), value(&terms.terms["cross_entropy"])];
-        let variables = student.variables().variables();
-        let mut named: Vec<_> = variables.into_iter().collect();
+        let of = |name: &str| value(&terms.terms[name]);
+        let terms = [value(&terms.total), of("kl"), of("cross_entropy"), of("feature_hidden")];
+        let mut named: Vec<_> = all().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         (named.into_iter().map(|(_, variable)| variable.grad().copy()).collect(), terms)
     }
@@ -160,6 +192,13 @@ mod tests {
             ..LossWeights::default()
         };
         let (student, batch) = (student(), batch(&selector));
+        let feature = FeatureLossConfig {
+            name: "hidden".into(),
+            weight: 0.4,
+            kind: FeatureLossKind::Mse,
+            layer: FEATURES_LAYER.into(),
+        };
+        let of_features = FeatureLoss::new(&[feature], &[(16, 3)], Device::Cpu);
         for tail in TailHandling::ALL {
             let further = LossWeights {
                 jsd: 0.5.into(),
@@ -180,10 +219,10 @@ mod tests {
                 label_smoothing: 0.1,
                 ..LossConfig::default()
             };
-            let loss = WeightedLoss::new(&config, Some(&space), Device::Cpu).unwrap();
-            let (whole, terms) = gradients(student.as_ref(), &batch, &loss, 100);
+            let loss = WeightedLoss::new(&config, std::slice::from_ref(&space), Device::Cpu).unwrap();
+            let (whole, terms) = gradients(student.as_ref(), &batch, &loss, &of_features, 100);
             for step in [1, 5, 11] {
-                let (parts, found) = gradients(student.as_ref(), &batch, &loss, step);
+                let (parts, found) = gradients(student.as_ref(), &batch, &loss, &of_features, step);
                 for (a, b) in terms.iter().zip(found) {
                     assert!((a - b).abs() < 1e-5, "{tail}: {a} is not {b}");
                 }
@@ -209,13 +248,33 @@ mod tests {
                 dist: DistConfig { beta: 0.0, gamma },
                 ..LossConfig::default()
             };
-            WeightedLoss::new(&config, Some(&space), Device::Cpu).unwrap()
+            WeightedLoss::new(&config, std::slice::from_ref(&space), Device::Cpu).unwrap()
         };
         let total = |terms: LossTerms| terms.total.double_value(&[]);
         let whole = |features: &Tensor| vec![(0, features.size()[0])];
-        let expected = total(backward_in(student.as_ref(), &batch, &loss(1.0), MEANS, whole).unwrap());
+        let expected = total(
+            backward_in(
+                student.as_ref(),
+                &batch,
+                &loss(1.0),
+                &FeatureLoss::new(&[], &[], Device::Cpu),
+                MEANS,
+                whole,
+            )
+            .unwrap(),
+        );
         // So many classes that each position would be a part.
-        let found = total(backward(student.as_ref(), &batch, &loss(1.0), MEANS, 1 << 23).unwrap());
+        let found = total(
+            backward(
+                student.as_ref(),
+                &batch,
+                &loss(1.0),
+                &FeatureLoss::new(&[], &[], Device::Cpu),
+                MEANS,
+                1 << 23,
+            )
+            .unwrap(),
+        );
         assert!((expected - found).abs() < 1e-6 && found > 0.0, "{found} is not {expected}");
         assert!(chunks(12, 1 << 23).count() == 12 && !loss(0.0).of_whole_batch());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
-use crate::config::LossWeights;
+use crate::config::{LossWeights, TermWeights};
 use crate::loss::{LossTerms, Means};
 
 /// Names of the sums that are no terms: what is minimised, and the norm of the gradients.
@@ -16,7 +16,7 @@ const GRADIENT_NORM: &str = "gradient_norm";
 pub(super) struct Sums {
     over: Means,
     steps: u64,
-    sums: BTreeMap<&'static str, Tensor>,
+    sums: BTreeMap<String, Tensor>,
 }
 
 /// An epoch's means.
@@ -39,14 +39,14 @@ impl Sums {
     /// Adds a step.
     pub(super) fn add(&mut self, terms: &LossTerms, means: Means, gradient_norm: Option<&Tensor>) {
         let whole = std::iter::once((TOTAL, &terms.total));
-        let named = whole.chain(terms.terms.iter().map(|(name, term)| (*name, term)));
+        let named = whole.chain(terms.terms.iter().map(|(name, term)| (name.as_str(), term)));
         for (name, term) in named.chain(gradient_norm.map(|norm| (GRADIENT_NORM, norm))) {
             let weighted = term.detach().to_kind(Kind::Double) * count(name, means, 1);
             let sum = match self.sums.remove(name) {
                 Some(sum) => sum + weighted,
                 None => weighted,
             };
-            self.sums.insert(name, sum);
+            self.sums.insert(name.to_owned(), sum);
         }
         self.over.positions += means.positions;
         self.over.labels += means.labels;
@@ -61,20 +61,25 @@ impl Sums {
         self.steps
     }
 
+    /// The weighted sum of the means of the terms so far.
+    pub(super) fn loss(&self, weights: &TermWeights) -> f64 {
+        self.means().terms.iter().map(|(name, mean)| weights.of(name) * mean).sum()
+    }
+
     /// The means so far.
     pub(super) fn means(&self) -> EpochMeans {
         let mean = |name: &str| {
             let sum = self.sums.get(name)?;
             Some(sum.double_value(&[]) / count(name, self.over, self.steps).max(1.0))
         };
-        let terms =
-            LossWeights::NAMES.iter().copied().filter_map(|name| Some((name.to_owned(), mean(name)?)));
+        let terms = self.sums.keys().filter(|name| ![TOTAL, GRADIENT_NORM].contains(&name.as_str()));
+        let terms = terms.filter_map(|name| Some((name.clone(), mean(name)?)));
         EpochMeans { total: mean(TOTAL), terms: terms.collect(), gradient_norm: mean(GRADIENT_NORM) }
     }
 
     /// The sums by name.
-    pub(super) fn tensors(&self) -> Vec<(&'static str, Tensor)> {
-        self.sums.iter().map(|(name, sum)| (*name, sum.shallow_clone())).collect()
+    pub(super) fn tensors(&self) -> Vec<(String, Tensor)> {
+        self.sums.iter().map(|(name, sum)| (name.clone(), sum.shallow_clone())).collect()
     }
 
     /// What [`Self::tensors`], [`Self::over`] and [`Self::steps`] gave.
@@ -82,10 +87,9 @@ impl Sums {
         positions: usize,
         labels: usize,
         steps: u64,
-        sum: impl Fn(&str) -> Option<Tensor>,
+        sums: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Self {
-        let names = LossWeights::NAMES.iter().copied().chain([TOTAL, GRADIENT_NORM]);
-        let sums = names.filter_map(|name| Some((name, sum(name)?))).collect();
+        let sums = sums.into_iter().collect();
         Self { over: Means { positions, labels }, steps, sums }
     }
 

@@ -1,10 +1,11 @@
 """A teacher as a program (schemas/teacher-command.md), whose logits anybody can compute: for tests.
 
 Its arguments, the model among them, are how it behaves: a type of logits (f32, f16, bf16, f64), `pieces` (an answer in
-record batches of two rows), or a fault: `dies`, `prints`, `short`, `long`, `undigested`, `shape`.
+record batches of two rows), or a fault: `dies`, `prints`, `short`, `long`, `undigested`, `shape`, `ignorant` (of features).
 """
 
 import hashlib
+import json
 import sys
 
 import numpy as np
@@ -37,7 +38,10 @@ def main():
     if "undigested" in behaviour:
         del metadata["kd_cache.digest"]
     kind = pa.list_(stored) if "shape" in behaviour else pa.list_(pa.field("item", stored, False), CLASSES)
-    schema = pa.schema([pa.field("logits", kind, False)], metadata)
+    # What is asked for beside logits: `sums`, the two numbers and their sum.
+    features = json.loads(about.get("kd_cache.features", "[]")) if "ignorant" not in behaviour else []
+    vector = pa.list_(pa.field("item", pa.float32(), False), 3)
+    schema = pa.schema([pa.field("logits", kind, False), *(pa.field(name, vector, False) for name in features)], metadata)
     with pa.ipc.new_stream(sys.stdout.buffer, schema) as answers:
         # Ready for a question.
         answers.write_batch(pa.RecordBatch.from_pylist([], schema))
@@ -54,6 +58,7 @@ def main():
                 a = np.round(flat.sum(1) * 255).astype(np.int64)
                 b = np.zeros_like(a)
             rows = logits(a, b)
+            sums = np.stack([a, b, a + b], axis=1).astype(np.float32)
             if "short" in behaviour:
                 rows = rows[:-1]
             if "long" in behaviour:
@@ -64,7 +69,9 @@ def main():
             for start in range(0, len(rows), step):
                 part = rows[start : start + step].astype(stored.to_pandas_dtype())
                 column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel(), stored), type=schema[0].type)
-                answers.write_batch(pa.record_batch([column], schema=schema))
+                vectors = pa.array(sums[start : start + step].ravel(), pa.float32())
+                vectors = [pa.FixedSizeListArray.from_arrays(vectors, type=vector) for _ in features]
+                answers.write_batch(pa.record_batch([column, *vectors], schema=schema))
             answers.write_batch(pa.RecordBatch.from_pylist([], schema))
             sys.stdout.flush()
 

@@ -168,7 +168,7 @@ class Refusing(unittest.TestCase):
         text = path.read_text()
         shards = json.loads(text)["shards"]
         for place, wrong, words in (
-            ("format_version", 5, "versions 1 to 4, found"),
+            ("format_version", 6, "versions 1 to 5, found"),
             ("format_version", 3, "format_version: expected 1 or 2"),
             ("format_version", 2, "tail.rank: expected 1 to 128, found 0"),
             ("complete", False, "not complete"),

@@ -456,7 +456,7 @@ class Codes(unittest.TestCase):
 class Refusing(Folder):
     def test_manifests(self):
         for change, words in (
-            ({"format_version": 5}, "versions 1 to 4, found"),
+            ({"format_version": 6}, "versions 1 to 5, found"),
             ({"format_version": 2}, "storage.values: expected one of f16, f32, found quantized"),
             ({"head__mass": 0}, "head.mass"),
             ({"head__mass": 1.5}, "head.mass"),

@@ -6,12 +6,13 @@ use std::path::Path;
 
 use kd_cache::cache::format::{FORMAT, IdType};
 use kd_cache::cache::{
-    Beginnings, CacheWriter, DatasetIdentity, EncoderTable, Found, HeadLayout, Manifest, PreprocessIdentity,
-    ShardRows, StorageLayout, TailLayout, TeacherIdentity, TeacherRun, TokenRow, TokensIdentity,
+    Beginnings, CacheWriter, DatasetIdentity, EncoderTable, FeatureLayout, Found, HeadLayout, Manifest,
+    PreprocessIdentity, ShardRows, StorageLayout, TailLayout, TeacherIdentity, TeacherRun, TokenRow,
+    TokensIdentity,
 };
-use kd_cache::config::{PreprocessConfig, StorageForm, ValueEncoding};
+use kd_cache::config::{FeaturePool, FeatureValues, PreprocessConfig, StorageForm, ValueEncoding};
 use kd_cache::digest::Digest;
-use kd_cache::encoding::Codebook;
+use kd_cache::encoding::{Codebook, FeatureNumbers};
 use kd_cache::ids::{Position, SampleId, SampleView};
 use kd_cache::select::{Sampler, Selector};
 use kd_cache::tail_model::{Fitted, TailFit};
@@ -37,6 +38,8 @@ pub struct Synthetic {
     pub growth: f64,
     /// Sampled targets: so many draws, at that temperature.
     pub draws: Option<(u16, f64)>,
+    /// Features: how their numbers are kept, and how many.
+    pub features: Vec<(FeatureValues, usize)>,
 }
 
 impl Synthetic {
@@ -56,6 +59,7 @@ impl Synthetic {
             variable: false,
             growth: 0.0,
             draws: None,
+            features: Vec::new(),
         }
     }
 
@@ -103,6 +107,47 @@ impl Synthetic {
     /// The cache of `tests/fixtures/v4/lists`: the same in Parquet.
     pub fn sampled_lists() -> Self {
         Self { form: StorageForm::Parquet, ..Self::sampled() }
+    }
+
+    /// The cache of `tests/fixtures/v5/fixed`: version 1's with features.
+    pub fn featured() -> Self {
+        Self { features: vec![(FeatureValues::F16, 3), (FeatureValues::I8, 5)], ..Self::fixture() }
+    }
+
+    /// The cache of `tests/fixtures/v5/packed`: rows of tokens in bits, with features of every token.
+    pub fn featured_packed() -> Self {
+        Self { features: Self::featured().features, ..Self::packed() }
+    }
+
+    /// The cache of `tests/fixtures/v5/lists`: the same in Parquet.
+    pub fn featured_lists() -> Self {
+        Self { form: StorageForm::Parquet, ..Self::featured_packed() }
+    }
+
+    /// The name of a feature.
+    pub fn feature_name(feature: usize) -> String {
+        ["pooled", "last_hidden", "third"][feature].to_owned()
+    }
+
+    /// A feature's vectors of all positions, before they are rounded; those of position 2 are zeros.
+    pub fn vectors(&self, feature: usize) -> Vec<Vec<f32>> {
+        let (_, width) = self.features[feature];
+        let number = |n: u64, j: u64| match n {
+            2 => 0.0,
+            _ => ((n * n * 17 + j * 57 + n * j * 29 + feature as u64 * 101) % 211) as f32 / 16.0 - 6.0,
+        };
+        let positions = 0..self.samples * self.per_sample();
+        positions.map(|n| (0..width as u64).map(|j| number(n, j)).collect()).collect()
+    }
+
+    /// The vectors of the positions in `range`, as they are kept.
+    fn features_of(&self, range: std::ops::Range<usize>) -> Vec<FeatureNumbers> {
+        let kept = |(feature, (values, _)): (usize, &(FeatureValues, usize))| {
+            let mut numbers = FeatureNumbers::new(*values);
+            self.vectors(feature)[range.clone()].iter().for_each(|vector| numbers.push(vector).unwrap());
+            numbers
+        };
+        self.features.iter().enumerate().map(kept).collect()
     }
 
     /// `tools/fixture_v1.py` has the same formula: the operations are exact or rounded once, so
@@ -226,6 +271,18 @@ impl Synthetic {
                 model: None,
                 encoder: None,
             },
+            features: self
+                .features
+                .iter()
+                .enumerate()
+                .map(|(at, (values, width))| FeatureLayout {
+                    name: Self::feature_name(at),
+                    output: at.to_string(),
+                    values: *values,
+                    pool: (at > 0).then_some(FeaturePool::Mean),
+                    width: *width,
+                })
+                .collect(),
             storage: StorageLayout {
                 form: self.form,
                 ids: IdType::for_classes(self.classes),
@@ -284,12 +341,15 @@ impl Synthetic {
                 encoder.encode(logits, &mut targets);
             }
             let first = (at * per_shard) as u64;
+            let positions = first as usize * self.per_sample() as usize;
+            let features = self.features_of(positions..positions + targets.rows);
             let samples = first..first + targets.rows as u64 / self.per_sample();
             ShardRows {
                 sample_ids: samples.clone().map(SampleId).collect(),
                 labels: if self.labelled { samples.clone().map(|n| self.label(n)).collect() } else { vec![] },
                 tokens: if self.sequence > 0 { samples.map(|n| self.tokens(n)).collect() } else { vec![] },
                 targets,
+                features,
                 ..ShardRows::default()
             }
         };

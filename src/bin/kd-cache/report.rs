@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use indicatif::{HumanBytes, HumanCount};
+use kd_cache::cache::FeatureLayout;
 use kd_cache::ops::{
     BuildOutcome, BuildReport, CacheReport, ConvertReport, ExportReport, FidelityReport, ImportReport,
     InspectReport, PlanReport, ShowReport, VerifyReport,
@@ -184,6 +185,13 @@ pub fn inspect(report: &InspectReport) -> String {
     ];
     if let Some(accuracy) = report.teacher_accuracy {
         rows.insert(10, ("", format!("accuracy {accuracy:.4} on the cached labels")));
+    }
+    for feature in report.features.iter().rev() {
+        let FeatureLayout { name, output, values, width, .. } = feature;
+        rows.insert(
+            7,
+            ("feature", format!("{name}: {width} numbers, {}, of output {output}", values.as_str())),
+        );
     }
     if let Some(augment) = &report.augment {
         rows.insert(rows.len() - 1, ("augment", augment.to_string()));

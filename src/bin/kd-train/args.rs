@@ -23,11 +23,12 @@ Examples:
   kd-train --cache my-cache --config configs/train/fashion-mnist.toml --out runs/t4 --set loss.temperature=4 --resume
   kd-train config --defaults > my-config.toml
   kd-train eval runs/t4
-  kd-train predict runs/t4 --dataset test --out predictions.jsonl
+  kd-train eval runs/t4 --dataset held_out --set validation.held_out.dataset.kind=folder --set validation.held_out.dataset.path=photos
+  kd-train predict runs/t4 --dataset test --out predictions.parquet --top 5
   kd-train generate runs/lm --prompt 'The list is sorted' --max-new-tokens 40
 
 A run's folder holds config.toml, metrics.jsonl (a line an epoch), summary.json,
-checkpoints/{best,last}.safetensors, student.safetensors and student.pt (TorchScript); of a language model
+checkpoints/{best,last}.safetensors (and more of them, as [checkpoint] in the config says), student.safetensors and student.pt (TorchScript); of a language model
 also transformers/, which Hugging Face's from_pretrained loads.
 
 Exit codes: 0 done; 2 could not run (the message says why); 130 interrupted."
@@ -44,9 +45,10 @@ pub struct Cli {
 /// Train a student.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// The cache over the training samples (kd-cache build); without it, labels alone are used
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
+    /// The cache over the training samples (kd-cache build); without it, labels alone are used. Given several
+    /// times, each of another teacher over the same samples, targets are averaged (loss.mixture)
+    #[arg(long = "cache", value_name = "DIR")]
+    pub caches: Vec<PathBuf>,
     /// The training config (TOML; schemas/train-config.json describes it)
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
@@ -75,7 +77,7 @@ pub struct TrainArgs {
 pub enum Command {
     /// Measure a run's student on the validation sets of its config, or of another
     Eval(EvalArgs),
-    /// Write a run's predictions for a validation set as JSON Lines
+    /// Write a run's predictions for a validation set, as JSON Lines or Parquet
     Predict(PredictArgs),
     /// Go on with a prompt, as a run's language model would
     Generate(GenerateArgs),
@@ -95,6 +97,9 @@ pub struct RunArgs {
     /// Change a key of the config, e.g. --set train.device=cuda (may be repeated)
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Use a checkpoint of the run: best, last, or one of those that [checkpoint] kept [default: what the run exported]
+    #[arg(long, value_name = "NAME")]
+    pub checkpoint: Option<String>,
 }
 
 /// Measure.
@@ -103,6 +108,9 @@ pub struct EvalArgs {
     /// Which run.
     #[command(flatten)]
     pub run: RunArgs,
+    /// Measure on this validation set alone, [validation.NAME] in the config (may be repeated) [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Vec<String>,
     /// Form of the report on standard output
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -117,9 +125,16 @@ pub struct PredictArgs {
     /// Name of the validation set, [validation.NAME] in the config
     #[arg(long, value_name = "NAME")]
     pub dataset: String,
-    /// The file to write, a JSON object per line; - is standard output
+    /// The file to write: Parquet where its name ends in .parquet (schemas/predictions.md), else a JSON object per
+    /// line; - is standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub out: PathBuf,
+    /// Of Parquet: the K most probable classes and their probabilities too
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: Option<u32>,
+    /// Of Parquet: all logits too
+    #[arg(long)]
+    pub logits: bool,
 }
 
 /// Generate.

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
 use kd_cache::config::{self, TrainConfig};
-use kd_cache::train::{self, GenerateSettings, RunFolder, RunOptions, TrainOutcome};
+use kd_cache::train::{self, GenerateSettings, PredictionColumns, RunFolder, RunOptions, TrainOutcome, Use};
 
 use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
 use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_config, print_json};
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let config: TrainConfig = config::load(&args.config, &args.set)?;
     let options = RunOptions {
-        cache: args.cache.clone(),
+        caches: args.caches.clone(),
         out: args.out.clone(),
         overwrite: args.overwrite,
         resume: args.resume,
@@ -59,7 +59,11 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn eval(args: &EvalArgs) -> anyhow::Result<ExitCode> {
-    let report = train::eval(&args.run.run, &load(&args.run)?)?;
+    let config = load(&args.run)?;
+    let stop = on_interrupt()?;
+    let Some(report) = train::eval(&used(&args.run, &config), &args.dataset, stop)? else {
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
     match args.format {
         Format::Json => print_json(&report)?,
         Format::Text => print(&report::evaluations(&report.validation))?,
@@ -69,6 +73,19 @@ fn eval(args: &EvalArgs) -> anyhow::Result<ExitCode> {
 
 fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let config = load(&args.run)?;
+    let used = used(&args.run, &config);
+    if args.out.extension().is_some_and(|suffix| suffix == "parquet") {
+        let columns = PredictionColumns { top: args.top.unwrap_or(0) as usize, logits: args.logits };
+        let stop = on_interrupt()?;
+        let Some(done) = train::predict_parquet(&used, &args.dataset, &args.out, columns, stop)? else {
+            return Ok(ExitCode::from(INTERRUPTED));
+        };
+        eprintln!("{done} predictions");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.top.is_some() || args.logits {
+        bail!("--top and --logits are columns of Parquet; give --out FILE.parquet");
+    }
     let to_stdout = args.out == Path::new("-");
     let mut out: Box<dyn Write> = if to_stdout {
         Box::new(BufWriter::new(std::io::stdout().lock()))
@@ -85,7 +102,7 @@ fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         }
         other => other,
     };
-    let done = train::predict(&args.run.run, &config, &args.dataset, &args.out, |prediction| {
+    let done = train::predict(&used, &args.dataset, &args.out, |prediction| {
         tolerate(
             serde_json::to_writer(&mut out, prediction)
                 .map_err(Into::into)
@@ -113,12 +130,17 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
         temperature: args.temperature,
         seed: args.seed,
     };
-    let said = train::generate(&args.run.run, &load(&args.run)?, &settings)?;
+    let said = train::generate(&used(&args.run, &load(&args.run)?), &settings)?;
     match args.format {
         Format::Json => print_json(&said)?,
         Format::Text => print(&format!("{}{}\n", said.prompt, said.text))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The run of `args` with its config.
+fn used<'a>(args: &'a RunArgs, config: &'a TrainConfig) -> Use<'a> {
+    Use { run: &args.run, config, checkpoint: args.checkpoint.as_deref() }
 }
 
 /// The config of a run, or another that is to be used with it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kd_cache::metrics::{Evaluation, Metric};
+use kd_cache::metrics::Evaluation;
 use kd_cache::train::TrainReport;
 
 /// A run in a few lines.
@@ -15,6 +15,10 @@ pub fn run(report: &TrainReport, out: &Path) -> String {
     if let Some(epoch) = report.best_epoch {
         text.push_str(&format!("kept: epoch {epoch} (by {}), in {}\n", report.selected_by, out.display()));
     }
+    if !report.checkpoints.is_empty() {
+        let names: Vec<&str> = report.checkpoints.iter().map(|kept| kept.name.as_str()).collect();
+        text.push_str(&format!("also kept: {}\n", names.join(", ")));
+    }
     text.push_str(&evaluations(&report.validation));
     text
 }
@@ -23,10 +27,7 @@ pub fn run(report: &TrainReport, out: &Path) -> String {
 pub fn evaluations(validation: &BTreeMap<String, Evaluation>) -> String {
     let mut text = String::new();
     for (name, set) in validation {
-        let shown: Vec<String> = Metric::ALL
-            .into_iter()
-            .filter_map(|metric| Some(format!("{} {:.4}", metric.as_str(), metric.of(set)?)))
-            .collect();
+        let shown: Vec<String> = set.each().map(|(name, value)| format!("{name} {value:.4}")).collect();
         text.push_str(&format!("{name}: {} samples, {}\n", set.samples, shown.join(", ")));
     }
     text

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{ChangeConfig, ChangeShape, DistConfig, NkdConfig, RankingConfig, Setting};
+use crate::config::{ChangeConfig, ChangeShape, DistConfig, LossWeights, NkdConfig, RankingConfig, Setting};
 use crate::loss::kl::tests::{Case, case, numbers, tensor};
 use crate::loss::{LossSchedule, reference};
 use crate::target::{Draws, TailNodes, TargetBatch};
@@ -31,9 +31,9 @@ fn over(rows: usize) -> Means {
 
 /// The value of one term, of weight 1, on all rows of a case.
 fn term(case: &Case, config: &LossConfig, students: &Tensor, labels: &Tensor, name: &str) -> f64 {
-    let loss = WeightedLoss::new(config, Some(&case.space), Device::Cpu).unwrap();
+    let loss = WeightedLoss::new(config, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
     let targets = TargetTensors::new(&case.batch, Device::Cpu);
-    let terms = loss.forward(students, Some(labels), Some(&targets), over(case.batch.rows));
+    let terms = loss.forward(students, Some(labels), std::slice::from_ref(&targets), over(case.batch.rows));
     let value = terms.terms[name].double_value(&[]);
     assert!((terms.total.double_value(&[]) - value).abs() < 1e-6 * (1.0 + value.abs()));
     value
@@ -137,11 +137,16 @@ fn positions_without_a_label_and_batches_of_one_are_no_trouble() {
         weights: weights(&[("nkd", 1.0), ("dist", 1.0)]),
         ..LossConfig::default()
     };
-    let loss = WeightedLoss::new(&config, Some(&case.space), Device::Cpu).unwrap();
+    let loss = WeightedLoss::new(&config, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
     let students = tensor(&case.students(1)).set_requires_grad(true);
     let targets = TargetTensors::new(&case.batch, Device::Cpu);
     let labels = Tensor::from_slice(&[-1i64]);
-    let terms = loss.forward(&students, Some(&labels), Some(&targets), Means { positions: 1, labels: 0 });
+    let terms = loss.forward(
+        &students,
+        Some(&labels),
+        std::slice::from_ref(&targets),
+        Means { positions: 1, labels: 0 },
+    );
     terms.total.backward();
     assert_eq!(terms.terms["nkd"].double_value(&[]), 0.0);
     assert!(numbers(&students.grad()).iter().all(|gradient| gradient.is_finite()));
@@ -167,16 +172,16 @@ fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
             ..LossConfig::default()
         };
         let schedule = LossSchedule::new(&changing, 2, 4);
-        let mut loss = WeightedLoss::new(&changing, Some(&case.space), Device::Cpu).unwrap();
+        let mut loss = WeightedLoss::new(&changing, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
         let run = |loss: &WeightedLoss| {
             let students = students.copy().set_requires_grad(requires_grad);
-            let terms = loss.forward(&students, Some(&labels), Some(&targets), means);
+            let terms = loss.forward(&students, Some(&labels), std::slice::from_ref(&targets), means);
             let total = terms.total.double_value(&[]);
             if requires_grad {
                 terms.total.backward();
             }
             let gradient = if requires_grad { numbers(&students.grad()) } else { Vec::new() };
-            (total, gradient, terms.terms.keys().copied().collect::<Vec<_>>())
+            (total, gradient, terms.terms.keys().cloned().collect::<Vec<_>>())
         };
         let mut totals = Vec::new();
         // Any order: a step leaves nothing behind.
@@ -195,7 +200,7 @@ fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
                 },
                 ..LossConfig::default()
             };
-            let fixed = WeightedLoss::new(&fixed, Some(&case.space), Device::Cpu).unwrap();
+            let fixed = WeightedLoss::new(&fixed, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
             let expected = run(&fixed);
             assert_eq!(found.1, expected.1, "step {step}");
             assert!((found.0 - expected.0).abs() < 1e-6, "step {step}: {} is not {}", found.0, expected.0);
@@ -219,18 +224,20 @@ fn temperatures_are_checked_over_their_whole_range() {
     let space = TargetSpace { nodes, ..case.space.clone() };
     // The nodes cover T from 1 on.
     for (from, to) in [(4.0, 0.5), (0.5, 4.0)] {
-        let error = WeightedLoss::new(&of(change(from, to)), Some(&space), Device::Cpu).unwrap_err();
+        let error =
+            WeightedLoss::new(&of(change(from, to)), std::slice::from_ref(&space), Device::Cpu).unwrap_err();
         assert!(matches!(error, LossError::Temperature(_)), "{error}");
     }
     let drawn = TargetSpace { draws: Draws::new(50, 2.0), tail_model: None, ..case.space.clone() };
     for temperature in [change(2.0, 3.0), change(1.0, 2.0), 1.0.into()] {
-        let error = WeightedLoss::new(&of(temperature), Some(&drawn), Device::Cpu).unwrap_err();
+        let error =
+            WeightedLoss::new(&of(temperature), std::slice::from_ref(&drawn), Device::Cpu).unwrap_err();
         assert!(error.to_string().contains("drawn at temperature 2"), "{error}");
     }
-    WeightedLoss::new(&of(change(2.0, 2.0)), Some(&drawn), Device::Cpu).unwrap();
+    WeightedLoss::new(&of(change(2.0, 2.0)), std::slice::from_ref(&drawn), Device::Cpu).unwrap();
     // The label's probability is asked for at T = 1.
     let nkd =
         LossConfig { temperature: 2.0.into(), weights: weights(&[("nkd", 1.0)]), ..LossConfig::default() };
-    let error = WeightedLoss::new(&nkd, Some(&drawn), Device::Cpu).unwrap_err();
+    let error = WeightedLoss::new(&nkd, std::slice::from_ref(&drawn), Device::Cpu).unwrap_err();
     assert!(matches!(error, LossError::Label(_)), "{error}");
 }

@@ -1,5 +1,6 @@
 //! One JSON object a position.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use schemars::JsonSchema;
@@ -9,7 +10,7 @@ use super::selection::Selection;
 use super::{Failure, Progress};
 use crate::cache::Manifest;
 use crate::cache::format::{LABEL, TAIL_CODE, TAIL_CURVE, VIEW};
-use crate::target::{PositionTarget, TargetBatch, Temperature};
+use crate::target::{FeatureBatch, PositionTarget, TargetBatch, Temperature};
 
 /// A line of `kd-cache export --to jsonl`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -32,6 +33,9 @@ pub struct ExportRow<'a> {
     /// What the teacher says of them.
     #[serde(flatten)]
     pub target: ExportTarget<'a>,
+    /// Features of the teacher by name, scales applied: `[width]` each; absent where none are kept.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<&'a str, &'a [f32]>,
 }
 
 /// A row's target.
@@ -74,6 +78,7 @@ pub(super) fn columns(manifest: &Manifest, temperature: Option<Temperature>) -> 
         names.extend((columns.nodes > 0).then_some(TAIL_CURVE));
         names.extend((columns.rank > 0).then_some(TAIL_CODE));
     }
+    names.extend((!columns.features.is_empty()).then_some("features"));
     names
 }
 
@@ -86,10 +91,14 @@ pub(super) fn write(
 ) -> Result<u64, Failure> {
     let manifest = selection.manifest();
     let mut targets = TargetBatch::default();
+    let mut features = vec![FeatureBatch::default(); manifest.features.len()];
     let (mut text, mut bytes) = (Vec::new(), 0);
     progress.phase("export", selection.rows(), 0);
     selection.for_each(|block| {
         selection.reader().gather(block.rows, &mut targets)?;
+        for (at, vectors) in features.iter_mut().enumerate() {
+            selection.reader().gather_feature(at, block.rows, vectors)?;
+        }
         text.clear();
         let mut places = Vec::with_capacity(targets.rows);
         for (at, row) in block.at.iter().zip(block.rows) {
@@ -129,6 +138,12 @@ pub(super) fn write(
                 label: block.shard.labels().map(|labels| labels[*at]),
                 ids,
                 target,
+                features: manifest
+                    .features
+                    .iter()
+                    .zip(&features)
+                    .map(|(f, all)| (f.name.as_str(), all.row(row)))
+                    .collect(),
             };
             serde_json::to_writer(&mut text, &line).map_err(std::io::Error::from)?;
             text.push(b'\n');

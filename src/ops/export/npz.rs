@@ -9,8 +9,10 @@ use zip::write::SimpleFileOptions;
 use super::npy::{Number, header};
 use super::selection::{Block, Selection};
 use super::{CELLS, Failure, Progress};
-use crate::cache::Manifest;
 use crate::cache::format::{HEAD_COUNTS, HEAD_IDS, HEAD_VALUES, TAIL_CODE, TAIL_CURVE, TOKENS};
+use crate::cache::{FeatureLayout, Manifest};
+use crate::config::FeatureValues;
+use crate::encoding::FeatureNumbers;
 use crate::target::{TailModel, TailPrior, TailShape, TargetBatch};
 
 const SAMPLE_IDS: &str = "sample_ids";
@@ -38,6 +40,16 @@ pub(super) fn columns(manifest: &Manifest) -> Vec<&'static str> {
     }
     if columns.rank > 0 {
         names.extend([TAIL_CODE, TAIL_SHAPE, TAIL_BASIS]);
+    }
+    names
+}
+
+/// The arrays' names, those of features too.
+pub(super) fn all_columns(manifest: &Manifest) -> Vec<String> {
+    let mut names: Vec<String> = columns(manifest).into_iter().map(str::to_owned).collect();
+    for feature in &manifest.features {
+        names.push(feature.column());
+        names.extend((feature.values == FeatureValues::I8).then(|| feature.scale_column()));
     }
     names
 }
@@ -133,6 +145,9 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
             _ => archive.log_weights(name, reader.tail_model().map(TailModel::prior))?,
         }
     }
+    for (at, feature) in selection.manifest().features.iter().enumerate() {
+        archive.feature(selection, at, feature, positions)?;
+    }
     let bytes = archive.finish()?;
     progress.finish();
     Ok(bytes)
@@ -160,6 +175,44 @@ impl Archive {
             self.bytes.clear();
             push(block, &mut self.bytes)?;
             Ok(self.zip.write_all(&self.bytes)?)
+        })
+    }
+
+    /// Vectors as they are kept, and their scales.
+    fn feature(
+        &mut self,
+        selection: &Selection<'_>,
+        at: usize,
+        feature: &FeatureLayout,
+        positions: u64,
+    ) -> Result<(), Failure> {
+        let kept = |block: &Block<'_>| {
+            let rows = block.at.iter().filter_map(|row| block.shard.feature(at, *row..row + 1));
+            rows.collect::<Vec<FeatureNumbers>>()
+        };
+        let number = if feature.values == FeatureValues::F16 { Number::F16 } else { Number::I8 };
+        let shape = [positions, feature.width as u64];
+        self.column(selection, &feature.column(), number, &shape, |block, out| {
+            for row in kept(&block) {
+                match row {
+                    FeatureNumbers::F16(values) => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+                    FeatureNumbers::I8 { whole, .. } => {
+                        out.extend(whole.iter().flat_map(|q| q.to_le_bytes()))
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if feature.values == FeatureValues::F16 {
+            return Ok(());
+        }
+        self.column(selection, &feature.scale_column(), Number::F32, &[positions], |block, out| {
+            for row in kept(&block) {
+                if let FeatureNumbers::I8 { scales, .. } = row {
+                    out.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+                }
+            }
+            Ok(())
         })
     }
 

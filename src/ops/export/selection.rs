@@ -77,8 +77,9 @@ impl<'a> Selection<'a> {
         mut each: impl FnMut(Block<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let columns = self.manifest().columns();
-        let per_row =
-            (columns.k + columns.nodes + columns.rank).saturating_mul(self.manifest().longest_row());
+        let features: usize = columns.features.iter().map(|feature| feature.width).sum();
+        let per_row = (columns.k + columns.nodes + columns.rank + features)
+            .saturating_mul(self.manifest().longest_row());
         let at_a_time = (CELLS / per_row.max(1)).max(1);
         let mut start = 0;
         for (index, entry) in self.manifest().shards.iter().enumerate() {

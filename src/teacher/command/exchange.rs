@@ -1,4 +1,4 @@
-//! Batches out, logits in, as Arrow IPC streams.
+//! Batches out, logits and features in, as Arrow IPC streams.
 
 use std::collections::HashMap;
 use std::io::{BufReader, BufWriter, Chain, Cursor, Read};
@@ -18,8 +18,9 @@ use half::bf16;
 use super::super::vocabulary::Vocabulary;
 use super::super::{OutputType, RawOutput, TeacherError};
 use super::process::Process;
-use crate::config::TeacherConfig;
+use crate::config::{FeatureConfig, TeacherConfig};
 use crate::digest::Digest;
+use crate::target::FeatureBatch;
 
 /// Of this protocol there is one version.
 const PROTOCOL: &str = "1";
@@ -56,14 +57,22 @@ pub(super) struct Exchange {
     path: PathBuf,
     classes: usize,
     dtype: OutputType,
+    further: Vec<Further>,
     digest: Digest,
     runtime: String,
 }
 
+/// A column of vectors behind the logits.
+struct Further {
+    width: usize,
+    dtype: OutputType,
+}
+
 impl Exchange {
-    /// Starts the program of `config`, tells it what will be asked in `columns`, and waits for what it says of itself.
+    /// Starts the program of `config`, tells it what will be asked in `columns` and for which `features`, and waits for what it says of itself.
     pub(super) fn open(
         config: &TeacherConfig,
+        features: &[FeatureConfig],
         columns: Vec<Field>,
         about: &[(&str, String)],
     ) -> Result<Self, TeacherError> {
@@ -77,6 +86,12 @@ impl Exchange {
         if let Some(threads) = config.threads {
             metadata.insert("kd_cache.threads".into(), threads.to_string());
         }
+        let outputs: Vec<&str> = features.iter().map(|feature| feature.output.as_str()).collect();
+        if !outputs.is_empty() {
+            // Strings have a JSON form, all of them.
+            let outputs = serde_json::to_string(&outputs).unwrap_or_default();
+            metadata.insert("kd_cache.features".into(), outputs);
+        }
         let asked = Arc::new(Schema::new_with_metadata(columns, metadata));
         let to = StreamWriter::try_new(stdin, &asked).and_then(|mut to| to.flush().map(|()| to));
         let to = to.map_err(|error| process.failed("greeting it", &error.to_string()))?;
@@ -86,10 +101,11 @@ impl Exchange {
             process.failed("its greeting", &format!("{expected}: {found}"))
         })?;
         let said = from.schema();
-        let greeting = Greeting::read(&said).map_err(|problem| process.failed("its greeting", &problem))?;
-        let Greeting { classes, dtype, digest, runtime } = greeting;
+        let greeting =
+            Greeting::read(&said, &outputs).map_err(|problem| process.failed("its greeting", &problem))?;
+        let Greeting { classes, dtype, further, digest, runtime } = greeting;
         let path = config.path.clone();
-        let mut exchange = Self { to, from, process, asked, path, classes, dtype, digest, runtime };
+        let mut exchange = Self { to, from, process, asked, path, classes, dtype, further, digest, runtime };
         if exchange.batch()?.num_rows() > 0 {
             let problem =
                 "expected an empty record batch behind the schema, found logits nobody has asked for";
@@ -149,6 +165,11 @@ impl Exchange {
             left -= rows;
             // All of an answer is taken, wanted or not: the next one begins after it.
             let logits = batch.column(0).as_fixed_size_list().clone();
+            let vectors = |(at, further): (usize, &Further), start, len| {
+                let part = batch.column(at + 1).as_fixed_size_list().slice(start, len);
+                let values = values(&part, further.dtype, further.width, further.width);
+                FeatureBatch { width: further.width, values }
+            };
             for start in (0..rows).step_by(chunk.max(1)) {
                 if !wanted {
                     break;
@@ -156,7 +177,8 @@ impl Exchange {
                 let len = chunk.max(1).min(rows - start);
                 let part = logits.slice(start, len);
                 let values = values(&part, self.dtype, self.classes, classes);
-                let output = RawOutput { rows: len, classes, values, dtype: self.dtype };
+                let features = self.further.iter().enumerate().map(|one| vectors(one, start, len)).collect();
+                let output = RawOutput { rows: len, classes, values, dtype: self.dtype, features };
                 wanted = sink(output).is_continue();
             }
         }
@@ -201,12 +223,14 @@ fn values(rows: &FixedSizeListArray, dtype: OutputType, classes: usize, kept: us
 struct Greeting {
     classes: usize,
     dtype: OutputType,
+    further: Vec<Further>,
     digest: Digest,
     runtime: String,
 }
 
 impl Greeting {
-    fn read(schema: &Schema) -> Result<Self, String> {
+    /// `outputs` were asked for beside the logits.
+    fn read(schema: &Schema, outputs: &[&str]) -> Result<Self, String> {
         let said = |key: &str| schema.metadata().get(key).cloned();
         let protocol = said("kd_cache.protocol").unwrap_or_default();
         if protocol != PROTOCOL {
@@ -225,12 +249,23 @@ impl Greeting {
         };
         let found = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
         let found = || found.clone().collect::<Vec<_>>().join(", ");
-        let classes = match schema.fields().iter().map(|field| field.data_type()).collect::<Vec<_>>()[..] {
-            [DataType::FixedSizeList(item, classes)] if *item.data_type() == stored => *classes,
+        let further = schema.fields().get(1..).unwrap_or_default();
+        let classes = match schema.fields().first().map(|field| field.data_type()) {
+            Some(DataType::FixedSizeList(item, classes))
+                if *item.data_type() == stored && further.len() == outputs.len() =>
+            {
+                *classes
+            }
             _ => {
-                return Err(format!("expected one column, a fixed-size list of {stored}, found {}", found()));
+                let columns = match outputs {
+                    [] => "one column, ".to_owned(),
+                    _ => format!("a column for each of {} behind the logits, ", outputs.join(", ")),
+                };
+                return Err(format!("expected {columns}a fixed-size list of {stored}, found {}", found()));
             }
         };
+        let further = further.iter().zip(outputs).map(|(field, output)| Further::read(field, output));
+        let further = further.collect::<Result<Vec<Further>, String>>()?;
         let classes = usize::try_from(classes).ok().filter(|classes| *classes >= 2);
         let classes = classes.ok_or_else(|| format!("expected two logits or more, found {}", found()))?;
         let digest = said("kd_cache.digest").unwrap_or_default();
@@ -240,6 +275,28 @@ impl Greeting {
         let runtime = said("kd_cache.runtime").filter(|runtime| !runtime.is_empty());
         let runtime =
             runtime.ok_or("kd_cache.runtime: expected the program's name and version, found none")?;
-        Ok(Self { classes, dtype, digest, runtime })
+        Ok(Self { classes, dtype, further, digest, runtime })
+    }
+}
+
+impl Further {
+    /// The column that answers for `output`.
+    fn read(field: &Field, output: &str) -> Result<Self, String> {
+        let found = || format!("{} {}", field.name(), field.data_type());
+        let expected =
+            format!("expected the column {output} as a fixed-size list of float32, float16 or float64");
+        let DataType::FixedSizeList(item, width) = field.data_type() else {
+            return Err(format!("{expected}, found {}", found()));
+        };
+        let dtype = match item.data_type() {
+            DataType::Float32 => OutputType::F32,
+            DataType::Float16 => OutputType::F16,
+            DataType::Float64 => OutputType::F64,
+            _ => return Err(format!("{expected}, found {}", found())),
+        };
+        match usize::try_from(*width) {
+            Ok(width) if width > 0 && field.name() == output => Ok(Self { width, dtype }),
+            _ => Err(format!("{expected}, found {}", found())),
+        }
     }
 }

@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Field};
 use self::exchange::{Exchange, item};
 use super::vocabulary::Vocabulary;
 use super::{RawOutput, Teacher, TeacherError, TokenBatch, TokenTeacher};
-use crate::config::TeacherConfig;
+use crate::config::{FeatureConfig, TeacherConfig};
 use crate::digest::Digest;
 
 /// A program that answers images.
@@ -27,7 +27,11 @@ pub(super) struct CommandTeacher {
 }
 
 impl CommandTeacher {
-    pub(super) fn open(config: &TeacherConfig, input_shape: &[usize]) -> Result<Self, TeacherError> {
+    pub(super) fn open(
+        config: &TeacherConfig,
+        features: &[FeatureConfig],
+        input_shape: &[usize],
+    ) -> Result<Self, TeacherError> {
         let width = input_shape.iter().product::<usize>();
         let width = i32::try_from(width).map_err(|_| TeacherError::Command {
             command: config.command.join(" "),
@@ -39,7 +43,7 @@ impl CommandTeacher {
             vec![Field::new("inputs", DataType::FixedSizeList(item(DataType::Float32), width), false)];
         let shape = input_shape.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let about = [("kd_cache.input", "images".into()), ("kd_cache.shape", shape)];
-        Ok(Self { exchange: Exchange::open(config, columns, &about)?, width })
+        Ok(Self { exchange: Exchange::open(config, features, columns, &about)?, width })
     }
 }
 
@@ -64,6 +68,8 @@ impl Teacher for CommandTeacher {
                 Some(whole) => {
                     whole.rows += part.rows;
                     whole.values.extend_from_slice(&part.values);
+                    let vectors = whole.features.iter_mut().zip(&part.features);
+                    vectors.for_each(|(whole, part)| whole.values.extend_from_slice(&part.values));
                 }
             }
             ControlFlow::Continue(())
@@ -80,11 +86,15 @@ pub(super) struct CommandTokenTeacher {
 }
 
 impl CommandTokenTeacher {
-    pub(super) fn open(config: &TeacherConfig, length: usize) -> Result<Self, TeacherError> {
+    pub(super) fn open(
+        config: &TeacherConfig,
+        features: &[FeatureConfig],
+        length: usize,
+    ) -> Result<Self, TeacherError> {
         let list = || DataType::List(item(DataType::Int64));
         let columns = vec![Field::new("input_ids", list(), false), Field::new("position_ids", list(), false)];
         let about = [("kd_cache.input", "tokens".into()), ("kd_cache.length", length.to_string())];
-        let exchange = Exchange::open(config, columns, &about)?;
+        let exchange = Exchange::open(config, features, columns, &about)?;
         let vocabulary = Vocabulary::of(config);
         // Before a single token is asked about.
         vocabulary.kept(&config.path, exchange.classes())?;

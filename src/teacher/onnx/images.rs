@@ -6,8 +6,10 @@ use ort::value::{Outlet, TensorElementType, TensorRef};
 
 use super::floats::Floats;
 use super::runtime::{self, Model, failed};
-use super::signature::{describe, dimensions, element, pick};
-use crate::config::TeacherConfig;
+use super::signature::{check_features, describe, dimensions, element, names, pick};
+use crate::config::{FeatureConfig, TeacherConfig};
+use crate::target::FeatureBatch;
+use crate::teacher::features::{Reduction, other_than};
 use crate::teacher::{RawOutput, Teacher, TeacherError};
 
 /// A session, its input and output.
@@ -16,6 +18,7 @@ pub(in super::super) struct OnnxTeacher {
     runtime: String,
     input: String,
     output: String,
+    features: Vec<FeatureConfig>,
     /// `[batch, …]`, the batch filled in at each pass.
     shape: Vec<usize>,
     /// The batch the model was exported with, when it is fixed.
@@ -25,13 +28,17 @@ pub(in super::super) struct OnnxTeacher {
 impl OnnxTeacher {
     pub(in super::super) fn open(
         config: &TeacherConfig,
+        features: &[FeatureConfig],
         input_shape: &[usize],
     ) -> Result<Self, TeacherError> {
         let model = Model::load(config, &config.path)?;
         let path = config.path.clone();
         let (inputs, outputs) = (model.session.inputs(), model.session.outputs());
         let input = pick(&path, "input", config.input.as_deref(), &[], inputs)?;
-        let output = pick(&path, "output", config.output.as_deref(), &[], outputs)?;
+        check_features(&path, features, outputs)?;
+        let all = names(outputs.iter());
+        let unless_given = if features.is_empty() { None } else { other_than(features, &all) };
+        let output = pick(&path, "output", config.output.as_deref().or(unless_given), &[], outputs)?;
         let mut shape = vec![0];
         shape.extend_from_slice(input_shape);
         let fixed_batch = check_input(&path, input, &shape)?;
@@ -44,7 +51,8 @@ impl OnnxTeacher {
                 found: format!("fixed to batches of {fixed}; set teacher.batch = {fixed}"),
             });
         }
-        Ok(Self { model, runtime: runtime::version(), input, output, shape, fixed_batch })
+        let features = features.to_vec();
+        Ok(Self { model, runtime: runtime::version(), input, output, features, shape, fixed_batch })
     }
 }
 
@@ -84,7 +92,17 @@ impl Teacher for OnnxTeacher {
         };
         let mut values = Vec::with_capacity(rows * classes);
         floats.append(0..rows * classes, &mut values);
-        Ok(RawOutput { rows, classes, values, dtype: floats.dtype() })
+        let dtype = floats.dtype();
+        let feature = |feature: &FeatureConfig| {
+            let expected = format!("float [batch = {run_rows}, width]");
+            let (shape, floats) = Floats::of(&path, &outputs, &feature.output, &expected)?;
+            let reduction = Reduction::of(&path, feature, &[run_rows], &shape, &floats.name())?;
+            let mut values = Vec::with_capacity(rows * reduction.numbers);
+            floats.append(0..rows * reduction.numbers, &mut values);
+            Ok(FeatureBatch { width: reduction.width, values: reduction.apply(values) })
+        };
+        let features = self.features.iter().map(feature).collect::<Result<_, TeacherError>>()?;
+        Ok(RawOutput { rows, classes, values, dtype, features })
     }
 }
 

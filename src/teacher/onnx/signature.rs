@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use crate::config::FeatureConfig;
 use crate::teacher::TeacherError;
 
 /// The input or output that is named, or one of the usual names, or the only one.
@@ -27,6 +28,23 @@ pub(super) fn pick<'a>(
         },
     };
     Err(TeacherError::Name { path: path.to_owned(), key, problem, found: names(found.iter()) })
+}
+
+/// Refuses a feature whose output is not among `found`.
+pub(super) fn check_features(
+    path: &Path,
+    features: &[FeatureConfig],
+    found: &[Outlet],
+) -> Result<(), TeacherError> {
+    let missing = features.iter().find(|feature| !found.iter().any(|o| o.name() == feature.output));
+    missing.map_or(Ok(()), |feature| {
+        Err(TeacherError::FeatureOutput {
+            name: feature.name.clone(),
+            path: path.to_owned(),
+            output: feature.output.clone(),
+            found: names(found.iter()),
+        })
+    })
 }
 
 pub(super) fn names<'a>(outlets: impl Iterator<Item = &'a Outlet>) -> Vec<String> {

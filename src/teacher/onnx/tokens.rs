@@ -11,8 +11,10 @@ use ort::value::{Outlet, PrimitiveTensorElementType, Tensor, TensorElementType, 
 
 use super::floats::Floats;
 use super::runtime::{self, Model, failed};
-use super::signature::{describe, dimensions, element, names, pick};
-use crate::config::TeacherConfig;
+use super::signature::{check_features, describe, dimensions, element, names, pick};
+use crate::config::{FeatureConfig, TeacherConfig};
+use crate::target::FeatureBatch;
+use crate::teacher::features::Reduction;
 use crate::teacher::vocabulary::Vocabulary;
 use crate::teacher::{RawOutput, TeacherError, TokenBatch, TokenTeacher};
 
@@ -25,6 +27,7 @@ pub(in super::super) struct OnnxTokenTeacher {
     mask: Option<Input>,
     positions: Option<Input>,
     output: String,
+    features: Vec<FeatureConfig>,
     /// Rows and tokens of a row, where the model was exported for one size.
     fixed: (Option<usize>, Option<usize>),
     chunk: usize,
@@ -46,7 +49,11 @@ struct Head {
 }
 
 impl OnnxTokenTeacher {
-    pub(in super::super) fn open(config: &TeacherConfig, length: usize) -> Result<Self, TeacherError> {
+    pub(in super::super) fn open(
+        config: &TeacherConfig,
+        features: &[FeatureConfig],
+        length: usize,
+    ) -> Result<Self, TeacherError> {
         let body = Model::load(config, &config.path)?;
         let path = config.path.as_path();
         let inputs = body.session.inputs();
@@ -56,6 +63,7 @@ impl OnnxTokenTeacher {
             let (rows, tokens) = check_input(path, input, config.token_batch(), length)?;
             fixed = (fixed.0.or(rows), fixed.1.or(tokens));
         }
+        check_features(path, features, body.session.outputs())?;
         let usual: &[&str] =
             if config.head.is_some() { &["hidden", "last_hidden_state"] } else { &["logits"] };
         let output = pick(path, "output", config.output.as_deref(), usual, body.session.outputs())?;
@@ -79,6 +87,7 @@ impl OnnxTokenTeacher {
             mask: mask.map(input),
             positions: positions.map(input),
             output: output.name().to_owned(),
+            features: features.to_vec(),
             head,
             runtime: runtime::version(),
             fixed,
@@ -129,8 +138,21 @@ impl TokenTeacher for OnnxTokenTeacher {
                 return Err(TeacherError::Output { path, expected, found });
             }
         };
+        let mut further = Vec::with_capacity(self.features.len());
+        for feature in &self.features {
+            let expected = format!("float [batch = {rows}, length = {length}, width]");
+            let (shape, floats) = Floats::of(&path, &outputs, &feature.output, &expected)?;
+            further.push((Reduction::of(&path, feature, &[rows, length], &shape, &floats.name())?, floats));
+        }
+        let vectors = |(reduction, floats): &(Reduction, Floats<'_>), ranges: &[Range<usize>]| {
+            let mut values = Vec::new();
+            for range in ranges {
+                floats.append(range.start * reduction.numbers..range.end * reduction.numbers, &mut values);
+            }
+            FeatureBatch { width: reduction.width, values: reduction.apply(values) }
+        };
         for ranges in &chunks {
-            let output = match &mut self.head {
+            let mut output = match &mut self.head {
                 None => cut(&path, floats, width, ranges, &self.vocabulary)?,
                 Some(head) => match floats {
                     Floats::F32(hidden) => head.forward(hidden, width, ranges, &self.vocabulary)?,
@@ -139,6 +161,7 @@ impl TokenTeacher for OnnxTokenTeacher {
                     Floats::F64(hidden) => head.forward(hidden, width, ranges, &self.vocabulary)?,
                 },
             };
+            output.features = further.iter().map(|one| vectors(one, ranges)).collect();
             if sink(output).is_break() {
                 break;
             }
@@ -167,7 +190,7 @@ fn cut(
             floats.append(position * width..position * width + classes, &mut values);
         }
     }
-    Ok(RawOutput { rows, classes, values, dtype: floats.dtype() })
+    Ok(RawOutput { rows, classes, values, dtype: floats.dtype(), features: Vec::new() })
 }
 
 impl Input {

@@ -2,13 +2,18 @@
 
 use tch::{IValue, Tensor};
 
+use super::answer::Answer;
 use super::module::{Module, output_type, values};
-use crate::config::TeacherConfig;
+use crate::config::{FeatureConfig, TeacherConfig};
+use crate::teacher::features::other_than;
 use crate::teacher::{RawOutput, Teacher, TeacherError};
 
 /// A module and the shape of its inputs.
 pub(in super::super) struct TorchScriptTeacher {
     module: Module,
+    /// Which of several results the logits are, if that is said.
+    output: Option<String>,
+    features: Vec<FeatureConfig>,
     runtime: String,
     /// `[batch, …]`, the batch filled in at each pass.
     shape: Vec<i64>,
@@ -17,12 +22,14 @@ pub(in super::super) struct TorchScriptTeacher {
 impl TorchScriptTeacher {
     pub(in super::super) fn open(
         config: &TeacherConfig,
+        features: &[FeatureConfig],
         input_shape: &[usize],
     ) -> Result<Self, TeacherError> {
         let mut shape = vec![0];
         shape.extend(input_shape.iter().map(|d| *d as i64));
         let module = Module::load(config, &config.path)?;
-        Ok(Self { module, runtime: super::module::version(), shape })
+        let (output, features) = (config.output.clone(), features.to_vec());
+        Ok(Self { module, output, features, runtime: super::module::version(), shape })
     }
 }
 
@@ -34,8 +41,23 @@ impl Teacher for TorchScriptTeacher {
     fn forward(&mut self, inputs: &[f32], rows: usize) -> Result<RawOutput, TeacherError> {
         self.shape[0] = rows as i64;
         let input = Tensor::from_slice(inputs).view(self.shape.as_slice()).to_device(self.module.device);
-        let IValue::Tensor(output) = self.module.forward(&[IValue::Tensor(input)])? else {
-            return Err(self.refuse(rows, "no tensor".into()));
+        let result = self.module.forward(&[IValue::Tensor(input)])?;
+        let one = matches!(result, IValue::Tensor(_));
+        let answer = Answer::of(result);
+        answer.check(&self.module.path, &self.features)?;
+        let names = answer.names();
+        let output = match &self.output {
+            Some(output) => Some(output.as_str()),
+            None if one => Some("0"),
+            None if self.features.is_empty() => None,
+            None => other_than(&self.features, &names),
+        };
+        let Some(output) = output.and_then(|name| answer.get(name)) else {
+            let found = match &names[..] {
+                [] => "no tensor".into(),
+                _ => format!("results {}; name the logits' with teacher.output", names.join(", ")),
+            };
+            return Err(self.refuse(rows, found));
         };
         let found = || format!("{:?} {:?}", output.kind(), output.size());
         let Some(dtype) = output_type(output.kind()) else { return Err(self.refuse(rows, found())) };
@@ -43,7 +65,12 @@ impl Teacher for TorchScriptTeacher {
             [batch, classes] if batch == rows as i64 && classes >= 2 => classes as usize,
             _ => return Err(self.refuse(rows, found())),
         };
-        Ok(RawOutput { rows, classes, values: values(&output), dtype })
+        let vectors = |feature: &FeatureConfig| {
+            let feature = answer.feature(&self.module.path, feature, &[rows])?;
+            Ok(feature.vectors(Tensor::shallow_clone))
+        };
+        let features = self.features.iter().map(vectors).collect::<Result<_, TeacherError>>()?;
+        Ok(RawOutput { rows, classes, values: values(output), dtype, features })
     }
 }
 

@@ -1,5 +1,6 @@
 //! TorchScript modules through libtorch.
 
+mod answer;
 mod arguments;
 mod images;
 mod module;

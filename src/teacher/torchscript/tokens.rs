@@ -5,9 +5,10 @@ use std::path::Path;
 
 use tch::{IValue, Tensor};
 
+use super::answer::{Answer, Feature};
 use super::arguments::{self, Argument};
 use super::module::{self, Module, output_type, values};
-use crate::config::TeacherConfig;
+use crate::config::{FeatureConfig, TeacherConfig};
 use crate::teacher::vocabulary::Vocabulary;
 use crate::teacher::{RawOutput, TeacherError, TokenBatch, TokenTeacher};
 
@@ -15,6 +16,9 @@ use crate::teacher::{RawOutput, TeacherError, TokenBatch, TokenTeacher};
 pub(in super::super) struct TorchScriptTokenTeacher {
     body: Module,
     head: Option<Module>,
+    /// Which of several results is wanted; the first unless it is said.
+    output: Option<String>,
+    features: Vec<FeatureConfig>,
     runtime: String,
     arguments: Vec<Argument>,
     chunk: usize,
@@ -22,12 +26,24 @@ pub(in super::super) struct TorchScriptTokenTeacher {
 }
 
 impl TorchScriptTokenTeacher {
-    pub(in super::super) fn open(config: &TeacherConfig) -> Result<Self, TeacherError> {
+    pub(in super::super) fn open(
+        config: &TeacherConfig,
+        features: &[FeatureConfig],
+    ) -> Result<Self, TeacherError> {
         let body = Module::load(config, &config.path)?;
         let arguments = arguments::of(&body, config)?;
         let head = config.head.as_ref().map(|path| Module::load(config, path)).transpose()?;
         let vocabulary = Vocabulary::of(config);
-        Ok(Self { body, head, runtime: module::version(), arguments, chunk: config.chunk, vocabulary })
+        Ok(Self {
+            body,
+            head,
+            output: config.output.clone(),
+            features: features.to_vec(),
+            runtime: module::version(),
+            arguments,
+            chunk: config.chunk,
+            vocabulary,
+        })
     }
 }
 
@@ -58,21 +74,30 @@ impl TokenTeacher for TorchScriptTokenTeacher {
         let arguments: Vec<IValue> = self.arguments.iter().map(given).collect();
         let wide = if self.head.is_some() { "hidden" } else { "vocabulary" };
         let expected = format!("float [batch = {}, length = {}, {wide}]", shape[0], shape[1]);
-        let output = floats(&self.body.path, self.body.forward(&arguments)?, &shape, &expected)?;
+        let answer = Answer::of(self.body.forward(&arguments)?);
+        answer.check(&self.body.path, &self.features)?;
+        let output = floats(&self.body.path, &answer, self.output.as_deref(), &shape, &expected)?;
+        let leading = [batch.rows(), batch.length()];
+        let further = |feature| answer.feature(&self.body.path, feature, &leading);
+        let further =
+            self.features.iter().map(further).collect::<Result<Vec<Feature<'_>>, TeacherError>>()?;
         let flat = output.flatten(0, 1);
         for ranges in &chunks {
             let rows: usize = ranges.iter().map(Range::len).sum();
-            let part = |range: &Range<usize>| flat.narrow(0, range.start as i64, range.len() as i64);
-            let positions = match &ranges[..] {
-                [range] => part(range),
-                _ => Tensor::cat(&ranges.iter().map(part).collect::<Vec<_>>(), 0),
+            let of_chunk = |flat: &Tensor| {
+                let part = |range: &Range<usize>| flat.narrow(0, range.start as i64, range.len() as i64);
+                match &ranges[..] {
+                    [range] => part(range),
+                    _ => Tensor::cat(&ranges.iter().map(part).collect::<Vec<_>>(), 0),
+                }
             };
+            let positions = of_chunk(&flat);
             let (path, logits) = match &self.head {
                 None => (&self.body.path, positions),
                 Some(head) => {
                     let expected = format!("float [positions = {rows}, vocabulary]");
-                    let logits = head.forward(&[IValue::Tensor(positions)])?;
-                    (&head.path, floats(&head.path, logits, &[rows as i64], &expected)?)
+                    let logits = Answer::of(head.forward(&[IValue::Tensor(positions)])?);
+                    (&head.path, floats(&head.path, &logits, None, &[rows as i64], &expected)?)
                 }
             };
             let width = logits.size().last().copied().unwrap_or(0);
@@ -82,7 +107,8 @@ impl TokenTeacher for TorchScriptTokenTeacher {
                 return Err(TeacherError::Output { path: path.clone(), expected, found });
             };
             let values = values(&logits.narrow(-1, 0, classes as i64));
-            if sink(RawOutput { rows, classes, values, dtype }).is_break() {
+            let features = further.iter().map(|feature| feature.vectors(of_chunk)).collect();
+            if sink(RawOutput { rows, classes, values, dtype, features }).is_break() {
                 break;
             }
         }
@@ -90,21 +116,28 @@ impl TokenTeacher for TorchScriptTokenTeacher {
     }
 }
 
-/// A result, or the first of several, as a tensor of floats `[…shape, some]`.
-fn floats(path: &Path, result: IValue, shape: &[i64], expected: &str) -> Result<Tensor, TeacherError> {
+/// The result `name`, or the first of several, as a tensor of floats `[…shape, some]`.
+fn floats(
+    path: &Path,
+    answer: &Answer,
+    name: Option<&str>,
+    shape: &[i64],
+    expected: &str,
+) -> Result<Tensor, TeacherError> {
     let refuse =
         |found: String| TeacherError::Output { path: path.to_owned(), expected: expected.to_owned(), found };
-    let first = match result {
-        IValue::Tuple(all) => all.into_iter().next().unwrap_or(IValue::None),
-        one => one,
-    };
-    let IValue::Tensor(tensor) = first else {
-        return Err(refuse("no tensor, nor one first in a tuple".into()));
+    let names = answer.names();
+    let wanted = name.or(names.first().map(String::as_str));
+    let Some(tensor) = wanted.and_then(|name| answer.get(name)) else {
+        return Err(refuse(match name {
+            None => "no tensor, nor one first in a tuple".into(),
+            Some(name) => format!("results {}, none of them {name:?} (teacher.output)", names.join(", ")),
+        }));
     };
     let size = tensor.size();
     let fits = matches!(size.split_last(), Some((width, before)) if *width > 0 && before == shape);
     if output_type(tensor.kind()).is_none() || !fits {
         return Err(refuse(format!("{:?} {size:?}", tensor.kind())));
     }
-    Ok(tensor)
+    Ok(tensor.shallow_clone())
 }
