@@ -209,7 +209,7 @@ fn what_does_not_belong_to_language_models_is_refused() {
     refused(&["student.num_key_value_heads=3"], &["student.num_key_value_heads", "4", "3"]);
     refused(&["student.classes=49"], &["student.classes", "50 classes", "49"]);
     refused(&["loss.weights.dist=1"], &["loss.dist.gamma = 1", "taken in parts", "loss.dist.gamma = 0"]);
-    refused(&["train.select_by=seen.loss"], &["train.select_by", "perplexity"]);
+    refused(&["train.select_by=seen.f1"], &["train.select_by", "perplexity", "loss"]);
     let tokenizer = format!("tokenizer={}", fixture("tokenizers/none.json").display());
     refused(&[&tokenizer], &["none.json"]);
     assert!(!case.out("refused").exists());
