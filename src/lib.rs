@@ -57,3 +57,6 @@ pub mod metrics;
 pub mod checkpoint;
 #[cfg(feature = "torch")]
 pub mod train;
+
+#[cfg(feature = "torch")]
+pub mod sweep;

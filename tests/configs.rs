@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use kd_cache::config::{CacheConfig, Config, OptimizerConfig, Per, ScheduleConfig, TrainConfig, load};
+use kd_cache::config::{
+    CacheConfig, Config, OptimizerConfig, Per, ScheduleConfig, TrainConfig, load, load_str, load_sweep,
+};
 
 fn parse_all<C: Config>(folder: &str) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(folder);
@@ -70,4 +72,23 @@ fn presets_have_the_toolkits_numbers() {
         groups: Vec::new(),
     };
     assert_eq!(preset("adamW_distilBert"), (adamw, ScheduleConfig::default()));
+}
+
+/// With each of its points' keys the base is a training config.
+#[test]
+fn sweep_configs_parse() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/sweep");
+    let mut parsed = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let config = load_sweep(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let base = std::fs::read_to_string(&config.base).unwrap();
+        for point in config.points() {
+            let keys = config.set.iter().chain(&point.keys);
+            let set: Vec<String> = keys.map(|(key, value)| format!("{key}={value}")).collect();
+            load_str::<TrainConfig>(&base, &point.name, &set).unwrap_or_else(|error| panic!("{error}"));
+            parsed += 1;
+        }
+    }
+    assert!(parsed >= 8);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::synthetic::Synthetic;
 use kd_cache::cache::Manifest;
-use kd_cache::config::{CacheConfig, TrainConfig, load_str};
+use kd_cache::config::{CacheConfig, SweepConfig, TrainConfig, load_str};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
     BuildOutcome, BuildReport, CacheReport, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTo,
@@ -46,6 +46,7 @@ fn all() -> Vec<(String, Value)> {
     let mut all = vec![
         schema::<CacheConfig>("cache-config", "Configuration of kd-cache build", Deserialize),
         schema::<TrainConfig>("train-config", "Configuration of kd-train", Deserialize),
+        schema::<SweepConfig>("sweep-config", "Configuration of kd-train sweep", Deserialize),
         schema::<Manifest>("manifest", "manifest.json of a cache, format version 1", Serialize),
         schema::<PlanReport>("plan", "Report of kd-cache plan", Serialize),
         schema::<BuildReport>("build", "Report of kd-cache build", Serialize),
@@ -64,8 +65,14 @@ fn all() -> Vec<(String, Value)> {
 }
 
 /// The reports of `kd-train`, which is not built without libtorch.
-const OF_TRAINING: [&str; 4] =
-    ["train-summary.json", "train-epoch.json", "train-eval.json", "train-prediction.json"];
+const OF_TRAINING: [&str; 6] = [
+    "train-summary.json",
+    "train-epoch.json",
+    "train-eval.json",
+    "train-prediction.json",
+    "train-export.json",
+    "train-sweep.json",
+];
 
 #[test]
 fn the_files_are_what_the_code_says() {
@@ -343,16 +350,47 @@ fn configs_fit() {
     );
 }
 
+#[test]
+fn sweep_configs_fit() {
+    let sweep = r#"
+        base = "train.toml"
+        rank_by = "test.kl"
+        [set]
+        "train.epochs" = 3
+        [grid]
+        "loss.temperature" = [1, 2.5]
+        student = [{ kind = "mlp", hidden = [8] }]
+        [[list]]
+        seed = 1
+    "#;
+    let config = load_str::<SweepConfig>(sweep, "test", &[]).unwrap();
+    hold(
+        "sweep-config",
+        &serde_json::to_value(&config).unwrap(),
+        &[
+            ("/base", Value::Null),
+            ("/jobs", json!(0)),
+            ("/grid", json!({ "seed": 3 })),
+            ("/list", json!({ "seed": 3 })),
+            ("/runs", json!([])),
+        ],
+    );
+}
+
 #[cfg(feature = "torch")]
 mod training {
     use std::collections::BTreeMap;
 
     use kd_cache::metrics::Evaluation;
-    use kd_cache::train::{EpochReport, EvalReport, KeptCheckpoint, Prediction, TrainOutcome, TrainReport};
+    use kd_cache::sweep::{PointReport, PointState, SweepOutcome, SweepReport};
+    use kd_cache::train::{
+        EpochReport, EvalReport, ExportedForm, ExportedStudent, KeptCheckpoint, OnnxCheck, Prediction,
+        TrainOutcome, TrainReport,
+    };
 
     use super::*;
 
-    pub fn all() -> [(String, Value); 4] {
+    pub fn all() -> [(String, Value); 6] {
         use Contract::Serialize;
         let all = [
             schema::<TrainReport>(
@@ -363,6 +401,8 @@ mod training {
             schema::<EpochReport>("train-epoch", "A line of metrics.jsonl of a run", Serialize),
             schema::<EvalReport>("train-eval", "Report of kd-train eval", Serialize),
             schema::<Prediction>("train-prediction", "A line of kd-train predict", Serialize),
+            schema::<ExportedStudent>("train-export", "Report of kd-train export", Serialize),
+            schema::<SweepReport>("train-sweep", "Report of kd-train sweep, and its sweep.json", Serialize),
         ];
         assert!(all.iter().all(|(name, _)| OF_TRAINING.contains(&name.as_str())));
         all
@@ -426,6 +466,49 @@ mod training {
                 warning: None,
             };
             hold("train-summary", &value(&report), &[("/outcome", json!("done")), ("/seed", Value::Null)]);
+            let point = PointReport {
+                name: "seed=0".into(),
+                run: "runs/seed=0".into(),
+                keys: [("seed".to_owned(), json!(0))].into_iter().collect(),
+                state: if full { PointState::Trained } else { PointState::Pending },
+                rank: full.then_some(1),
+                score: some(0.5),
+                validation: if full { validation.clone() } else { BTreeMap::new() },
+                train_loss: some(1.0),
+                best_epoch: full.then_some(1),
+                epochs: full.then_some(2),
+                parameters: full.then_some(3),
+                student_bytes: full.then_some(4),
+                cache: full.then(|| "cache".to_owned()),
+                cache_bytes: full.then_some(5),
+                seconds: some(0.1),
+                error: full.then(|| "none".to_owned()),
+            };
+            let sweep = SweepReport {
+                outcome: SweepOutcome::Finished,
+                base: "train.toml".into(),
+                rank_by: full.then(|| "test.kl".to_owned()),
+                higher_is_better: false,
+                keys: vec!["seed".into()],
+                points: vec![point],
+                seconds: 1.0,
+            };
+            let damage =
+                [("/outcome", json!("done")), ("/points", json!([{ "name": "x" }])), ("/keys", Value::Null)];
+            hold("train-sweep", &value(&sweep), &damage);
+            let check = OnnxCheck { runtime: "onnxruntime".into(), largest_difference: 0.0, tolerance: 1e-4 };
+            let exported = ExportedStudent {
+                run: "run".into(),
+                form: ExportedForm::Onnx,
+                out: "run.onnx".into(),
+                files: if full { vec!["config.json".into()] } else { Vec::new() },
+                bytes: 1,
+                digest: "sha256:00".into(),
+                student: "mlp".into(),
+                check: full.then_some(check),
+                note: full.then(|| "none".to_owned()),
+            };
+            hold("train-export", &value(&exported), &[("/form", json!("pickle")), ("/bytes", Value::Null)]);
             let eval = EvalReport {
                 run: "run".into(),
                 checkpoint: full.then(|| "last".into()),

@@ -39,6 +39,15 @@ pub fn load_str<C: Config>(text: &str, origin: &str, overrides: &[String]) -> Re
     }
     let mut faults = Vec::new();
     let tree = to_json(toml::Value::Table(table), "", &mut faults);
+    checked(tree, faults, origin)
+}
+
+/// The config that `tree` is, unless there are `faults` already or more are found.
+pub(super) fn checked<C: Config>(
+    tree: Value,
+    mut faults: Vec<Fault>,
+    origin: &str,
+) -> Result<C, ConfigError> {
     let schema = schemars::schema_for!(C);
     check_tree(&tree, schema.as_value(), &mut faults);
     // What the schema refuses is left out, so that the rest can be checked in the same breath.
@@ -91,8 +100,8 @@ fn key(path: &serde_path_to_error::Path) -> String {
     if path.iter().next().is_none() { String::new() } else { path.to_string() }
 }
 
-/// Sets one dotted key, making the tables on its way.
-fn apply_override(table: &mut toml::Table, given: &str) -> Result<(), ConfigError> {
+/// The dotted key and the value of `key=value`.
+pub(super) fn split_override(given: &str) -> Result<(String, toml::Value), ConfigError> {
     let fail = |problem: String| ConfigError::Override { given: given.to_owned(), problem };
     let (key, value) = given.split_once('=').ok_or_else(|| fail("expected key=value".into()))?;
     let key = key.trim();
@@ -107,8 +116,16 @@ fn apply_override(table: &mut toml::Table, given: &str) -> Result<(), ConfigErro
         }
         _ => toml::Value::String(value.to_owned()),
     };
+    let parts: Vec<&str> = key.split('.').map(str::trim).collect();
+    Ok((parts.join("."), value))
+}
+
+/// Sets one dotted key, making the tables on its way.
+fn apply_override(table: &mut toml::Table, given: &str) -> Result<(), ConfigError> {
+    let fail = |problem: String| ConfigError::Override { given: given.to_owned(), problem };
+    let (key, value) = split_override(given)?;
     let mut here = table;
-    let mut parts = key.split('.').map(str::trim).peekable();
+    let mut parts = key.split('.').peekable();
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
             here.insert(part.to_owned(), value);
@@ -123,7 +140,7 @@ fn apply_override(table: &mut toml::Table, given: &str) -> Result<(), ConfigErro
 }
 
 /// TOML as JSON; what JSON cannot hold is a fault.
-fn to_json(value: toml::Value, key: &str, faults: &mut Vec<Fault>) -> Value {
+pub(super) fn to_json(value: toml::Value, key: &str, faults: &mut Vec<Fault>) -> Value {
     match value {
         toml::Value::String(s) => Value::String(s),
         toml::Value::Integer(i) => i.into(),

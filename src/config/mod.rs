@@ -18,6 +18,7 @@ mod optim;
 mod outline;
 mod schedule;
 mod student;
+mod sweep;
 mod teacher;
 mod tokens;
 mod train;
@@ -51,6 +52,7 @@ pub use optim::{GroupConfig, OptimizerConfig};
 pub use outline::outline;
 pub use schedule::{Per, ScheduleConfig};
 pub use student::{LlamaConfig, StudentConfig};
+pub use sweep::{Keys, Point, SweepConfig, load_sweep};
 pub use teacher::{
     DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH, OutputKind, TeacherConfig, TeacherKind,
 };

@@ -10,7 +10,12 @@ pub trait Progress: Sync {
         let _untold = (name, passes);
     }
 
-    /// So many samples, or passes, more are done.
+    /// A phase begins that is so many epochs of several runs, at most; so many are done already.
+    fn epochs(&self, name: &str, epochs: u64, done: u64) {
+        let _untold = (name, epochs, done);
+    }
+
+    /// So many samples, passes or epochs more are done.
     fn advance(&self, samples: u64);
 
     /// The current phase is over.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::setup::Training;
-use super::{EpochReport, TrainError, TrainReport, transformers};
+use super::{EpochReport, TrainError, TrainOutcome, TrainReport, transformers};
 use crate::config::{StudentConfig, TrainConfig};
 use crate::durable;
 
@@ -24,6 +24,19 @@ const VARIABLES: &str = "student.safetensors";
 const MODULE: &str = "student.pt";
 /// The same for Hugging Face's transformers, of language models.
 const TRANSFORMERS: &str = "transformers";
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FoundRun {
+    /// There is none.
+    Nothing,
+    /// It has kept nothing to go on from.
+    Begun,
+    /// It can go on.
+    Interrupted,
+    /// It is done.
+    Trained(Box<TrainReport>),
+}
 
 /// A run on disk.
 #[derive(Clone, Debug)]
@@ -75,6 +88,31 @@ impl RunFolder {
     /// TorchScript of the student that was kept.
     pub fn module(&self) -> PathBuf {
         self.0.join(MODULE)
+    }
+
+    /// How far the run in the folder is.
+    ///
+    /// # Errors
+    /// [`TrainError::Read`]: what is there cannot be read.
+    pub fn found(&self) -> Result<FoundRun, TrainError> {
+        let path = self.summary();
+        let read = |source| TrainError::Read { path: path.clone(), source };
+        match fs::read(&path) {
+            Ok(text) => {
+                let report: TrainReport =
+                    serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
+                if report.outcome == TrainOutcome::Trained {
+                    return Ok(FoundRun::Trained(Box::new(report)));
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(read(error)),
+        }
+        if self.state().exists() {
+            return Ok(FoundRun::Interrupted);
+        }
+        let is_empty = fs::read_dir(&self.0).map_or(true, |mut entries| entries.next().is_none());
+        Ok(if is_empty { FoundRun::Nothing } else { FoundRun::Begun })
     }
 
     /// The folder that Hugging Face's transformers load the student from, where they know it.

@@ -156,7 +156,7 @@ impl Finished {
 }
 
 /// Whether the run's student is a language model: a run over images says how they were prepared.
-fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
+pub(super) fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
     let path = run.config();
     let read = |source| TrainError::Read { path: path.clone(), source };
     let text = std::fs::read_to_string(&path).map_err(read)?;
@@ -165,7 +165,7 @@ fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
 }
 
 /// Says which file of a run is missing, in the system's words.
-fn readable(path: &Path) -> Result<(), TrainError> {
+pub(super) fn readable(path: &Path) -> Result<(), TrainError> {
     let opened = std::fs::File::open(path);
     opened.map(|_| ()).map_err(|source| TrainError::Read { path: path.to_owned(), source })
 }

@@ -22,10 +22,11 @@ const FREE: [&str; 7] = [
     "checkpoint",
 ];
 
-/// Whether a run may go on with another value of `key`. So it is with a metric's command that failed and was mended.
-fn is_free(key: &str) -> bool {
+/// Whether a run may go on with another value of `key`, `free` being those that may. So it is, always, with a metric's
+/// command that failed and was mended.
+fn is_free(key: &str, free: &[&str]) -> bool {
     let of_metric = key.starts_with("validation.") && key.contains(".metrics.");
-    FREE.contains(&key) || of_metric && (key.ends_with(".command") || key.ends_with(".timeout"))
+    free.contains(&key) || of_metric && (key.ends_with(".command") || key.ends_with(".timeout"))
 }
 
 /// The config with what it left to the cache filled in: the run can be used without the cache.
@@ -48,7 +49,7 @@ pub(super) fn open(folder: &RunFolder, config: &TrainConfig) -> Result<Kept, Tra
     let damaged = |problem: String| TrainError::State { path: path.clone(), problem };
     let begun: Value = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
     let now = Value::try_from(config).map_err(|error| damaged(error.to_string()))?;
-    match difference(&begun, &now, "") {
+    match difference(&begun, &now, &FREE) {
         None => Ok(kept),
         Some((key, kept, found)) => {
             Err(TrainError::Resumed { path: folder.path().to_owned(), key, kept, found })
@@ -56,9 +57,13 @@ pub(super) fn open(folder: &RunFolder, config: &TrainConfig) -> Result<Kept, Tra
     }
 }
 
-/// The first key, in the order of their names, that is in one of both only or has another value.
-fn difference(begun: &Value, now: &Value, key: &str) -> Option<(String, String, String)> {
-    if is_free(key) {
+/// The first key, in the order of their names, that is in one of both only or has another value; `free` may.
+pub(crate) fn difference(begun: &Value, now: &Value, free: &[&str]) -> Option<(String, String, String)> {
+    difference_at(begun, now, free, "")
+}
+
+fn difference_at(begun: &Value, now: &Value, free: &[&str], key: &str) -> Option<(String, String, String)> {
+    if is_free(key, free) {
         return None;
     }
     if let (Value::Table(begun), Value::Table(now)) = (begun, now) {
@@ -68,8 +73,8 @@ fn difference(begun: &Value, now: &Value, key: &str) -> Option<(String, String, 
         return keys.into_iter().find_map(|name| {
             let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
             match (begun.get(name), now.get(name)) {
-                (Some(begun), Some(now)) => difference(begun, now, &path),
-                _ if is_free(&path) => None,
+                (Some(begun), Some(now)) => difference_at(begun, now, free, &path),
+                _ if is_free(&path, free) => None,
                 (begun, now) => {
                     let word = |value: Option<&Value>| value.map_or("nothing".into(), ToString::to_string);
                     Some((path, word(begun), word(now)))
@@ -137,20 +142,20 @@ mod tests {
             "seed = 1\n[train]\nepochs = 3\ndevice = \"cuda\"\nmax_steps = 9\n[loss]\nt = 2.0",
         )
         .unwrap();
-        assert_eq!(difference(&begun, &same, ""), None);
+        assert_eq!(difference(&begun, &same, &FREE), None);
         // A metric's command may be mended, but not what it says.
         let metric =
             |text: &str| toml::from_str::<Value>(&format!("[validation.a.metrics.b]\n{text}")).unwrap();
         let before = metric("command = [\"a\"]\ntimeout = 9.0\nbetter = \"lower\"");
         let mended = metric("command = [\"b\", \"c\"]\ntimeout = 10.0\nbetter = \"lower\"");
-        assert_eq!(difference(&before, &mended, ""), None);
+        assert_eq!(difference(&before, &mended, &FREE), None);
         let other = metric("command = [\"a\"]\ntimeout = 9.0\nbetter = \"higher\"");
-        assert_eq!(difference(&before, &other, "").unwrap().0, "validation.a.metrics.b.better");
+        assert_eq!(difference(&before, &other, &FREE).unwrap().0, "validation.a.metrics.b.better");
         let other: Value = toml::from_str("seed = 1\n[train]\nepochs = 4\n[loss]\nt = 2.0").unwrap();
-        let (key, kept, found) = difference(&begun, &other, "").unwrap();
+        let (key, kept, found) = difference(&begun, &other, &FREE).unwrap();
         assert_eq!((key.as_str(), kept.as_str(), found.as_str()), ("train.epochs", "3", "4"));
         let fewer: Value = toml::from_str("seed = 1\n[train]\nepochs = 3").unwrap();
-        let (key, _, found) = difference(&begun, &fewer, "").unwrap();
+        let (key, _, found) = difference(&begun, &fewer, &FREE).unwrap();
         assert_eq!((key.as_str(), found.as_str()), ("loss", "nothing"));
     }
 }

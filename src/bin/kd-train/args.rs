@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kd_cache::train::ExportedForm;
 
 use crate::shared::{Format, PrintConfigArgs};
 
@@ -26,12 +27,16 @@ Examples:
   kd-train eval runs/t4 --dataset held_out --set validation.held_out.dataset.kind=folder --set validation.held_out.dataset.path=photos
   kd-train predict runs/t4 --dataset test --out predictions.parquet --top 5
   kd-train generate runs/lm --prompt 'The list is sorted' --max-new-tokens 40
+  kd-train sweep --config configs/sweep/fashion-mnist.toml --out sweeps/temperature
+  kd-train export runs/t4 --to onnx --out student.onnx
 
 A run's folder holds config.toml, metrics.jsonl (a line an epoch), summary.json,
 checkpoints/{best,last}.safetensors (and more of them, as [checkpoint] in the config says), student.safetensors and student.pt (TorchScript); of a language model
 also transformers/, which Hugging Face's from_pretrained loads.
 
-Exit codes: 0 done; 2 could not run (the message says why); 130 interrupted."
+A sweep's folder holds runs/, sweep.json, table.md (the best first) and plot.svg.
+
+Exit codes: 0 done; 1 some runs of a sweep failed; 2 could not run (the message says why); 130 interrupted."
 )]
 pub struct Cli {
     /// What to do instead of training.
@@ -70,9 +75,12 @@ pub struct TrainArgs {
     /// No progress on standard error
     #[arg(long, short)]
     pub quiet: bool,
+    /// Stop, as Ctrl-C would make it, when standard input ends: how a sweep holds its runs
+    #[arg(long, hide = true)]
+    pub stop_at_end_of_input: bool,
 }
 
-/// Using a finished run.
+/// Using a finished run, and many runs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure a run's student on the validation sets of its config, or of another
@@ -81,6 +89,10 @@ pub enum Command {
     Predict(PredictArgs),
     /// Go on with a prompt, as a run's language model would
     Generate(GenerateArgs),
+    /// Write a run's student as TorchScript, safetensors or ONNX
+    Export(ExportArgs),
+    /// Train a student for every combination of keys, and rank them
+    Sweep(SweepArgs),
     /// Print a config as it is understood, or every key with its default
     Config(PrintConfigArgs),
 }
@@ -161,4 +173,78 @@ pub struct GenerateArgs {
     /// Form of the report on standard output
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+}
+
+/// Sweep.
+#[derive(Args, Debug)]
+pub struct SweepArgs {
+    /// The sweep's config (TOML; schemas/sweep-config.json describes it)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The sweep's folder; what is in it is gone on with
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Change a key of the sweep's config, e.g. --set jobs=2 or --set 'grid.seed=[0, 1]' (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Check everything and list the runs, but start and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Form of the report on standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Export.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The run's folder
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The form
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub to: ExportTo,
+    /// What to write [default: RUN's name with .pt, .safetensors or .onnx, in this folder; of a language model's
+    /// safetensors a folder for Hugging Face's transformers, unless the name ends in .safetensors]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// ONNX: the Python that has PyTorch and onnx
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: PathBuf,
+    /// ONNX: the shape of one image, e.g. 1,28,28 [default: as the data of the run's config have it]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',')]
+    pub shape: Option<Vec<usize>>,
+    /// ONNX: operator set
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    pub opset: u32,
+    /// ONNX: largest difference of a logit from the TorchScript's, as a share of the largest logit
+    #[arg(long, value_name = "SHARE", default_value_t = 1e-4)]
+    pub tolerance: f64,
+    /// Form of the report on standard output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Forms of a student.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportTo {
+    /// A TorchScript module: torch.jit.load
+    Torchscript,
+    /// Weights by name; of a language model a folder that Hugging Face's transformers load
+    Safetensors,
+    /// An ONNX model, made by PyTorch and compared with the TorchScript's logits
+    Onnx,
+}
+
+impl From<ExportTo> for ExportedForm {
+    fn from(to: ExportTo) -> Self {
+        match to {
+            ExportTo::Torchscript => Self::Torchscript,
+            ExportTo::Safetensors => Self::Safetensors,
+            ExportTo::Onnx => Self::Onnx,
+        }
+    }
 }

@@ -1,14 +1,17 @@
 //! `kd-train`: trains students from a cache, measures them, and asks them.
 
 mod args;
+mod export;
 mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod sweep;
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
@@ -24,6 +27,8 @@ fn main() -> ExitCode {
         (Some(Command::Eval(args)), _) => eval(args),
         (Some(Command::Predict(args)), _) => predict(args),
         (Some(Command::Generate(args)), _) => generate(args),
+        (Some(Command::Export(args)), _) => export::export(args),
+        (Some(Command::Sweep(args)), _) => sweep::sweep(args),
         (Some(Command::Config(args)), _) => print_config::<TrainConfig>(args),
         (None, Some(args)) => train(args),
         (None, None) => Cli::command()
@@ -42,6 +47,9 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         resume: args.resume,
     };
     let stop = on_interrupt()?;
+    if args.stop_at_end_of_input {
+        stop_at_end_of_input(stop);
+    }
     let report = train::run(&config, &options, stop, &Terminal::new(args.quiet))?;
     match args.format {
         Format::Json => print_json(&report)?,
@@ -56,6 +64,15 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sets `stop` when standard input ends: when whoever holds its other end wishes it, or is no more.
+fn stop_at_end_of_input(stop: &'static AtomicBool) {
+    std::thread::spawn(|| {
+        // Nothing is said there; an error is an end, too.
+        drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        stop.store(true, Ordering::SeqCst);
+    });
 }
 
 fn eval(args: &EvalArgs) -> anyhow::Result<ExitCode> {

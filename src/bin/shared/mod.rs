@@ -1,11 +1,15 @@
-//! What both programs share at the terminal: progress, interruption, output, errors.
+//! What both programs share: progress, interruption, output and errors at the terminal; markup and words of pages.
 
 mod config;
+mod markup;
 mod output;
 mod progress;
 mod stop;
+mod words;
 
 pub use config::{PrintConfigArgs, print_config};
+pub use markup::Markup;
 pub use output::{Format, fail, print, print_json};
 pub use progress::Terminal;
 pub use stop::{INTERRUPTED, on_interrupt};
+pub use words::trimmed;

@@ -40,6 +40,8 @@ enum Unit {
     Samples,
     /// Of which there may be fewer.
     Passes,
+    /// Of several runs; there may be fewer, too.
+    Epochs,
 }
 
 impl Terminal {
@@ -87,6 +89,7 @@ impl Phase {
         let mut line = match self.unit {
             Unit::Samples => format!("{name}: {done} of {samples} samples, {rate:.0}/s"),
             Unit::Passes => format!("{name}: {done} of at most {samples} passes"),
+            Unit::Epochs => format!("{name}: {done} of at most {samples} epochs"),
         };
         if done < samples && rate > 0.0 {
             line.push_str(&format!(", {:.0} s left", (samples - done) as f64 / rate));
@@ -102,6 +105,10 @@ impl Progress for Terminal {
 
     fn passes(&self, name: &str, passes: u64) {
         self.begin(name, Unit::Passes, passes, 0);
+    }
+
+    fn epochs(&self, name: &str, epochs: u64, done: u64) {
+        self.begin(name, Unit::Epochs, epochs, done);
     }
 
     fn advance(&self, samples: u64) {

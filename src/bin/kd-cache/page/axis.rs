@@ -1,6 +1,7 @@
 //! Values to places along an axis.
 
-use super::words::{superscript, trimmed};
+use super::words::superscript;
+use crate::shared::trimmed;
 
 /// One axis of a picture.
 #[derive(Clone, Debug, PartialEq)]

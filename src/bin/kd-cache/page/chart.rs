@@ -4,7 +4,7 @@
 //! that a browser shows where the pointer rests.
 
 use super::axis::Axis;
-use super::markup::Markup;
+use crate::shared::Markup;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 230.0;

@@ -3,8 +3,8 @@
 use indicatif::{HumanBytes, HumanCount};
 use kd_cache::ops::CacheReport;
 
-use super::markup::Markup;
 use super::{fidelity, provenance, size, targets};
+use crate::shared::Markup;
 
 /// Scripts and everything from elsewhere are forbidden by the page itself, too.
 const HEAD: &str = "\

@@ -6,13 +6,16 @@ use kd_cache::target::TailHandling;
 
 use super::axis::Axis;
 use super::chart::{self, Line};
-use super::markup::Markup;
+use super::heading::heading;
 use super::table::{Cells, table};
-use super::words::{percent, trimmed};
+use super::words::percent;
+use crate::shared::Markup;
+use crate::shared::trimmed;
 
 /// How far targets are from the teacher.
 pub fn fidelity(markup: &mut Markup, report: &CacheReport) {
-    markup.section(
+    heading(
+        markup,
         "Fidelity",
         "Root mean square of the distance between cached target and the teacher's full softmax, by \
          temperature and by what is assumed of the tail; lower is better.",

@@ -1,13 +1,13 @@
 //! The report as one HTML page: no scripts, nothing fetched, pictures as SVG inside it.
 //!
-//! What a cache says of itself comes from strangers. Text reaches the page through [`markup`] alone,
-//! which escapes all of it.
+//! What a cache says of itself comes from strangers. Text reaches the page through
+//! [`Markup`](crate::shared::Markup) alone, which escapes all of it.
 
 mod axis;
 mod chart;
 mod document;
 mod fidelity;
-mod markup;
+mod heading;
 mod provenance;
 mod size;
 mod table;

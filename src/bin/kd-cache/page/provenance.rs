@@ -3,8 +3,9 @@
 use indicatif::{HumanBytes, HumanCount};
 use kd_cache::ops::CacheReport;
 
-use super::markup::Markup;
+use super::heading::heading;
 use super::table::{Cells, facts, table};
+use crate::shared::Markup;
 
 /// Shards listed at most.
 const SHOWN: usize = 200;
@@ -12,7 +13,8 @@ const SHOWN: usize = 200;
 /// Everything that `kd-cache inspect` says, and the digests behind it.
 pub fn section(markup: &mut Markup, report: &CacheReport) {
     let (cache, made_of) = (&report.cache, &report.provenance);
-    markup.section(
+    heading(
+        markup,
         "Provenance",
         "As the cache's manifest says; kd-cache verify compares the digests with the files.",
     );

@@ -5,13 +5,15 @@ use kd_cache::ops::CacheReport;
 
 use super::axis::Axis;
 use super::chart::{self, Bar};
-use super::markup::Markup;
+use super::heading::heading;
 use super::table::{Cells, table};
 use super::words::percent;
+use crate::shared::Markup;
 
 /// Where the bytes are.
 pub fn size(markup: &mut Markup, report: &CacheReport) {
-    markup.section(
+    heading(
+        markup,
         "Size by column",
         "Bytes per position, from the columns' types and the files' sizes. Framing is what an Arrow \
          file has beside its rows; the tail model is there once for the whole cache.",

@@ -1,6 +1,6 @@
 //! Small tables beside the pictures.
 
-use super::markup::Markup;
+use crate::shared::Markup;
 
 /// Columns that hold words stand left, numbers right.
 #[derive(Clone, Copy, PartialEq)]

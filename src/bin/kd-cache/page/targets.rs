@@ -5,9 +5,11 @@ use kd_cache::ops::{CacheReport, Spread};
 
 use super::axis::Axis;
 use super::chart::{self, Band, Bar, Line};
-use super::markup::Markup;
+use super::heading::heading;
 use super::table::{Cells, table};
-use super::words::{percent, trimmed};
+use super::words::percent;
+use crate::shared::Markup;
+use crate::shared::trimmed;
 
 const NUMBER: Cells = Cells::Numbers;
 
@@ -24,7 +26,7 @@ pub fn kept_mass(markup: &mut Markup, report: &CacheReport) {
     } else {
         "The head holds every class, and so all of the mass at every temperature."
     };
-    markup.section("Mass kept by the head", about);
+    heading(markup, "Mass kept by the head", about);
     let temperatures: Vec<f64> = rows.iter().map(|row| row.temperature).collect();
     let line = |name: &str, of: fn(&Spread) -> f64| Line {
         name: name.into(),
@@ -48,7 +50,8 @@ pub fn kept_mass(markup: &mut Markup, report: &CacheReport) {
 /// How undecided the targets are.
 pub fn entropy(markup: &mut Markup, report: &CacheReport) {
     let largest = (report.cache.classes as f64).ln();
-    markup.section(
+    heading(
+        markup,
         "Entropy of the target",
         &format!(
             "In nats, of the whole target: 0 is certainty, {} an even choice among all {} classes.",
@@ -91,7 +94,8 @@ pub fn entropy(markup: &mut Markup, report: &CacheReport) {
 
 /// How probable the head's classes are.
 pub fn ranks(markup: &mut Markup, report: &CacheReport) {
-    markup.section(
+    heading(
+        markup,
         "Probability by rank in the head",
         "Bars are means over the positions, whiskers 5 to 95 %. A last rank that still holds much \
          asks for a larger k.",
@@ -162,7 +166,8 @@ fn others(report: &CacheReport) -> [Option<String>; 2] {
 
 /// Where labels stand.
 pub fn labels(markup: &mut Markup, report: &CacheReport) {
-    markup.section(
+    heading(
+        markup,
         "Rank of the label in the head",
         "How often the label is the teacher's first class, its second, and so on. A label outside the \
          head gets its probability from the tail.",

@@ -34,12 +34,6 @@ impl Markup {
         self.element(tag, attributes, |inner| inner.text(text));
     }
 
-    /// A section's heading, and what it shows.
-    pub fn section(&mut self, title: &str, about: &str) {
-        self.leaf("h2", &[], title);
-        self.leaf("p", &[("class", "soft")], about);
-    }
-
     /// Text, whoever wrote it.
     pub fn text(&mut self, text: &str) {
         for character in text.chars() {
