@@ -55,6 +55,9 @@ pub mod metrics;
 
 #[cfg(feature = "torch")]
 pub mod checkpoint;
+
+pub mod tracking;
+
 #[cfg(feature = "torch")]
 pub mod train;
 

@@ -35,6 +35,7 @@ mod roundtrip;
 mod sampled;
 mod schemas;
 mod sweep;
+mod tracking;
 mod train;
 mod train_controls;
 mod train_losses;

@@ -15,6 +15,7 @@ use kd_cache::ops::{
     ShowReport, Silent, TeacherRate, VerifyReport, export, inspect, report, show, verify,
 };
 use kd_cache::target::{TailHandling, Temperature};
+use kd_cache::tracking::StepReport;
 use schemars::JsonSchema;
 use schemars::generate::{Contract, SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -58,6 +59,7 @@ fn all() -> Vec<(String, Value)> {
         schema::<ExportReport>("export", "Report of kd-cache export", Serialize),
         schema::<ExportRow>("export-row", "A line of kd-cache export --to jsonl", Serialize),
         schema::<CacheReport>("report", "Report of kd-cache report: the data of its page", Serialize),
+        schema::<StepReport>("train-step", "A line of steps.jsonl of a run", Serialize),
     ];
     #[cfg(feature = "torch")]
     all.extend(training::all());
@@ -377,6 +379,23 @@ fn sweep_configs_fit() {
     );
 }
 
+#[test]
+fn lines_of_steps_fit() {
+    for full in [true, false] {
+        let line = StepReport {
+            step: 50,
+            epoch: 1,
+            learning_rate: 0.1,
+            train_loss: 1.5,
+            terms: [("kl".to_owned(), 1.0), ("jsd".to_owned(), 2.0)].into(),
+            gradient_norm: full.then_some(0.7),
+            samples_per_second: 20.0,
+            positions_per_second: full.then_some(200.0),
+        };
+        hold("train-step", &value(&line), &[("/step", json!(-1)), ("/train_loss", Value::Null)]);
+    }
+}
+
 #[cfg(feature = "torch")]
 mod training {
     use std::collections::BTreeMap;
@@ -464,6 +483,7 @@ mod training {
                 seed: 0,
                 parameters: 7,
                 warning: None,
+                tracking_warning: full.then(|| "warning: MLflow".to_owned()),
             };
             hold("train-summary", &value(&report), &[("/outcome", json!("done")), ("/seed", Value::Null)]);
             let point = PointReport {

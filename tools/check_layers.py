@@ -25,6 +25,7 @@ MAX_LINES = 500
 CONFINED = {
     "tch": ["libtorch", "teacher/torchscript", "loss", "student", "optim", "metrics", "checkpoint", "train"],
     "ort": ["teacher/onnx"],
+    "ureq": ["tracking/mlflow"],
     "clap": ["bin"],
     "anyhow": ["bin"],
     "indicatif": ["bin"],

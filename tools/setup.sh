@@ -25,9 +25,9 @@ CUDA_CUPTI=13.0.85
 WHEEL_PYTHON=3.12
 WHEEL_ABI=cp312
 # For the user's own Python: what tools/read_cache.py needs, what draws the demo's picture, and the
-# tools that the gate opens shards with. The last group is tried first with the others, and may fail.
+# tools that the gate opens shards and event files with. The last group is tried first with the others, and may fail.
 PYTHON_NEEDED='numpy>=1.26,<3 pyarrow>=17,<27 matplotlib>=3.8,<3.12'
-PYTHON_TRIED='polars>=1.40,<2 duckdb>=1.2,<2 datasets>=4,<6'
+PYTHON_TRIED='polars>=1.40,<2 duckdb>=1.2,<2 datasets>=4,<6 tensorboard>=2.19,<3'
 
 # SHA-256 of the wheels for x86_64. (Other architectures are downloaded unverified, and say so.)
 wheel_sha256() {
@@ -404,7 +404,7 @@ setup_language_model() {
 setup_python_packages() {
     local wanted="$PYTHON_NEEDED $PYTHON_TRIED" missing="" requirements
     if [ "$(cat "$packages/complete" 2>/dev/null || true)" != "$wanted" ]; then
-        say "Python packages: installing them for $python_tag (200 MB, once): $wanted"
+        say "Python packages: installing them for $python_tag (230 MB, once): $wanted"
         room_for 1000
         find_pip
         for requirements in "$wanted" "$PYTHON_NEEDED"; do

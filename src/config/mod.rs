@@ -21,6 +21,7 @@ mod student;
 mod sweep;
 mod teacher;
 mod tokens;
+mod tracking;
 mod train;
 mod validation;
 
@@ -60,5 +61,6 @@ pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
+pub use tracking::{MlflowConfig, TrackingConfig, problem_of_uri};
 pub use train::{InitConfig, Precision, TrainConfig, TrainSection};
 pub use validation::{Better, CheckpointConfig, DEFAULT_METRIC_TIMEOUT, MetricConfig, ValidationConfig};

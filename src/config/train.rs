@@ -10,6 +10,7 @@ use super::loss::LossConfig;
 use super::optim::OptimizerConfig;
 use super::schedule::ScheduleConfig;
 use super::student::StudentConfig;
+use super::tracking::TrackingConfig;
 use super::validation::{CheckpointConfig, ValidationConfig};
 use super::{AugmentConfig, Config, DatasetConfig, Fault, PreprocessConfig, device, features};
 
@@ -54,6 +55,9 @@ pub struct TrainConfig {
     /// Which students stay on disk.
     #[serde(default, skip_serializing_if = "CheckpointConfig::is_default")]
     pub checkpoint: CheckpointConfig,
+    /// What is told of the run while it goes on.
+    #[serde(default, skip_serializing_if = "TrackingConfig::is_default")]
+    pub tracking: TrackingConfig,
 }
 
 /// Weights to begin with.
@@ -193,6 +197,7 @@ impl Config for TrainConfig {
         faults.extend(self.student.validate());
         faults.extend(self.optimizer.validate());
         faults.extend(self.schedule.validate(epochs));
+        faults.extend(self.tracking.validate(self.validation.keys()));
         faults
     }
 }

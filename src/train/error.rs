@@ -12,6 +12,7 @@ use crate::optim::OptimError;
 use crate::preprocess::PreprocessError;
 use crate::student::StudentError;
 use crate::target::TemperatureError;
+use crate::tracking::mlflow::MlflowError;
 
 /// Why a run cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum TrainError {
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A server that is told of the run.
+    #[error(transparent)]
+    Mlflow(#[from] MlflowError),
     /// Config and cache disagree.
     #[error("{key}: the config gives {found}, but the cache {cache} was built with {cached}; {hint}")]
     Mismatch {

@@ -14,6 +14,12 @@ use crate::durable;
 const CONFIG: &str = "config.toml";
 /// One line an epoch.
 const METRICS: &str = "metrics.jsonl";
+/// One line every few steps, where they are asked for.
+const STEPS: &str = "steps.jsonl";
+/// Event files.
+const TENSORBOARD: &str = "tensorboard";
+/// Which run on an MLflow server it is, and what the server has got of it.
+const MLFLOW: &str = "mlflow.json";
 /// The run's report.
 const SUMMARY: &str = "summary.json";
 /// `best`, `last` and others that `[checkpoint]` asks for.
@@ -61,7 +67,18 @@ impl RunFolder {
         if !found.is_empty() && !overwrite {
             return Err(TrainError::Occupied { path: self.0.clone() });
         }
-        let ours = [CONFIG, METRICS, SUMMARY, CHECKPOINTS, VARIABLES, MODULE, TRANSFORMERS];
+        let ours = [
+            CONFIG,
+            METRICS,
+            STEPS,
+            TENSORBOARD,
+            MLFLOW,
+            SUMMARY,
+            CHECKPOINTS,
+            VARIABLES,
+            MODULE,
+            TRANSFORMERS,
+        ];
         let is_ours = |name: &str| ours.contains(&name.trim_end_matches(durable::TEMPORARY));
         if let Some(stranger) = found.iter().find(|name| !is_ours(name)) {
             return Err(TrainError::NotARun { path: self.0.clone(), found: stranger.clone() });
@@ -153,6 +170,21 @@ impl RunFolder {
     /// One line an epoch.
     pub fn metrics(&self) -> PathBuf {
         self.0.join(METRICS)
+    }
+
+    /// One line every `tracking.every` steps.
+    pub fn steps(&self) -> PathBuf {
+        self.0.join(STEPS)
+    }
+
+    /// The folder of event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.0.join(TENSORBOARD)
+    }
+
+    /// What an MLflow server has got.
+    pub(super) fn mlflow(&self) -> PathBuf {
+        self.0.join(MLFLOW)
     }
 
     /// The run's folder itself.

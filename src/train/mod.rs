@@ -22,6 +22,8 @@ mod state;
 mod step;
 mod sums;
 mod transformers;
+mod watch;
+mod window;
 
 pub use error::TrainError;
 pub use export::{ExportedForm, ExportedStudent, OnnxCheck, StudentInput, export};

@@ -28,7 +28,8 @@ pub struct EpochReport {
     /// Weights of the epoch's last step, of the terms whose weights change.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<String, f64>,
-    /// Mean norm of the gradients of a step before they were clipped; absent without `train.clip_norm`.
+    /// Mean norm of the gradients of a step before they were clipped; absent unless `train.clip_norm` or
+    /// `tracking.gradient_norm` asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,
     /// Wall-clock time of the training steps of this session.
@@ -114,4 +115,7 @@ pub struct TrainReport {
     /// What is not known of the targets at this temperature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// Why a server that should be told of the run has not got all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking_warning: Option<String>,
 }

@@ -12,7 +12,7 @@ use crate::config::TrainConfig;
 use crate::durable;
 
 /// Keys that a run may go on with otherwise: none of them changes the steps that were made.
-const FREE: [&str; 7] = [
+const FREE: [&str; 10] = [
     "train.device",
     "train.threads",
     "train.prefetch",
@@ -20,6 +20,9 @@ const FREE: [&str; 7] = [
     "train.patience",
     "train.keep_every",
     "checkpoint",
+    "tracking.every",
+    "tracking.tensorboard",
+    "tracking.mlflow",
 ];
 
 /// Whether a run may go on with another value of `key`, `free` being those that may. So it is, always, with a metric's
@@ -75,6 +78,11 @@ fn difference_at(begun: &Value, now: &Value, free: &[&str], key: &str) -> Option
             match (begun.get(name), now.get(name)) {
                 (Some(begun), Some(now)) => difference_at(begun, now, free, &path),
                 _ if is_free(&path, free) => None,
+                // A section that is missing has none of its keys.
+                (begun, now) if free.iter().any(|free| free.strip_prefix(&path).is_some_and(of_section)) => {
+                    let empty = Value::Table(toml::Table::new());
+                    difference_at(begun.unwrap_or(&empty), now.unwrap_or(&empty), free, &path)
+                }
                 (begun, now) => {
                     let word = |value: Option<&Value>| value.map_or("nothing".into(), ToString::to_string);
                     Some((path, word(begun), word(now)))
@@ -83,6 +91,11 @@ fn difference_at(begun: &Value, now: &Value, free: &[&str], key: &str) -> Option
         });
     }
     (begun != now).then(|| (key.to_owned(), begun.to_string(), now.to_string()))
+}
+
+/// Whether what follows a key is a key of its section.
+fn of_section(rest: &str) -> bool {
+    rest.starts_with('.')
 }
 
 /// Fills `report` with what the epochs up to `place` have found out, gives them, and cuts what was written after them.
@@ -154,6 +167,15 @@ mod tests {
         let other: Value = toml::from_str("seed = 1\n[train]\nepochs = 4\n[loss]\nt = 2.0").unwrap();
         let (key, kept, found) = difference(&begun, &other, &FREE).unwrap();
         assert_eq!((key.as_str(), kept.as_str(), found.as_str()), ("train.epochs", "3", "4"));
+        // What is told of a run may change, but for what it measures.
+        let told = "seed = 1\n[train]\nepochs = 3\n[loss]\nt = 2.0\n[tracking]\nevery = 5";
+        let tracked: Value = toml::from_str(told).unwrap();
+        assert_eq!(difference(&begun, &tracked, &FREE), None);
+        assert_eq!(difference(&tracked, &begun, &FREE), None);
+        let measured: Value = toml::from_str(&format!("{told}\ngradient_norm = true")).unwrap();
+        for (a, b) in [(&begun, &measured), (&measured, &begun)] {
+            assert_eq!(difference(a, b, &FREE).unwrap().0, "tracking.gradient_norm");
+        }
         let fewer: Value = toml::from_str("seed = 1\n[train]\nepochs = 3").unwrap();
         let (key, _, found) = difference(&begun, &fewer, &FREE).unwrap();
         assert_eq!((key.as_str(), found.as_str()), ("loss", "nothing"));

@@ -15,6 +15,7 @@ use super::setup::{self, Training, ValidationSet};
 use super::state::{self, Kept, Place};
 use super::step::backward;
 use super::sums::Sums;
+use super::watch::{self, Step, Watch};
 use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport, doubt};
 use crate::checkpoint;
 use crate::config::{Setting, StudentConfig, TrainConfig};
@@ -25,6 +26,7 @@ use crate::metrics::Evaluation;
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
 use crate::student::{self, Asked, Initialised, State, Student};
+use crate::tracking::mlflow;
 
 /// Steps between two looks at the loss: each one waits for the device.
 const STEPS_PER_LOOK: u64 = 50;
@@ -49,6 +51,8 @@ pub struct RunOptions {
     pub overwrite: bool,
     /// Whether to go on with an interrupted run there.
     pub resume: bool,
+    /// What the environment says of an MLflow server, for `tracking.mlflow`.
+    pub mlflow: mlflow::Access,
 }
 
 /// Trains the student of `config`, validates it after each epoch, and exports the best.
@@ -80,6 +84,7 @@ pub fn run(
             setup::validation(name, set, preprocess.as_ref(), *classes, &config.loss, device)
         })
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
+    let server = watch::server(config, options)?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
     let folder = RunFolder::new(&options.out);
     let resolved = resolved(config, &training);
@@ -117,11 +122,12 @@ pub fn run(
         seed: config.seed,
         parameters,
         warning: doubt::of_tails(config, &training)?,
+        tracking_warning: None,
     };
     if let Some(warning) = &report.warning {
         progress.say(warning);
     }
-    let (mut place, mut sums) = (Place::default(), Sums::default());
+    let (mut place, mut sums, mut window) = (Place::default(), Sums::default(), None);
     let mut retention = Retention::new(config.checkpoint);
     match kept {
         None => {
@@ -130,13 +136,14 @@ pub fn run(
         }
         Some(kept) => {
             kept.put(&folder, student.as_mut(), &features, &mut optimizer, average.as_mut())?;
-            (place, sums) = (kept.place, kept.sums);
+            (place, sums, window) = (kept.place, kept.sums, kept.window);
             sums.move_to(device);
             for EpochReport { epoch, step, train_loss, validation, .. } in
                 resume::report(&folder, &place, &mut report)?
             {
                 retention.add(epoch, step, select_by.score(epoch, train_loss, &validation), true);
             }
+            watch::cut(&folder, &place)?;
         }
     }
     let batches = training.samples.len().div_ceil(config.train.batch as u64);
@@ -144,6 +151,7 @@ pub fn run(
     let steps_per_epoch = batches.div_ceil(config.train.accumulate as u64);
     let schedule = Schedule::new(&config.schedule, peak, config.train.epochs, steps_per_epoch);
     let loss_schedule = LossSchedule::new(&config.loss, config.train.epochs, steps_per_epoch);
+    let watch = Watch::begin(&folder, &resolved, &training, server, window, &sums)?;
     let mut course = Course {
         config,
         training: &training,
@@ -157,6 +165,7 @@ pub fn run(
         device,
         place,
         sums,
+        watch,
     };
     let mut best = BEST;
     while course.goes_on() {
@@ -195,10 +204,12 @@ pub fn run(
         (report.epochs, report.steps) = (trained.epoch, trained.step);
         report.train_loss = Some(trained.train_loss);
         folder.add_epoch(&trained)?;
+        course.watch.tell_epoch(&trained)?;
         course.end_epoch(batches);
         course.keep(student.as_mut())?;
         retention.prune(&folder);
         progress.say(&line(&trained, config.train.epochs));
+        course.say_trouble(progress);
     }
     if report.best_epoch.is_some() {
         keep_best(student.as_mut(), &folder, best)?;
@@ -208,6 +219,12 @@ pub fn run(
         *temperature = course.loss_schedule.at(course.place.step.saturating_sub(1)).temperature;
     }
     report.checkpoints = retention.kept();
+    if let Some((warning, is_new)) = course.watch.end(report.outcome) {
+        if is_new {
+            progress.say(&warning);
+        }
+        report.tracking_warning = Some(warning);
+    }
     report.seconds = begun.elapsed().as_secs_f64();
     folder.write_summary(&report)?;
     Ok(report)
@@ -307,6 +324,7 @@ struct Course<'a> {
     place: Place,
     /// Of the epoch at hand.
     sums: Sums,
+    watch: Watch,
 }
 
 impl Course<'_> {
@@ -326,6 +344,7 @@ impl Course<'_> {
         }
         self.place.epochs += 1;
         self.place.batches = 0;
+        self.watch.end_epoch(&self.sums);
         self.sums = Sums::default();
     }
 
@@ -370,8 +389,17 @@ impl Course<'_> {
     }
 
     fn keep(&self, student: &mut dyn Student) -> Result<(), TrainError> {
+        self.watch.sync()?;
         let (features, optimizer, average) = (&self.features, &self.optimizer, self.average.as_ref());
-        state::save(self.folder, &self.place, student, features, optimizer, average, &self.sums)
+        let figures = (&self.sums, self.watch.window());
+        state::save(self.folder, &self.place, student, features, optimizer, average, figures)
+    }
+
+    /// Says what keeps a server from being told, once.
+    fn say_trouble(&mut self, progress: &dyn Progress) {
+        if let Some(trouble) = self.watch.trouble() {
+            progress.say(&trouble);
+        }
     }
 
     /// The rest of one pass over the samples; `None` when it was stopped.
@@ -386,7 +414,9 @@ impl Course<'_> {
         let (total, before) = (samples.len(), self.sums.over().positions);
         let done = (self.place.batches * section.batch as u64).min(total);
         progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, done);
+        let of_tokens = samples.image_shape().is_none();
         let begun = Instant::now();
+        self.watch.go();
         let order = Order::Shuffled { seed: self.config.seed, epoch: epoch - 1 };
         // Of the step before, should none be left: the state may have been kept after the last one.
         let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
@@ -402,23 +432,32 @@ impl Course<'_> {
                 break;
             }
             learning_rate = self.schedule.at(self.place.step);
+            let seen = self.sums.over().positions;
             let loss = self.step(&*student, &group, learning_rate)?;
             self.place.step += 1;
             self.place.batches += group.len() as u64;
             if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
                 self.check(epoch, loss.total.double_value(&[]))?;
             }
+            let here: u64 = group.iter().map(|batch| batch.ids.len() as u64).sum();
+            rows += here;
+            let positions = self.sums.over().positions - seen;
+            let done = Step { epoch, step: self.place.step, learning_rate, samples: here, positions };
+            if let Some(line) = self.watch.stepped(&done, &self.sums, of_tokens) {
+                self.check(epoch, line.train_loss)?;
+                self.watch.tell_step(&line)?;
+                self.say_trouble(progress);
+            }
             if section.keep_every.is_some_and(|every| self.place.step.is_multiple_of(every)) {
                 self.keep(student)?;
             }
-            let here: u64 = group.iter().map(|batch| batch.ids.len() as u64).sum();
-            rows += here;
             progress.advance(here);
         }
         let means = self.sums.means();
         let train_loss = means.total.unwrap_or(f64::NAN);
         self.check(epoch, train_loss)?;
         let seconds = begun.elapsed().as_secs_f64();
+        self.watch.rest();
         let rate = |count: f64| count / seconds.max(f64::MIN_POSITIVE);
         let positions = self.sums.over().positions - before;
         let loss = &self.config.loss;
@@ -434,7 +473,7 @@ impl Course<'_> {
             gradient_norm: means.gradient_norm,
             seconds,
             samples_per_second: rate(rows as f64),
-            positions_per_second: samples.image_shape().is_none().then(|| rate(positions as f64)),
+            positions_per_second: of_tokens.then(|| rate(positions as f64)),
             validation: BTreeMap::new(),
         }))
     }
@@ -462,7 +501,11 @@ impl Course<'_> {
         if let Some(most) = section.clip_value {
             self.optimizer.clip_value(most);
         }
-        let norm = section.clip_norm.and_then(|most| self.optimizer.clip_norm(most));
+        let norm = match section.clip_norm {
+            Some(most) => self.optimizer.clip_norm(most),
+            None if self.config.tracking.gradient_norm => self.optimizer.gradient_norm(),
+            None => None,
+        };
         self.optimizer.step(learning_rate);
         if let Some(average) = &mut self.average {
             average.update();

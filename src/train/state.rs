@@ -1,7 +1,8 @@
 //! Where a run is, kept so that an interrupted one goes on to the same bits.
 //!
 //! One file, `checkpoints/state.safetensors`, replaced whole: the student's variables and their average, the projections
-//! of losses on features, what the optimizer remembers, the sums of the epoch at hand, and a few numbers. A module that holds state of its own lies beside
+//! of losses on features, what the optimizer remembers, the sums of the epoch at hand and where the last line of steps
+//! was in them, and a few numbers. A module that holds state of its own lies beside
 //! it, in a file that is named after the step and written first.
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use tch::{Kind, Tensor};
 
 use super::sums::Sums;
+use super::window::Window;
 use super::{RunFolder, TrainError};
 use crate::checkpoint;
 use crate::loss::FeatureLoss;
@@ -22,6 +24,7 @@ const OPTIMIZER: &str = "optimizer.";
 const AVERAGE: &str = "average.";
 const PROJECTION: &str = "projection.";
 const SUMS: &str = "sums.";
+const WINDOW: &str = "window.";
 const NUMBERS: &str = "numbers";
 const SCORE: &str = "score";
 
@@ -46,7 +49,7 @@ pub(super) fn save(
     features: &FeatureLoss,
     optimizer: &Optimizer,
     average: Option<&Average>,
-    sums: &Sums,
+    (sums, window): (&Sums, Option<&Window>),
 ) -> Result<(), TrainError> {
     if student.state() == State::Module {
         checkpoint::export(student, &module(folder, place.step))?;
@@ -64,6 +67,8 @@ pub(super) fn save(
         named.extend(average.state().into_iter().map(|(name, value)| (AVERAGE.to_owned() + &name, value)));
     }
     named.extend(sums.tensors().into_iter().map(|(name, value)| (SUMS.to_owned() + &name, value)));
+    let window = window.map(Window::tensors).unwrap_or_default();
+    named.extend(window.into_iter().map(|(name, value)| (WINDOW.to_owned() + &name, value)));
     let (best, score) = place.best.map_or((0, 0.0), |(epoch, score)| (epoch, score));
     let over = sums.over();
     // Counts far below 2⁶³.
@@ -106,6 +111,8 @@ fn remove_others(folder: &RunFolder, step: u64) {
 pub(super) struct Kept {
     pub(super) place: Place,
     pub(super) sums: Sums,
+    /// Where the last line of steps was, if there were such lines.
+    pub(super) window: Option<Window>,
     /// The module to begin with, where the student holds state of its own.
     pub(super) module: Option<PathBuf>,
     named: BTreeMap<String, Tensor>,
@@ -140,8 +147,12 @@ impl Kept {
             Some((name.strip_prefix(SUMS)?.to_owned(), sum.to_kind(Kind::Double)))
         };
         let sums = Sums::restored(positions as usize, labels as usize, steps, named.iter().filter_map(sum));
+        let since = |(name, value): (&String, &Tensor)| {
+            Some((name.strip_prefix(WINDOW)?.to_owned(), value.shallow_clone()))
+        };
+        let window = Window::restored(named.iter().filter_map(since));
         let module = Some(module(folder, step)).filter(|module| module.exists());
-        Ok(Self { place, sums, module, named, optimizer_steps })
+        Ok(Self { place, sums, window, module, named, optimizer_steps })
     }
 
     /// Puts student, projections and optimizer where they were.

@@ -19,11 +19,60 @@ pub(super) struct Sums {
     sums: BTreeMap<String, Tensor>,
 }
 
-/// An epoch's means.
-pub(super) struct EpochMeans {
+/// Means of an epoch, or of a part of it.
+pub(super) struct SumMeans {
     pub(super) total: Option<f64>,
     pub(super) terms: BTreeMap<String, f64>,
     pub(super) gradient_norm: Option<f64>,
+}
+
+/// Sums that were read back from the device, and what they are over, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Totals(BTreeMap<String, f64>);
+
+/// Names of what sums are over. All counts are far below 2⁵³.
+const POSITIONS: &str = "positions";
+const LABELS: &str = "labels";
+const STEPS: &str = "steps";
+
+impl Totals {
+    fn get(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or(0.0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+
+    pub(super) fn new(values: impl Iterator<Item = (String, f64)>) -> Self {
+        Self(values.collect())
+    }
+
+    /// What is left without `other`.
+    pub(super) fn less(&self, other: &Self) -> Self {
+        let names = self.0.keys().chain(other.0.keys());
+        Self(names.map(|name| (name.clone(), self.get(name) - other.get(name))).collect())
+    }
+
+    /// The means.
+    pub(super) fn means(&self) -> SumMeans {
+        let mean = |name: &str| {
+            let over = match name {
+                GRADIENT_NORM => STEPS,
+                name if LossWeights::is_of_labels(name) => LABELS,
+                _ => POSITIONS,
+            };
+            Some(self.0.get(name)? / self.get(over).max(1.0))
+        };
+        let others = [TOTAL, GRADIENT_NORM, POSITIONS, LABELS, STEPS];
+        let terms = self.0.keys().filter(|name| !others.contains(&name.as_str()));
+        let terms = terms.filter_map(|name| Some((name.clone(), mean(name)?)));
+        SumMeans { total: mean(TOTAL), terms: terms.collect(), gradient_norm: mean(GRADIENT_NORM) }
+    }
 }
 
 /// What the sum called `name` is over.
@@ -67,14 +116,20 @@ impl Sums {
     }
 
     /// The means so far.
-    pub(super) fn means(&self) -> EpochMeans {
-        let mean = |name: &str| {
-            let sum = self.sums.get(name)?;
-            Some(sum.double_value(&[]) / count(name, self.over, self.steps).max(1.0))
-        };
-        let terms = self.sums.keys().filter(|name| ![TOTAL, GRADIENT_NORM].contains(&name.as_str()));
-        let terms = terms.filter_map(|name| Some((name.clone(), mean(name)?)));
-        EpochMeans { total: mean(TOTAL), terms: terms.collect(), gradient_norm: mean(GRADIENT_NORM) }
+    pub(super) fn means(&self) -> SumMeans {
+        self.totals().means()
+    }
+
+    /// The sums so far, read back from the device.
+    pub(super) fn totals(&self) -> Totals {
+        let counts = [
+            (POSITIONS, self.over.positions as f64),
+            (LABELS, self.over.labels as f64),
+            (STEPS, self.steps as f64),
+        ];
+        let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count));
+        let sums = self.sums.iter().map(|(name, sum)| (name.clone(), sum.double_value(&[])));
+        Totals::new(sums.chain(counts))
     }
 
     /// The sums by name.
@@ -89,8 +144,7 @@ impl Sums {
         steps: u64,
         sums: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Self {
-        let sums = sums.into_iter().collect();
-        Self { over: Means { positions, labels }, steps, sums }
+        Self { over: Means { positions, labels }, steps, sums: sums.into_iter().collect() }
     }
 
     /// Moves what was restored to the device of the run.

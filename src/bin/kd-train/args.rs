@@ -30,8 +30,9 @@ Examples:
   kd-train sweep --config configs/sweep/fashion-mnist.toml --out sweeps/temperature
   kd-train export runs/t4 --to onnx --out student.onnx
 
-A run's folder holds config.toml, metrics.jsonl (a line an epoch), summary.json,
-checkpoints/{best,last}.safetensors (and more of them, as [checkpoint] in the config says), student.safetensors and student.pt (TorchScript); of a language model
+A run's folder holds config.toml, metrics.jsonl (a line an epoch), steps.jsonl and tensorboard/ (if [tracking] asks for
+them), summary.json, checkpoints/{best,last}.safetensors (and more of them, as [checkpoint] in the config says),
+student.safetensors and student.pt (TorchScript); of a language model
 also transformers/, which Hugging Face's from_pretrained loads.
 
 A sweep's folder holds runs/, sweep.json, table.md (the best first) and plot.svg.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
 use kd_cache::config::{self, TrainConfig};
+use kd_cache::tracking::mlflow;
 use kd_cache::train::{self, GenerateSettings, PredictionColumns, RunFolder, RunOptions, TrainOutcome, Use};
 
 use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
@@ -45,6 +46,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         out: args.out.clone(),
         overwrite: args.overwrite,
         resume: args.resume,
+        mlflow: mlflow_access(),
     };
     let stop = on_interrupt()?;
     if args.stop_at_end_of_input {
@@ -73,6 +75,18 @@ fn stop_at_end_of_input(stop: &'static AtomicBool) {
         drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
         stop.store(true, Ordering::SeqCst);
     });
+}
+
+/// What MLflow's own client takes from the environment.
+fn mlflow_access() -> mlflow::Access {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    mlflow::Access {
+        uri: variable("MLFLOW_TRACKING_URI"),
+        username: variable("MLFLOW_TRACKING_USERNAME"),
+        password: variable("MLFLOW_TRACKING_PASSWORD"),
+        token: variable("MLFLOW_TRACKING_TOKEN"),
+        certificates: variable("MLFLOW_TRACKING_SERVER_CERT_PATH").map(Into::into),
+    }
 }
 
 fn eval(args: &EvalArgs) -> anyhow::Result<ExitCode> {
