@@ -1,4 +1,4 @@
-//! Every config in `configs/` is one that the programs take.
+//! Every config in `configs/` is one that the programs take, and every test that MIGRATING.md names is there.
 
 use std::path::Path;
 
@@ -91,4 +91,27 @@ fn sweep_configs_parse() {
         }
     }
     assert!(parsed >= 8);
+}
+
+#[test]
+fn the_tests_that_the_page_of_migrating_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("MIGRATING.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with('|'));
+    let names: Vec<&str> = rows
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
+        .filter(|code| code.contains("::") && !code.contains(' '))
+        .collect();
+    assert!(names.len() > 30, "{names:?}");
+    for name in names {
+        let (path, test) = name.rsplit_once("::").unwrap();
+        // `room::file::tests::inner`: the tests are in the file, or in `tests.rs` beside it.
+        let room = path.split("::tests").next().unwrap().replace("::", "/");
+        let files = [format!("tests/{path}.rs"), format!("src/{room}.rs"), format!("src/{room}/tests.rs")];
+        let texts: Vec<String> =
+            files.iter().filter_map(|file| std::fs::read_to_string(root.join(file)).ok()).collect();
+        assert!(!texts.is_empty(), "{name}: none of {files:?} is there");
+        let wanted = if test.is_empty() { String::new() } else { format!("fn {test}(") };
+        assert!(texts.iter().any(|text| text.contains(&wanted)), "{name}: no such test in {files:?}");
+    }
 }

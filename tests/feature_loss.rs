@@ -280,15 +280,14 @@ fn a_language_model_gives_a_vector_for_every_token_and_its_student_learns_them()
         }
     }
 
-    let train = format!(
-        r#"seed = 3
+    let train = r#"seed = 3
 [student]
 kind = "llama"
 hidden_size = 16
 num_hidden_layers = 1
 num_attention_heads = 2
 [loss]
-weights = {{ kl = 1.0 }}
+weights = { kl = 1.0 }
 [[loss.features]]
 name = "hidden"
 [optimizer]
@@ -298,9 +297,8 @@ learning_rate = 0.01
 epochs = 30
 batch = 4
 threads = 1
-"#
-    );
-    let train = write(dir.path(), "train.toml", &train);
+"#;
+    let train = write(dir.path(), "train.toml", train);
     let run = |name: &str, cache: &Path| {
         let out = dir.path().join(name);
         kd_train(&args!["--config", train, "--cache", cache, "--out", out, "--quiet"]).code(0);

@@ -30,6 +30,7 @@ mod mixture;
 mod numerics;
 mod pipeline;
 mod report_plan;
+mod resnet;
 mod resume;
 mod roundtrip;
 mod sampled;

@@ -280,9 +280,11 @@ fn every_point_is_checked_before_the_first_run() {
     refused(
         "[grid]\nloss.temprature = [1, 2]\nstudent.hidden = [[8], [0]]\nseed = [0, 1, 2]\n",
         &[
-            "train.toml with the sweep's keys: 1 fault",
+            "train.toml with the sweep's keys: 2 faults",
             "loss.temprature: unknown key; did you mean temperature?",
             "(in every run)",
+            "student.hidden: expected widths of at least 1, found 0 (in temprature=1,hidden=0,seed=0, \
+             temprature=1,hidden=0,seed=1 and 4 more)",
         ],
     );
     refused(

@@ -52,7 +52,7 @@ pub use loss::{
 pub use optim::{GroupConfig, OptimizerConfig};
 pub use outline::outline;
 pub use schedule::{Per, ScheduleConfig};
-pub use student::{LlamaConfig, StudentConfig};
+pub use student::{LlamaConfig, ResnetConfig, Stem, StudentConfig};
 pub use sweep::{Keys, Point, SweepConfig, load_sweep};
 pub use teacher::{
     DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH, OutputKind, TeacherConfig, TeacherKind,

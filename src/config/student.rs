@@ -34,17 +34,12 @@ pub enum StudentConfig {
         #[schemars(range(min = 2))]
         classes: Option<usize>,
     },
-    /// ResNet-18 with a 3×3 stem and no first pooling, for small images (the CIFAR form).
-    Resnet18 {
-        /// Channels of the first stage; 64 is the published width.
-        #[serde(default = "resnet_width")]
-        #[schemars(range(min = 1))]
-        width: u32,
-        /// Number of classes; default: the cache's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 2))]
-        classes: Option<usize>,
-    },
+    /// ResNet-18, its weights named as torchvision's are.
+    Resnet18(ResnetConfig),
+    /// ResNet-34, its weights named as torchvision's are.
+    Resnet34(ResnetConfig),
+    /// ResNet-50 (v1.5: a bottleneck halves the image in its 3×3 convolution), its weights named as torchvision's are.
+    Resnet50(ResnetConfig),
     /// A decoder-only transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention.
     Llama(LlamaConfig),
     /// Any TorchScript module that maps inputs to logits; its parameters are trained.
@@ -62,17 +57,15 @@ fn one() -> u32 {
     1
 }
 
-fn resnet_width() -> u32 {
-    64
-}
-
 impl StudentConfig {
     /// The number of classes, if the config gives one.
     pub fn classes(&self) -> Option<usize> {
         match self {
             Self::Mlp { classes, .. }
             | Self::Conv { classes, .. }
-            | Self::Resnet18 { classes, .. }
+            | Self::Resnet18(ResnetConfig { classes, .. })
+            | Self::Resnet34(ResnetConfig { classes, .. })
+            | Self::Resnet50(ResnetConfig { classes, .. })
             | Self::Torchscript { classes, .. }
             | Self::Llama(LlamaConfig { classes, .. }) => *classes,
         }
@@ -83,7 +76,9 @@ impl StudentConfig {
         match self {
             Self::Mlp { classes, .. }
             | Self::Conv { classes, .. }
-            | Self::Resnet18 { classes, .. }
+            | Self::Resnet18(ResnetConfig { classes, .. })
+            | Self::Resnet34(ResnetConfig { classes, .. })
+            | Self::Resnet50(ResnetConfig { classes, .. })
             | Self::Torchscript { classes, .. }
             | Self::Llama(LlamaConfig { classes, .. }) => classes,
         }
@@ -94,7 +89,9 @@ impl StudentConfig {
         match self {
             Self::Mlp { .. } => "mlp",
             Self::Conv { .. } => "conv",
-            Self::Resnet18 { .. } => "resnet18",
+            Self::Resnet18(_) => "resnet18",
+            Self::Resnet34(_) => "resnet34",
+            Self::Resnet50(_) => "resnet50",
             Self::Llama(_) => "llama",
             Self::Torchscript { .. } => "torchscript",
         }
@@ -114,6 +111,50 @@ impl StudentConfig {
             _ => {}
         }
         faults
+    }
+}
+
+/// A residual network. Its input channels are the data's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResnetConfig {
+    /// What comes before the first stage.
+    #[serde(default, skip_serializing_if = "Stem::is_default")]
+    pub stem: Stem,
+    /// Channels of the first stage; 64 is the published width.
+    #[serde(default = "resnet_width")]
+    #[schemars(range(min = 1))]
+    pub width: u32,
+    /// Number of classes; default: the cache's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2))]
+    pub classes: Option<usize>,
+}
+
+impl Default for ResnetConfig {
+    fn default() -> Self {
+        Self { stem: Stem::default(), width: resnet_width(), classes: None }
+    }
+}
+
+fn resnet_width() -> u32 {
+    64
+}
+
+/// What comes before a residual network's first stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stem {
+    /// A 3×3 convolution of stride 1 and no pooling, for images of 28×28 or 32×32.
+    #[default]
+    Small,
+    /// A 7×7 convolution of stride 2 and 3×3 max-pooling of stride 2: torchvision's, for images of 224×224.
+    Imagenet,
+}
+
+impl Stem {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

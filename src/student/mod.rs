@@ -6,7 +6,7 @@ mod init;
 mod input;
 mod llama;
 mod mlp;
-mod resnet18;
+mod resnet;
 mod torchscript;
 
 use std::path::{Path, PathBuf};
@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::{FEATURES_LAYER, Precision, StudentConfig};
+use crate::config::{FEATURES_LAYER, Precision, ResnetConfig, StudentConfig};
 
 pub use init::{Initialised, initialise};
 pub use input::{Input, TokenTensors};
+use resnet::Depth;
 pub use torchscript::ask;
 
 /// Something that answers a batch, in two steps: so that of many positions and classes the logits need never
@@ -217,14 +218,25 @@ fn of_images(
             let net = conv::conv(&root, input, channels, *depth, classes);
             Box::new(built_in::BuiltIn::new("Conv", vs, net, shape.clone()))
         }
-        StudentConfig::Resnet18 { width, .. } => {
-            let [input, ..] = image("resnet18", &shape)?;
-            let net = resnet18::resnet18(&root, input, i64::from(*width), classes);
-            Box::new(built_in::BuiltIn::new("Resnet18", vs, net, shape.clone()))
-        }
+        StudentConfig::Resnet18(resnet) => residual(config.kind(), Depth::L18, resnet, vs, &shape, classes)?,
+        StudentConfig::Resnet34(resnet) => residual(config.kind(), Depth::L34, resnet, vs, &shape, classes)?,
+        StudentConfig::Resnet50(resnet) => residual(config.kind(), Depth::L50, resnet, vs, &shape, classes)?,
         StudentConfig::Torchscript { path, .. } => Box::new(torchscript::TorchScriptStudent::load(path, vs)?),
         StudentConfig::Llama(_) => return Err(StudentError::NeedsTokens { kind: config.kind() }),
     })
+}
+
+fn residual(
+    kind: &'static str,
+    depth: Depth,
+    config: &ResnetConfig,
+    vs: VarStore,
+    shape: &[i64],
+    classes: i64,
+) -> Result<Box<dyn Student>, StudentError> {
+    let [input, ..] = image(kind, shape)?;
+    let net = resnet::resnet(&vs.root(), depth, config, input, classes);
+    Ok(Box::new(built_in::BuiltIn::new(kind, vs, net, shape.to_vec())))
 }
 
 /// Channels, height and width, or an error that says which layout gives them.
@@ -323,7 +335,7 @@ pub enum StudentError {
     },
     /// The module has nothing to train.
     #[error(
-        "{path}: the module has no trainable parameters (a traced export?); export it with torch.jit.script"
+        "{path}: the module has no trainable parameters (a traced export?); export it with torch.jit.script, or give a built-in student the student.safetensors beside it as init.weights"
     )]
     NothingToTrain {
         /// The module's file.

@@ -4,6 +4,7 @@ use tch::nn::OptimizerConfig;
 use tch::{CModule, Kind};
 
 use super::*;
+use crate::config::Stem;
 
 /// libtorch has one random generator a process, and tests run side by side.
 static GENERATOR: Mutex<()> = Mutex::new(());
@@ -14,18 +15,48 @@ fn kinds() -> Vec<(StudentConfig, Vec<usize>)> {
         (StudentConfig::Mlp { hidden: vec![16, 8], classes: None }, vec![28, 28]),
         (StudentConfig::Mlp { hidden: vec![], classes: None }, vec![12]),
         (StudentConfig::Conv { channels: vec![4, 8], depth: 2, classes: None }, image.clone()),
-        (StudentConfig::Resnet18 { width: 4, classes: None }, image),
+        (StudentConfig::Resnet18(ResnetConfig { width: 4, ..ResnetConfig::default() }), image),
+        (StudentConfig::Resnet34(imagenet()), vec![3, 40, 33]),
+        (StudentConfig::Resnet50(imagenet()), vec![3, 40, 33]),
     ]
 }
 
+fn imagenet() -> ResnetConfig {
+    ResnetConfig { stem: Stem::Imagenet, width: 4, classes: None }
+}
+
 fn forward(student: &dyn Student, images: &Tensor) -> Result<Tensor, StudentError> {
-    student.features(&Input::Images(images.shallow_clone()))
+    Ok(student.head(&student.features(&Input::Images(images.shallow_clone()))?))
 }
 
 fn input(rows: i64, shape: &[usize]) -> Tensor {
     let mut size = vec![rows];
     size.extend(shape.iter().map(|d| *d as i64));
     Tensor::randn(size, (Kind::Float, Device::Cpu))
+}
+
+#[test]
+fn the_only_layer_of_a_built_in_student_is_what_its_head_is_given() {
+    let _alone = GENERATOR.lock().unwrap();
+    let wanted = |config: &StudentConfig, shape: &[usize]| match config {
+        StudentConfig::Mlp { hidden, .. } => {
+            hidden.last().map_or(shape.iter().product::<usize>() as i64, |width| i64::from(*width))
+        }
+        StudentConfig::Conv { channels, .. } => i64::from(channels[channels.len() - 1]),
+        _ => 32,
+    };
+    for (config, shape) in kinds() {
+        let student = create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap();
+        let widths = |layer: &str| {
+            super::widths(student.as_ref(), Asked::Images(&shape), &[layer.to_owned()], Device::Cpu)
+        };
+        assert_eq!(widths("features").unwrap(), [wanted(&config, &shape)], "{config:?}");
+        let error = widths("block1").unwrap_err().to_string();
+        assert!(error.contains("no layer \"block1\"; it has features"), "{error}");
+        let input = Input::Images(input(3, &shape));
+        let (features, layers) = student.features_and_layers(&input, &["features".to_owned()]).unwrap();
+        assert_eq!(features, layers[0]);
+    }
 }
 
 #[test]
@@ -75,13 +106,68 @@ fn the_seed_decides_the_first_weights() {
 }
 
 #[test]
-fn resnet18_has_the_published_number_of_parameters() {
+fn resnets_have_the_published_number_of_parameters() {
     let _alone = GENERATOR.lock().unwrap();
-    let config = StudentConfig::Resnet18 { width: 64, classes: None };
-    let student = create(&config, Asked::Images(&[3, 32, 32]), 10, Device::Cpu).unwrap();
-    let count: usize = student.variables().trainable_variables().iter().map(Tensor::numel).sum();
-    // The widely used CIFAR-10 form of it.
-    assert_eq!(count, 11_173_962);
+    let count = |config: &StudentConfig, shape: &[usize], classes| {
+        let student = create(config, Asked::Images(shape), classes, Device::Cpu).unwrap();
+        student.variables().trainable_variables().iter().map(Tensor::numel).sum::<usize>()
+    };
+    // The widely used CIFAR-10 form.
+    let small = StudentConfig::Resnet18(ResnetConfig::default());
+    assert_eq!(count(&small, &[3, 32, 32], 10), 11_173_962);
+    // torchvision's table of weights.
+    let whole = || ResnetConfig { stem: Stem::Imagenet, ..ResnetConfig::default() };
+    let published = [
+        (StudentConfig::Resnet18(whole()), 11_689_512),
+        (StudentConfig::Resnet34(whole()), 21_797_672),
+        (StudentConfig::Resnet50(whole()), 25_557_032),
+    ];
+    for (config, expected) in published {
+        assert_eq!(count(&config, &[3, 64, 64], 1000), expected, "{}", config.kind());
+    }
+}
+
+/// tools/make_test_resnet.py made weights and answers, in torchvision.
+#[test]
+fn resnets_take_torchvisions_weights_and_answer_alike() {
+    let _alone = GENERATOR.lock().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/students/resnet");
+    let expected = std::fs::read(folder.join("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+    let narrow = |stem| ResnetConfig { stem, width: 2, classes: None };
+    for config in [
+        StudentConfig::Resnet18(narrow(Stem::Small)),
+        StudentConfig::Resnet34(narrow(Stem::Imagenet)),
+        StudentConfig::Resnet50(narrow(Stem::Imagenet)),
+    ] {
+        let kind = config.kind();
+        let said = &expected[kind];
+        let numbers = |key: &str| {
+            let values = said[key].as_array().unwrap().iter().map(|z| z.as_f64().unwrap());
+            Tensor::from_slice(&values.collect::<Vec<f64>>())
+        };
+        let shape: Vec<usize> =
+            said["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
+        let mut student = create(&config, Asked::Images(&shape), 10, Device::Cpu).unwrap();
+        let done = initialise(student.as_mut(), &folder.join(format!("{kind}.safetensors"))).unwrap();
+        assert!(done.left.is_empty(), "{kind}: {:?}", done.left);
+        // So that nothing but the network decides: batch norms over a dozen values make much of a rounding.
+        student.variables_mut().double();
+        let count = 3 * shape.iter().product::<usize>();
+        let images: Vec<f32> = (0..count).map(|at| (at * 7919 % 1009) as f32 / 512.0 - 1.0).collect();
+        let mut size = vec![3];
+        size.extend(shape.iter().map(|d| *d as i64));
+        let images = Tensor::from_slice(&images).to_kind(Kind::Double).view(size.as_slice());
+        let near = |found: Tensor, expected: Tensor, what: &str| {
+            let off = f64::try_from((found.flatten(0, -1) - expected).abs().max()).unwrap();
+            assert!(off < 1e-9, "{kind}, {what}: {off}");
+        };
+        near(forward(student.as_ref(), &images).unwrap(), numbers("evaluated"), "evaluated");
+        student.set_training(true);
+        near(forward(student.as_ref(), &images).unwrap(), numbers("trained"), "trained");
+        let running = student.variables().variables().remove("bn1.running_mean").unwrap();
+        near(running, numbers("bn1.running_mean"), "running mean");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! metrics, checkpoints. [`eval`], [`predict`] and [`generate`] are the inference side of a finished run.
 
 mod command;
+mod course;
 mod doubt;
 mod error;
 mod evaluate;

@@ -72,7 +72,7 @@ impl Reader<'_> {
         let mut keys = Keys::new();
         for (_, key, value) in found {
             let full = format!("{origin}.{key}");
-            let value = to_json(value, &full, &mut self.faults);
+            let value = kind_first(to_json(value, &full, &mut self.faults));
             if keys.insert(key, value).is_some() {
                 self.faults.push(Fault::new(full, "is given twice"));
             }
@@ -108,10 +108,23 @@ impl Reader<'_> {
     }
 }
 
+/// Puts what a table is before what it has: names and reports are read from left to right.
+fn kind_first(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(kind_first).collect(),
+        Value::Object(table) => {
+            let (kind, rest): (Vec<_>, Vec<_>) = table.into_iter().partition(|(key, _)| key == "kind");
+            let all = kind.into_iter().chain(rest).map(|(key, value)| (key, kind_first(value)));
+            Value::Object(all.collect())
+        }
+        other => other,
+    }
+}
+
 /// Applies one `key=value` of the command line.
 fn change(tree: &mut Map<String, Value>, given: &str, faults: &mut Vec<Fault>) -> Result<(), ConfigError> {
     let (key, value) = split_override(given)?;
-    let value = to_json(value, &key, faults);
+    let value = kind_first(to_json(value, &key, faults));
     if let Some((name @ (SET | GRID), key)) = key.split_once('.') {
         let keys = tree.entry(name).or_insert_with(|| Map::new().into());
         if let Some(keys) = keys.as_object_mut() {

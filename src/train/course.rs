@@ -1,0 +1,247 @@
+//! What goes from epoch to epoch, and the step.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use tch::{Cuda, Device};
+
+use super::evaluate::{DeviceBatch, evaluate, means};
+use super::setup::{Training, ValidationSet};
+use super::state::{self, Place};
+use super::step::backward;
+use super::sums::Sums;
+use super::watch::{Step, Watch};
+use super::{EpochReport, RunFolder, TrainError};
+use crate::config::{Setting, TrainConfig};
+use crate::loader::{Batch, Order, stream};
+use crate::loss::{FeatureLoss, LossSchedule, LossTerms, WeightedLoss};
+use crate::metrics::Evaluation;
+use crate::ops::Progress;
+use crate::optim::{Average, Optimizer, Schedule};
+use crate::student::Student;
+
+/// Steps between two looks at the loss: each one waits for the device.
+const STEPS_PER_LOOK: u64 = 50;
+
+/// Seeds every generator of libtorch's.
+pub(super) fn seed(seed: u64, device: Device) {
+    // Seeds are bit patterns: the conversion keeps every one of them apart.
+    tch::manual_seed(seed as i64);
+    if let Device::Cuda(_) = device {
+        Cuda::manual_seed_all(seed);
+    }
+}
+
+/// A run on its way.
+pub(super) struct Course<'a> {
+    pub(super) config: &'a TrainConfig,
+    pub(super) training: &'a Training,
+    pub(super) folder: &'a RunFolder,
+    pub(super) loss: WeightedLoss,
+    pub(super) loss_schedule: LossSchedule,
+    pub(super) features: FeatureLoss,
+    pub(super) optimizer: Optimizer,
+    /// Of the weights, where it is what is measured and kept.
+    pub(super) average: Option<Average>,
+    pub(super) schedule: Schedule,
+    pub(super) device: Device,
+    pub(super) place: Place,
+    /// Of the epoch at hand.
+    pub(super) sums: Sums,
+    pub(super) watch: Watch,
+}
+
+impl Course<'_> {
+    /// Whether there is another epoch.
+    pub(super) fn goes_on(&self) -> bool {
+        let section = &self.config.train;
+        let best = self.place.best.map_or(0, |(epoch, _)| epoch);
+        self.place.epochs < section.epochs
+            && section.max_steps.is_none_or(|most| self.place.step < most)
+            && section.patience.is_none_or(|patience| self.place.epochs - best < patience)
+    }
+
+    /// The next epoch begins at its first batch; an epoch that `train.max_steps` cut short can go on.
+    pub(super) fn end_epoch(&mut self, batches: u64) {
+        if self.place.batches < batches {
+            return;
+        }
+        self.place.epochs += 1;
+        self.place.batches = 0;
+        self.watch.end_epoch(&self.sums);
+        self.sums = Sums::default();
+    }
+
+    /// Puts the average in place of the weights, and the next time back.
+    pub(super) fn swap(&mut self) {
+        if let Some(average) = &mut self.average {
+            average.swap();
+        }
+    }
+
+    /// Every set, as the student is now; `None` when `stop` was set.
+    pub(super) fn measure(
+        &self,
+        student: &dyn Student,
+        sets: &[ValidationSet],
+        stop: &AtomicBool,
+    ) -> Result<Option<BTreeMap<String, Evaluation>>, TrainError> {
+        let (batch, classes) = (self.config.train.batch, self.training.classes);
+        let mut validation = BTreeMap::new();
+        for set in sets {
+            let Some(measured) = evaluate(student, set, batch, classes, self.device, stop)? else {
+                return Ok(None);
+            };
+            validation.insert(set.name.clone(), measured);
+        }
+        Ok(Some(validation))
+    }
+
+    /// What was measured after `epoch`. Where nothing was, its steps are kept, so that who goes on begins with measuring.
+    pub(super) fn or_keep<T>(
+        &mut self,
+        epoch: u32,
+        measured: Result<Option<T>, TrainError>,
+        student: &mut dyn Student,
+    ) -> Result<Option<T>, TrainError> {
+        if let Ok(Some(measured)) = measured {
+            return Ok(Some(measured));
+        }
+        self.swap();
+        self.keep(student)?;
+        measured.map_err(|source| TrainError::NotMeasured { epoch, source: Box::new(source) })
+    }
+
+    pub(super) fn keep(&self, student: &mut dyn Student) -> Result<(), TrainError> {
+        self.watch.sync()?;
+        let (features, optimizer, average) = (&self.features, &self.optimizer, self.average.as_ref());
+        let figures = (&self.sums, self.watch.window());
+        state::save(self.folder, &self.place, student, features, optimizer, average, figures)
+    }
+
+    /// Says what keeps a server from being told, once.
+    pub(super) fn say_trouble(&mut self, progress: &dyn Progress) {
+        if let Some(trouble) = self.watch.trouble() {
+            progress.say(&trouble);
+        }
+    }
+
+    /// The rest of one pass over the samples; `None` when it was stopped.
+    pub(super) fn epoch(
+        &mut self,
+        student: &mut dyn Student,
+        stop: &AtomicBool,
+        progress: &dyn Progress,
+    ) -> Result<Option<EpochReport>, TrainError> {
+        let (section, samples) = (&self.config.train, &self.training.samples);
+        let epoch = self.place.epochs + 1;
+        let (total, before) = (samples.len(), self.sums.over().positions);
+        let done = (self.place.batches * section.batch as u64).min(total);
+        progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, done);
+        let of_tokens = samples.image_shape().is_none();
+        let begun = Instant::now();
+        self.watch.go();
+        let order = Order::Shuffled { seed: self.config.seed, epoch: epoch - 1 };
+        // Of the step before, should none be left: the state may have been kept after the last one.
+        let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
+        let mut rows = 0;
+        let mut batches = stream(samples, order, section.batch, section.prefetch, self.place.batches);
+        while section.max_steps.is_none_or(|most| self.place.step < most) {
+            if stop.load(Ordering::Relaxed) {
+                self.keep(student)?;
+                return Ok(None);
+            }
+            let group = batches.by_ref().take(section.accumulate).collect::<Result<Vec<_>, _>>()?;
+            if group.is_empty() {
+                break;
+            }
+            learning_rate = self.schedule.at(self.place.step);
+            let seen = self.sums.over().positions;
+            let loss = self.step(&*student, &group, learning_rate)?;
+            self.place.step += 1;
+            self.place.batches += group.len() as u64;
+            if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
+                self.check(epoch, loss.total.double_value(&[]))?;
+            }
+            let here: u64 = group.iter().map(|batch| batch.ids.len() as u64).sum();
+            rows += here;
+            let positions = self.sums.over().positions - seen;
+            let done = Step { epoch, step: self.place.step, learning_rate, samples: here, positions };
+            if let Some(line) = self.watch.stepped(&done, &self.sums, of_tokens) {
+                self.check(epoch, line.train_loss)?;
+                self.watch.tell_step(&line)?;
+                self.say_trouble(progress);
+            }
+            if section.keep_every.is_some_and(|every| self.place.step.is_multiple_of(every)) {
+                self.keep(student)?;
+            }
+            progress.advance(here);
+        }
+        let means = self.sums.means();
+        let train_loss = means.total.unwrap_or(f64::NAN);
+        self.check(epoch, train_loss)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.watch.rest();
+        let rate = |count: f64| count / seconds.max(f64::MIN_POSITIVE);
+        let positions = self.sums.over().positions - before;
+        let loss = &self.config.loss;
+        let at = |setting: &Setting| self.loss_schedule.value(setting, self.place.step.saturating_sub(1));
+        Ok(Some(EpochReport {
+            epoch,
+            step: self.place.step,
+            learning_rate,
+            train_loss,
+            terms: means.terms,
+            temperature: loss.temperature.changes().then(|| at(&loss.temperature)),
+            weights: loss.weights.changing().map(|(name, weight)| (name.to_owned(), at(&weight))).collect(),
+            gradient_norm: means.gradient_norm,
+            seconds,
+            samples_per_second: rate(rows as f64),
+            positions_per_second: of_tokens.then(|| rate(positions as f64)),
+            validation: BTreeMap::new(),
+        }))
+    }
+
+    /// One step on the batches of `group`, whose gradients are those of one batch.
+    fn step(
+        &mut self,
+        student: &dyn Student,
+        group: &[Batch],
+        learning_rate: f64,
+    ) -> Result<LossTerms, TrainError> {
+        let section = &self.config.train;
+        // What is random in a step depends on nothing but its number.
+        seed(self.config.seed ^ self.place.step.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.device);
+        self.loss.set(&self.loss_schedule.at(self.place.step))?;
+        self.optimizer.zero_grad();
+        let over = means(group);
+        let mut sum: Option<LossTerms> = None;
+        for batch in group {
+            let batch = DeviceBatch::new(batch, self.training.samples.image_shape(), self.device);
+            let classes = self.training.classes;
+            backward(student, &batch, &self.loss, &self.features, over, classes)?.add_to(&mut sum);
+        }
+        let terms = sum.ok_or(TrainError::Empty)?;
+        // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.
+        if let Some(most) = section.clip_value {
+            self.optimizer.clip_value(most);
+        }
+        let norm = match section.clip_norm {
+            Some(most) => self.optimizer.clip_norm(most),
+            None if self.config.tracking.gradient_norm => self.optimizer.gradient_norm(),
+            None => None,
+        };
+        self.optimizer.step(learning_rate);
+        if let Some(average) = &mut self.average {
+            average.update();
+        }
+        self.sums.add(&terms, over, norm.as_ref());
+        Ok(terms)
+    }
+
+    fn check(&self, epoch: u32, loss: f64) -> Result<(), TrainError> {
+        let step = self.place.step;
+        if loss.is_finite() { Ok(()) } else { Err(TrainError::Diverged { epoch, step, loss }) }
+    }
+}
