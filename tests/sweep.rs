@@ -304,7 +304,7 @@ fn every_point_is_checked_before_the_first_run() {
         "rank_by = \"valid.kl\"\n[grid]\nseed = [1]\n",
         &["no validation set named \"valid\" (there are: test)"],
     );
-    refused("rank_by = \"test.loss\"\n[grid]\nseed = [1]\n", &["rank_by = \"test.loss\"", "accuracy"]);
+    refused("rank_by = \"test.nothing\"\n[grid]\nseed = [1]\n", &["rank_by = \"test.nothing\"", "accuracy"]);
     refused("[grid]\ncache = [\"cache\", \"nothing\"]\n", &["cache", "nothing holds no cache"]);
     let alone = write(case.dir.path(), "alone.toml", "base = \"train.toml\"\n[grid]\nseed = [1]\n");
     case.sweep(&alone, "refused", &[]).refused(&["loss.weights.kl: is 0.7, but there is no cache"]);

@@ -43,6 +43,8 @@ fn the_only_layer_of_a_built_in_student_is_what_its_head_is_given() {
             hidden.last().map_or(shape.iter().product::<usize>() as i64, |width| i64::from(*width))
         }
         StudentConfig::Conv { channels, .. } => i64::from(channels[channels.len() - 1]),
+        // Four times as wide where blocks are bottlenecks.
+        StudentConfig::Resnet50(_) => 128,
         _ => 32,
     };
     for (config, shape) in kinds() {

@@ -116,6 +116,6 @@ mod tests {
         assert_eq!(RankBy::parse("held.out.kl"), Some(kl.clone()));
         assert_eq!(kl.to_string(), "held.out.kl");
         assert_eq!(RankBy::parse("train_loss"), Some(RankBy::TrainLoss));
-        assert!(RankBy::parse("test.loss").is_none() && RankBy::parse("last").is_none());
+        assert!(RankBy::parse("test.nothing").is_none() && RankBy::parse("last").is_none());
     }
 }

@@ -176,13 +176,17 @@ class Mlflow(Run):
 
         cls.addClassCleanup(stop)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for _ in range(240):
+        # Seconds, but for a machine that has much else to do.
+        end = time.monotonic() + 300
+        while server.poll() is None and time.monotonic() < end:
             try:
                 opener.open(f"{cls.uri}/health", timeout=5).close()
+                # The first call that needs the database takes the longest.
+                opener.open(f"{cls.uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default", timeout=60).close()
                 return
             except OSError:
                 time.sleep(0.5)
-        raise AssertionError("mlflow server did not come up within two minutes")
+        raise AssertionError(f"mlflow server did not come up (exit code {server.poll()})")
 
     def found(self, run):
         """A run on the server, by the id that the folder keeps, and its figures."""

@@ -30,10 +30,10 @@ Examples:
   kd-train sweep --config configs/sweep/fashion-mnist.toml --out sweeps/temperature
   kd-train export runs/t4 --to onnx --out student.onnx
 
-A run's folder holds config.toml, metrics.jsonl (a line an epoch), steps.jsonl and tensorboard/ (if [tracking] asks for
-them), summary.json, checkpoints/{best,last}.safetensors (and more of them, as [checkpoint] in the config says),
-student.safetensors and student.pt (TorchScript); of a language model
-also transformers/, which Hugging Face's from_pretrained loads.
+A run's folder holds config.toml, metrics.jsonl (a line an epoch), steps.jsonl and tensorboard/ (if [tracking]
+asks for them), summary.json, checkpoints/{best,last}.safetensors (and step-000123 of more epochs, as
+[checkpoint] in the config says), student.safetensors and student.pt (TorchScript); of a language model also
+transformers/, which Hugging Face's from_pretrained loads.
 
 A sweep's folder holds runs/, sweep.json, table.md (the best first) and plot.svg.
 
@@ -110,7 +110,7 @@ pub struct RunArgs {
     /// Change a key of the config, e.g. --set train.device=cuda (may be repeated)
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Use a checkpoint of the run: best, last, or one of those that [checkpoint] kept [default: what the run exported]
+    /// Use a checkpoint of the run: best, last, or step-000123 that the config kept [default: what the run exported]
     #[arg(long, value_name = "NAME")]
     pub checkpoint: Option<String>,
 }

@@ -157,6 +157,7 @@ fn all_faults_come_at_once() {
             "grid.seed: expected values that differ, found 0 twice",
             "grid.seed: would replace set.seed; give one of them",
             "grid.student: would replace set.student.hidden; give one of them",
+            "list.cache: would replace set.cache; give one of them",
             "list[1]: is list[0] once more",
             "list[2].cache: expected a cache's folder, found 3",
             "set.cache: expected cache beside base, or among the keys that change",

@@ -11,9 +11,9 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::{Access, MlflowError, RunStatus};
 
-/// The longest that a connection, and a whole call, may take.
+/// The longest that a connection, and a whole call, may take: a server that has just been started is slow.
 const TO_CONNECT: Duration = Duration::from_secs(5);
-const TO_ANSWER: Duration = Duration::from_secs(10);
+const TO_ANSWER: Duration = Duration::from_secs(30);
 /// Bytes of an answer, and of the server's words in a message.
 const MOST_BYTES: u64 = 1 << 20;
 const MOST_WORDS: usize = 300;

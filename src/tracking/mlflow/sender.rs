@@ -20,7 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 /// Tries when the run has ended, and how long it then waits for them in all.
 const LAST_TRIES: u32 = 2;
-const TO_END: Duration = Duration::from_secs(15);
+const TO_END: Duration = Duration::from_secs(20);
 
 /// How a run on the server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,7 @@ impl Mlflow {
             steps: Tail::new(run.steps.clone(), LineKind::Step),
             epochs: Tail::new(run.epochs.clone(), run.epoch_lines),
             begun: false,
+            time: None,
             shared: shared.clone(),
             server,
             run,
@@ -203,6 +204,9 @@ struct Sender {
     kept: Option<Kept>,
     /// Whether the run on the server is there, with its parameters, and known to go on.
     begun: bool,
+    /// The time of the metrics that are being sent. One that is sent again, because the answer to the first was lost, is
+    /// the same to MLflow only if its time is, too.
+    time: Option<u64>,
     steps: Tail,
     epochs: Tail,
 }
@@ -304,7 +308,7 @@ impl Sender {
         let new: Vec<&Line> = lines
             .filter(|line| if line.of_epoch { line.step > kept.epoch_step } else { line.step > kept.step })
             .collect();
-        let time = now();
+        let time = *self.time.get_or_insert_with(now);
         let metric = |line: &Line, (key, value): &(String, f64)| Metric {
             key: name(key),
             value: *value,
@@ -319,6 +323,7 @@ impl Sender {
         for metrics in metrics.chunks(METRICS_PER_CALL) {
             self.server.client.log(&kept.run_id, metrics, &[])?;
         }
+        self.time = None;
         for line in &new {
             if line.of_epoch {
                 kept.epoch_step = kept.epoch_step.max(line.step);

@@ -33,6 +33,8 @@ struct Fake {
     busy: Arc<AtomicU64>,
     /// Whether it refuses everything.
     refuses: Arc<AtomicBool>,
+    /// Requests that are heard, and whose answers are lost.
+    lost: Arc<AtomicU64>,
 }
 
 impl Fake {
@@ -44,9 +46,10 @@ impl Fake {
             lives: Arc::new(AtomicU64::new(u64::MAX)),
             busy: Arc::default(),
             refuses: Arc::default(),
+            lost: Arc::default(),
         };
-        let (heard, lives, busy, refuses) =
-            (fake.heard.clone(), fake.lives.clone(), fake.busy.clone(), fake.refuses.clone());
+        let (heard, lives, busy) = (fake.heard.clone(), fake.lives.clone(), fake.busy.clone());
+        let (refuses, lost) = (fake.refuses.clone(), fake.lost.clone());
         thread::spawn(move || {
             let less = |count: &AtomicU64| {
                 count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
@@ -65,6 +68,9 @@ impl Fake {
                     heard.lock().unwrap().push(request.clone());
                     Self::answer(&request, &heard.lock().unwrap())
                 };
+                if less(&lost) {
+                    continue;
+                }
                 let body = answer.to_string();
                 let head = format!(
                     "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -338,6 +344,26 @@ fn a_busy_server_is_asked_again_and_one_that_refuses_is_not() {
     let (warning, _) = mlflow.end(RunStatus::Finished).unwrap();
     assert!(warning.contains("401") && warning.contains("who are you?"), "{warning}");
     assert_eq!(fake.lives.load(Ordering::SeqCst), 8, "asked once");
+}
+
+/// MLflow takes a metric that it has, to the time, for the same.
+#[test]
+fn what_is_sent_again_is_the_same() {
+    let (fake, dir) = (Fake::new(), tempfile::tempdir().unwrap());
+    let run = run(dir.path());
+    let mut mlflow = Mlflow::start(server(fake.address), run.clone()).unwrap();
+    let has_params = || fs::read_to_string(&run.kept).is_ok_and(|kept| kept.contains("\"params\": true"));
+    wait_until("the parameters", has_params);
+    fake.lost.store(1, Ordering::SeqCst);
+    add(&run.steps, &step(1));
+    mlflow.more();
+    wait_until("both", || steps_of(&fake, "train/loss").len() == 2);
+    assert_eq!(mlflow.end(RunStatus::Finished), None);
+    let bodies = fake.bodies("/runs/log-batch");
+    let sent: Vec<&Value> =
+        bodies.iter().map(|body| &body["metrics"]).filter(|sent| sent[0].is_object()).collect();
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0], sent[1]);
 }
 
 #[test]

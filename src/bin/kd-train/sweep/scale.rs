@@ -29,7 +29,7 @@ impl Scale {
         // One value alone has no length.
         let length = if high > low { high - low } else { high.abs().max(1.0) * 0.1 };
         let step = round_up(length / 4.0);
-        let (first, last) = ((low / step - 1e-9).floor(), (high / step + 1e-9).ceil());
+        let (first, last) = ((low / step + 1e-9).floor(), (high / step - 1e-9).ceil());
         let last = last.max(first + 1.0);
         let ticks = (0..=((last - first) as u32)).map(|at| (first + f64::from(at)) * step);
         let ticks: Vec<(f64, String)> = ticks.map(|value| (value, word(value, step))).collect();
