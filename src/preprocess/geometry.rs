@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x2, U8x3, U8x4};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::PreprocessError;
 use super::augment::{Draw, Part};
@@ -40,11 +41,12 @@ impl<'a> Pixels<'a> {
         if (height, width) == (self.height, self.width) {
             return Ok(self);
         }
-        let pixel = match self.channels {
-            1 => PixelType::U8,
-            2 => PixelType::U8x2,
-            3 => PixelType::U8x3,
-            4 => PixelType::U8x4,
+        // By type: an image that names its type at run time compiles the code of all the others along.
+        let pass = match self.channels {
+            1 => pass::<U8>,
+            2 => pass::<U8x2>,
+            3 => pass::<U8x3>,
+            4 => pass::<U8x4>,
             channels => return Err(PreprocessError::ResizeChannels { channels }),
         };
         let filter = match interpolation {
@@ -63,11 +65,7 @@ impl<'a> Pixels<'a> {
             if (height, width) == (image.height, image.width) {
                 continue;
             }
-            let source = ImageRef::new(image.width as u32, image.height as u32, &image.bytes, pixel)
-                .map_err(|error| failed(error.to_string()))?;
-            let mut target = Image::new(width as u32, height as u32, pixel);
-            resizer.resize(&source, &mut target, &options).map_err(|error| failed(error.to_string()))?;
-            image = Self { height, width, channels: image.channels, bytes: Cow::Owned(target.into_vec()) };
+            image = pass(&mut resizer, &options, &image, height, width).map_err(failed)?;
         }
         Ok(image)
     }
@@ -93,6 +91,23 @@ impl<'a> Pixels<'a> {
         }
         Self { height, width, channels: self.channels, bytes: bytes.into() }
     }
+}
+
+/// An image, its pixels being of the type `P`, as one of `height` × `width`; or what the library says is wrong.
+fn pass<P: PixelTrait>(
+    resizer: &mut Resizer,
+    options: &ResizeOptions,
+    image: &Pixels<'_>,
+    height: usize,
+    width: usize,
+) -> Result<Pixels<'static>, String> {
+    let source = TypedImageRef::<P>::from_buffer(image.width as u32, image.height as u32, &image.bytes)
+        .map_err(|error| error.to_string())?;
+    let mut bytes = vec![0; height * width * image.channels];
+    let mut target = TypedImage::<P>::from_buffer(width as u32, height as u32, &mut bytes)
+        .map_err(|error| error.to_string())?;
+    resizer.resize_typed(&source, &mut target, options).map_err(|error| error.to_string())?;
+    Ok(Pixels { height, width, channels: image.channels, bytes: bytes.into() })
 }
 
 /// What is done to an image of `height` × `width`: its size after resizing.
