@@ -5,45 +5,25 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Said, build, cache_config, fixture, kd_cache, kd_train, lines, train_config, write};
+use crate::common::{
+    Case, Said, build, cache_config, fixture, kd_cache, kd_train, lines, train_config, write,
+};
 use crate::features::{CELLS, config, vectors};
 use serde_json::Value;
 
 /// A cache with features, and a config for students of it.
-struct Case {
-    dir: tempfile::TempDir,
-    config: PathBuf,
+fn case() -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    build(&config(dir.path(), "features.onnx", CELLS), &dir.path().join("cache"), &[]).code(0);
+    let config = train_config(dir.path());
+    Case { dir, config, caches: vec!["cache"] }
 }
 
-impl Case {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        build(&config(dir.path(), "features.onnx", CELLS), &dir.path().join("cache"), &[]).code(0);
-        let config = train_config(dir.path());
-        Self { dir, config }
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Trains with `features` after the config.
-    fn run(&self, name: &str, features: &str, resume: bool, set: &[&str]) -> Said {
-        let text = std::fs::read_to_string(&self.config).unwrap();
-        let config = write(self.dir.path(), "with.toml", &format!("{text}\n{features}"));
-        let mut args =
-            args!["--config", config, "--cache", self.out("cache"), "--out", self.out(name)].to_vec();
-        args.extend(args!["--quiet", "--format", "json"]);
-        args.extend(resume.then(|| "--resume".into()));
-        for set in set {
-            args.extend(args!["--set", set]);
-        }
-        kd_train(&args)
-    }
-
-    fn epochs(&self, name: &str) -> Vec<Value> {
-        lines(&self.out(name).join("metrics.jsonl"))
-    }
+/// Trains with `features` after the config.
+fn run(case: &Case, name: &str, features: &str, resume: bool, set: &[&str]) -> Said {
+    let text = std::fs::read_to_string(&case.config).unwrap();
+    let config = write(case.dir.path(), "with.toml", &format!("{text}\n{features}"));
+    case.run_of(&config, name, resume, set)
 }
 
 const TERMS: &str = r#"
@@ -57,8 +37,8 @@ kind = "cosine"
 
 #[test]
 fn a_student_learns_the_features_and_is_exported_without_what_projects_it() {
-    let case = Case::new();
-    let report = case.run("run", TERMS, false, &["train.epochs=12"]).code(0).json();
+    let case = case();
+    let report = run(&case, "run", TERMS, false, &["train.epochs=12"]).code(0).json();
     let epochs = case.epochs("run");
     let of = |epoch: &Value, name: &str| epoch[name].as_f64().unwrap_or_else(|| panic!("{name}: {epoch}"));
     for name in ["feature_cells", "feature_small"] {
@@ -81,7 +61,7 @@ fn a_student_learns_the_features_and_is_exported_without_what_projects_it() {
     assert!(text.contains("hidden0.weight") && !text.contains("cells"), "{}", &text[..200]);
     // With nothing else to learn from, features teach alone.
     let set = ["loss.weights={}", "train.epochs=3"];
-    let report = case.run("alone", TERMS, false, &set).code(0).json();
+    let report = run(&case, "alone", TERMS, false, &set).code(0).json();
     assert!(report.get("temperature").is_none(), "{report}");
     let epochs = case.epochs("alone");
     assert!(
@@ -92,14 +72,14 @@ fn a_student_learns_the_features_and_is_exported_without_what_projects_it() {
 /// A step so small that weights move by nothing that could be seen: what is kept is what a student began with.
 #[test]
 fn first_weights_are_those_without_features() {
-    let case = Case::new();
+    let case = case();
     let still = "optimizer={ kind = \"sgd\", learning_rate = 1e-30 }";
     for (at, student) in ["mlp\", hidden = [16]", "conv\", channels = [4, 8]"].into_iter().enumerate() {
         let student = format!("student={{ kind = \"{student} }}");
         let [with, without] = ["with", "without"].map(|name| format!("{name}{at}"));
         let set = [student.as_str(), still, "train.max_steps=1"];
-        case.run(&with, TERMS, false, &set).code(0);
-        case.run(&without, "", false, &set).code(0);
+        run(&case, &with, TERMS, false, &set).code(0);
+        run(&case, &without, "", false, &set).code(0);
         let weights = |name: &str| {
             let path = case.out(name).join("student.safetensors");
             tch::Tensor::read_safetensors(path).unwrap().into_iter().collect::<BTreeMap<_, _>>()
@@ -116,7 +96,7 @@ fn first_weights_are_those_without_features() {
 
 #[test]
 fn a_run_with_features_goes_on_to_the_same_bits() {
-    let case = Case::new();
+    let case = case();
     let pair = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/pair.pt"));
     let layer = TERMS.replace("kind = \"cosine\"", "kind = \"cosine\"\nlayer = \"1\"");
     let layer = layer.replace("weight = 2.0", "layer = \"1\"");
@@ -125,11 +105,11 @@ fn a_run_with_features_goes_on_to_the_same_bits() {
         [(TERMS, clipped.to_vec()), (&layer, vec![&pair, "preprocess.layout=nchw"])].into_iter().enumerate()
     {
         let [whole, parts] = ["whole", "parts"].map(|name| format!("{name}{at}"));
-        case.run(&whole, terms, false, &set).code(0);
+        run(&case, &whole, terms, false, &set).code(0);
         for (steps, resume) in
             [("train.max_steps=2", false), ("train.max_steps=5", true), ("train.max_steps=900", true)]
         {
-            case.run(&parts, terms, resume, &[&set[..], &[steps]].concat()).code(0);
+            run(&case, &parts, terms, resume, &[&set[..], &[steps]].concat()).code(0);
         }
         let results = |name: &str| {
             let mut epochs = case.epochs(name);
@@ -148,14 +128,14 @@ fn a_run_with_features_goes_on_to_the_same_bits() {
     }
     // Other terms are another run.
     let other = TERMS.replace("cosine", "mse");
-    case.run("parts0", &other, true, &clipped).refused(&["--resume", "loss.features"]);
+    run(&case, "parts0", &other, true, &clipped).refused(&["--resume", "loss.features"]);
 }
 
 #[test]
 fn what_cannot_be_learnt_says_why() {
-    let case = Case::new();
+    let case = case();
     let refused = |features: &str, set: &[&str], words: &[&str]| {
-        case.run("refused", features, false, set).refused(words);
+        run(&case, "refused", features, false, set).refused(words);
         assert!(!case.out("refused").exists());
     };
     let term = |name: &str, more: &str| format!("[[loss.features]]\nname = \"{name}\"\n{more}\n");
@@ -196,11 +176,11 @@ fn what_cannot_be_learnt_says_why() {
 /// A student that returns a tuple is a student like others: measured, exported, asked for predictions.
 #[test]
 fn a_torchscript_student_may_return_its_features() {
-    let case = Case::new();
+    let case = case();
     let pair = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/pair.pt"));
     let terms = TERMS.replace("[[loss.features]]", "[[loss.features]]\nlayer = \"1\"");
     let set = [&pair, "preprocess.layout=nchw", "train.epochs=4"];
-    let report = case.run("run", &terms, false, &set).code(0).json();
+    let report = run(&case, "run", &terms, false, &set).code(0).json();
     let epochs = case.epochs("run");
     let of = |epoch: &Value| epoch["feature_cells"].as_f64().unwrap();
     assert!(of(&epochs[3]) < of(&epochs[0]) * 0.8, "{} became {}", of(&epochs[0]), of(&epochs[3]));

@@ -2,67 +2,35 @@
 
 #![cfg(all(unix, feature = "onnx", feature = "torch"))]
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Said, build, cache_config, files, fixture, kd_train, kd_train_command, lines, python_has, repository,
-    train_config, write,
+    Case, Said, build, cache_config, files, fixture, kd_train, lines, python_has, repository, train_config,
+    write,
 };
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
-/// A config for students of the training slice, 512 samples in 8 batches, on labels alone.
-struct Case {
-    dir: tempfile::TempDir,
-    config: PathBuf,
+/// Labels alone, with more text at the end of the config.
+fn case(more: &str) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(train_config(dir.path())).unwrap();
+    let text = text.replace("{ kl = 0.7, cross_entropy = 0.3 }", "{ cross_entropy = 1.0 }");
+    let config = write(dir.path(), "train.toml", &format!("{text}{more}"));
+    Case { dir, config, caches: Vec::new() }
 }
 
-impl Case {
-    fn new() -> Self {
-        Self::with("")
-    }
-
-    /// With more text at the end of the config.
-    fn with(more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let text = std::fs::read_to_string(train_config(dir.path())).unwrap();
-        let text = text.replace("{ kl = 0.7, cross_entropy = 0.3 }", "{ cross_entropy = 1.0 }");
-        let config = write(dir.path(), "train.toml", &format!("{text}{more}"));
-        Self { dir, config }
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn args(&self, name: &str, resume: bool, set: &[&str]) -> Vec<std::ffi::OsString> {
-        let mut args = args!["--config", self.config, "--out", self.out(name)].to_vec();
-        args.extend(args!["--quiet", "--format", "json"]);
-        args.extend(resume.then(|| "--resume".into()));
-        for set in set {
-            args.extend(args!["--set", set]);
-        }
-        args
-    }
-
-    fn train(&self, name: &str, set: &[&str]) -> Said {
-        kd_train(&self.args(name, false, set))
-    }
-
-    fn resume(&self, name: &str, set: &[&str]) -> Said {
-        kd_train(&self.args(name, true, set))
-    }
-
-    fn predict(&self, run: &str, file: &str, more: &[&str]) -> Said {
-        let mut args = args!["predict", self.out(run), "--dataset", "test", "--out", self.out(file)].to_vec();
-        args.extend(args![].iter().cloned().chain(more.iter().map(Into::into)));
-        kd_train(&args)
-    }
+/// What the student of a run predicts of the test slice, in `file`.
+fn predict(case: &Case, run: &str, file: &str, more: &[&str]) -> Said {
+    let mut args = args!["predict", case.out(run), "--dataset", "test", "--out", case.out(file)].to_vec();
+    args.extend(more.iter().map(OsString::from));
+    kd_train(&args)
 }
 
 /// A file of predictions, as one batch.
@@ -98,10 +66,10 @@ fn evaluated(run: &Path, more: &[&str]) -> Value {
 
 #[test]
 fn predictions_are_parquet() {
-    let case = Case::new();
+    let case = case("");
     let report = case.train("run", &[]).code(0).json();
     let measured = &report["validation"]["test"];
-    case.predict("run", "p.parquet", &["--top", "3", "--logits"]).code(0);
+    predict(&case, "run", "p.parquet", &["--top", "3", "--logits"]).code(0);
     let table = read(&case.out("p.parquet"));
     let expected = ["sample", "label", "class", "probability", "top_classes", "top_probabilities", "logits"];
     assert_eq!(names(&table), expected);
@@ -111,7 +79,7 @@ fn predictions_are_parquet() {
     let right = classes.iter().zip(&labels).filter(|(class, label)| class == label).count();
     assert_eq!(right as f64 / 256.0, measured["accuracy"].as_f64().unwrap());
     // The same as JSON Lines have.
-    case.predict("run", "p.jsonl", &[]).code(0);
+    predict(&case, "run", "p.jsonl", &[]).code(0);
     let rows = lines(&case.out("p.jsonl"));
     for (at, probability) in floats(&table, "probability").iter().enumerate() {
         let row = &rows[at];
@@ -130,13 +98,13 @@ fn predictions_are_parquet() {
         assert!(values.is_sorted_by(|a, b| a >= b));
     }
     // Without them there are four columns; a file that is there is replaced whole, and nothing lies beside it.
-    case.predict("run", "p.parquet", &[]).code(0);
+    predict(&case, "run", "p.parquet", &[]).code(0);
     assert_eq!(names(&read(&case.out("p.parquet"))), expected[..4]);
     assert!(!case.out("p.parquet.tmp").exists());
-    case.predict("run", "p.jsonl", &["--top", "3"]).refused(&["--top", "FILE.parquet"]);
-    case.predict("run", "nowhere/p.parquet", &[]).refused(&["cannot write", "nowhere/p.parquet"]);
+    predict(&case, "run", "p.jsonl", &["--top", "3"]).refused(&["--top", "FILE.parquet"]);
+    predict(&case, "run", "nowhere/p.parquet", &[]).refused(&["cannot write", "nowhere/p.parquet"]);
     // More than there are is all of them.
-    case.predict("run", "p.parquet", &["--top", "99"]).code(0);
+    predict(&case, "run", "p.parquet", &["--top", "99"]).code(0);
     assert!(lists(&read(&case.out("p.parquet")), "top_classes").iter().all(|top| top.len() == 10));
 }
 
@@ -146,7 +114,7 @@ fn pyarrow_reads_predictions_and_measures_what_eval_does() {
         return;
     }
     let program = repository("tests/programs/metric.py");
-    let case = Case::with(&format!(
+    let case = case(&format!(
         "[validation.test.metrics.share]\ncommand = [\"python3\", {program:?}, \"top\", \"logits\"]\nbetter = \"higher\"\n\
          top = 2\nlogits = true\n[validation.test.metrics.plain]\ncommand = [\"python3\", {program:?}]\nbetter = \"higher\"\n"
     ));
@@ -160,7 +128,7 @@ fn pyarrow_reads_predictions_and_measures_what_eval_does() {
     }
     let again = evaluated(&case.out("run"), &[]);
     assert_eq!(again["test"]["share"], report["validation"]["test"]["share"]);
-    case.predict("run", "p.parquet", &["--top", "2", "--logits"]).code(0);
+    predict(&case, "run", "p.parquet", &["--top", "2", "--logits"]).code(0);
     let read = Command::new("python3")
         .args([program.as_os_str(), "top".as_ref(), "logits".as_ref(), case.out("p.parquet").as_os_str()])
         .output()
@@ -180,7 +148,7 @@ fn series(case: &Case, name: &str, values: &[&str]) -> String {
 
 #[test]
 fn a_command_chooses_the_best_epoch_and_ends_the_run() {
-    let case = Case::new();
+    let case = case("");
     let mine = series(&case, "series", &["5", "3", "2", "2.5", "4", "1"]);
     let set = [&mine, "train.epochs=6", "train.select_by=test.mine", "train.patience=2"];
     let report = case.train("run", &set).code(0).json();
@@ -195,7 +163,7 @@ fn a_command_chooses_the_best_epoch_and_ends_the_run() {
 
 #[test]
 fn built_in_measures_choose_too() {
-    let case = Case::new();
+    let case = case("");
     for (measure, higher) in [("accuracy_top5", true), ("f1", true), ("f1_weighted", true), ("loss", false)] {
         let select = format!("train.select_by=test.{measure}");
         let set = [select.as_str(), "train.epochs=5", "optimizer.learning_rate=0.2"];
@@ -218,14 +186,14 @@ fn built_in_measures_choose_too() {
 
 #[test]
 fn a_command_that_fails_loses_nothing() {
-    let case = Case::with("[validation.test.metrics.mine]\ncommand = [\"cat\"]\nbetter = \"higher\"\n");
+    let case = case("[validation.test.metrics.mine]\ncommand = [\"cat\"]\nbetter = \"higher\"\n");
     // The measure of an epoch is a number that depends on the predictions alone.
     let program = case.out("metric.sh");
     let works = "cksum < \"$1\" | cut -d ' ' -f 1";
     let command = format!("validation.test.metrics.mine.command=[\"sh\", {program:?}]");
     let run = |name: &str, resume: bool, script: &str| {
         std::fs::write(&program, script).unwrap();
-        kd_train(&case.args(name, resume, &[&command, "train.epochs=3", "train.ema=0.9"]))
+        case.run(name, resume, &[&command, "train.epochs=3", "train.ema=0.9"])
     };
     run("whole", false, works).code(0);
     // It fails after the second epoch.
@@ -280,12 +248,12 @@ fn a_command_that_fails_loses_nothing() {
 
 #[test]
 fn ctrl_c_ends_a_command_and_the_run_goes_on() {
-    let case = Case::with("[validation.test.metrics.mine]\ncommand = [\"cat\"]\nbetter = \"higher\"\n");
+    let case = case("[validation.test.metrics.mine]\ncommand = [\"cat\"]\nbetter = \"higher\"\n");
     let mark = case.out("mark");
     let script = format!("echo $$ > {}; sleep 300; echo 1", mark.display());
     let command = |script: &str| format!("validation.test.metrics.mine.command=[\"sh\", \"-c\", {script:?}]");
     let set = command(&script);
-    let child = kd_train_command(&case.args("run", false, &[&set])).spawn().unwrap();
+    let child = case.command("run", false, &[&set]).spawn().unwrap();
     let begun = Instant::now();
     while std::fs::read_to_string(&mark).map_or(0, |text| text.len()) == 0 {
         assert!(begun.elapsed() < Duration::from_secs(60), "no command within a minute");
@@ -305,7 +273,7 @@ fn ctrl_c_ends_a_command_and_the_run_goes_on() {
 
 #[test]
 fn commands_that_cannot_be_are_refused() {
-    let case = Case::new();
+    let case = case("");
     let refused = |metrics: &str, words: &[&str]| {
         case.train("refused", &[&format!("validation.test.metrics={metrics}")]).refused(words);
         assert!(!case.out("refused").exists());
@@ -344,7 +312,7 @@ fn steps(run: &Path) -> Vec<String> {
 
 #[test]
 fn the_best_and_the_last_checkpoints_stay() {
-    let case = Case::new();
+    let case = case("");
     let mine =
         |name: &str| series(&case, name, &["5", "3", "2", "2.5", "4", "6", "1.5", "9", "9", "9", "9", "9"]);
     let set = ["train.epochs=8", "train.select_by=test.mine", "checkpoint.best=3", "checkpoint.last=2"];
@@ -373,14 +341,14 @@ fn the_best_and_the_last_checkpoints_stay() {
             assert!((of(&found) - of(expected)).abs() < 1e-6, "{name}, {key}: {found} and {expected}");
         }
     }
-    case.predict("whole", "p.parquet", &["--checkpoint", "step-000024"]).code(0);
+    predict(&case, "whole", "p.parquet", &["--checkpoint", "step-000024"]).code(0);
     kd_train(&args!["eval", case.out("whole"), "--checkpoint", "step-000001"])
         .refused(&["--checkpoint step-000001", "best, last, step-000024"]);
     // An interrupted run agrees on which they are, whatever its epoch that was cut short measured.
     let values = ["5", "3", "2", "0.1", "2.5", "4", "6", "1.5", "9"];
     let parts = series(&case, "parts.txt", &values);
     for (most, resume) in [("train.max_steps=28", false), ("train.max_steps=900", true)] {
-        kd_train(&case.args("parts", resume, &[&set[..], &[&parts, most]].concat())).code(0);
+        case.run("parts", resume, &[&set[..], &[&parts, most]].concat()).code(0);
     }
     let (whole, parts) = (files(&case.out("whole")), files(&case.out("parts")));
     let kept = |all: &std::collections::BTreeMap<String, Vec<u8>>| {
@@ -399,7 +367,7 @@ fn the_best_and_the_last_checkpoints_stay() {
 /// Every kind of student comes back from a checkpoint as it was measured.
 #[test]
 fn checkpoints_of_every_student() {
-    let case = Case::new();
+    let case = case("");
     let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
     for (name, student, layout) in [
         ("conv", "student={ kind = \"conv\", channels = [4, 8], classes = 10 }", "preprocess.scale=255.0"),
@@ -419,7 +387,7 @@ fn checkpoints_of_every_student() {
 
 #[test]
 fn a_finished_run_is_measured_on_another_set() {
-    let case = Case::new();
+    let case = case("");
     case.train("run", &[]).code(0);
     let images = format!(
         "validation.seen.dataset.images={}",

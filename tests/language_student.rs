@@ -4,33 +4,22 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{Said, build, fixture, kd_train, lines, write};
+use crate::common::{Case, build, fixture, kd_train, lines, write};
 use serde_json::{Value, json};
 
-/// Documents of `fixtures/tokens/text`, taught by a model of 50 tokens that knows nothing of them: the
-/// numbers of the tokens are what counts.
-struct Case {
-    dir: tempfile::TempDir,
-    config: PathBuf,
-}
-
-impl Case {
-    fn new() -> Self {
-        Self::with(&[])
+/// A student of the tokens of six documents, and a cache over them with changed keys.
+fn case(set: &[&str]) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stream = Vec::new();
+    for document in 0..6u16 {
+        stream.extend((0..20 + document).flat_map(|at| (1 + (document * 5 + at * 3) % 7).to_le_bytes()));
+        stream.extend(0u16.to_le_bytes());
     }
-
-    fn with(set: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut stream = Vec::new();
-        for document in 0..6u16 {
-            stream.extend((0..20 + document).flat_map(|at| (1 + (document * 5 + at * 3) % 7).to_le_bytes()));
-            stream.extend(0u16.to_le_bytes());
-        }
-        let tokens = dir.path().join("tokens.bin");
-        std::fs::write(&tokens, stream).unwrap();
-        let teacher = fixture("teachers/causal.onnx");
-        let cache = format!(
-            r#"seed = 5
+    let tokens = dir.path().join("tokens.bin");
+    std::fs::write(&tokens, stream).unwrap();
+    let teacher = fixture("teachers/causal.onnx");
+    let cache = format!(
+        r#"seed = 5
 [dataset]
 kind = "tokens"
 paths = [{tokens:?}]
@@ -48,11 +37,11 @@ k = 6
 rank = 2
 fit_samples = 60
 "#
-        );
-        let cache = write(dir.path(), "cache.toml", &cache);
-        build(&cache, &dir.path().join("cache"), set).code(0);
-        let train = format!(
-            r#"seed = 3
+    );
+    let cache = write(dir.path(), "cache.toml", &cache);
+    build(&cache, &dir.path().join("cache"), set).code(0);
+    let train = format!(
+        r#"seed = 3
 [student]
 kind = "llama"
 hidden_size = 32
@@ -72,30 +61,15 @@ select_by = "seen.kl"
 [validation.seen]
 cache = {cache:?}
 "#,
-            cache = dir.path().join("cache"),
-        );
-        let config = write(dir.path(), "train.toml", &train);
-        Self { dir, config }
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn train(&self, name: &str, set: &[&str]) -> Said {
-        let mut args =
-            args!["--config", self.config, "--cache", self.out("cache"), "--out", self.out(name)].to_vec();
-        args.extend(args!["--quiet", "--format", "json"]);
-        for set in set {
-            args.extend(args!["--set", set]);
-        }
-        kd_train(&args)
-    }
+        cache = dir.path().join("cache"),
+    );
+    let config = write(dir.path(), "train.toml", &train);
+    Case { dir, config, caches: vec!["cache"] }
 }
 
 #[test]
 fn a_student_learns_what_the_teacher_says_of_every_token() {
-    let case = Case::new();
+    let case = case(&[]);
     let report = case.train("run", &[]).code(0).json();
     let measured = &report["validation"]["seen"];
     let of = |name: &str| measured[name].as_f64().unwrap_or_else(|| panic!("{name}: {report}"));
@@ -149,7 +123,7 @@ fn a_student_learns_what_the_teacher_says_of_every_token() {
 /// A run goes on from another's weights, and every student can begin so.
 #[test]
 fn a_run_begins_with_the_weights_of_another() {
-    let case = Case::new();
+    let case = case(&[]);
     let first = case.train("first", &["train.epochs=20"]).code(0).json();
     let init = format!("init.weights={}", case.out("first/transformers").display());
     let second =
@@ -162,7 +136,7 @@ fn a_run_begins_with_the_weights_of_another() {
 /// The terms that a language model can have, and rates that fall from the head down.
 #[test]
 fn further_terms_teach_language_models() {
-    let case = Case::new();
+    let case = case(&[]);
     let set = [
         "loss.weights={ dist = 1.0, nkd = 0.5, ranking = 0.5 }",
         "loss.dist.gamma=0",
@@ -183,7 +157,7 @@ fn further_terms_teach_language_models() {
 
 #[test]
 fn labels_are_the_tokens_that_follow() {
-    let case = Case::new();
+    let case = case(&[]);
     let set = ["loss.weights={ cross_entropy = 1.0 }", "train.epochs=40", "train.select_by=last"];
     let report = case.train("run", &set).code(0).json();
     // Each token is followed by the one three further, but for the ends of documents.
@@ -195,7 +169,7 @@ fn labels_are_the_tokens_that_follow() {
 
 #[test]
 fn what_does_not_belong_to_language_models_is_refused() {
-    let case = Case::new();
+    let case = case(&[]);
     let refused = |set: &[&str], words: &[&str]| {
         case.train("refused", set).refused(words);
     };

@@ -171,6 +171,47 @@ fn optimizers_take_pytorchs_steps() {
     }
 }
 
+/// A loss that is scaled changes no step, by a power of two not even in the last bit; a gradient that is not finite is
+/// left out, and so is nothing else.
+#[test]
+fn scaled_losses_take_the_same_steps_and_leave_out_what_is_not_finite() {
+    let reference = reference("optimizers.json");
+    let (inputs, labels) = (tensor(&matrix(&reference["inputs"])), labels(&reference["labels"]));
+    let start = tensor(&matrix(&reference["start"]));
+    for case in reference["cases"].as_array().unwrap() {
+        let config: OptimizerConfig = serde_json::from_value(case["config"].clone()).unwrap();
+        let stores = [VarStore::new(Device::Cpu), VarStore::new(Device::Cpu)];
+        let weights = stores.each_ref().map(|vs| vs.root().var_copy("weight", &start));
+        let mut optimizers = stores.each_ref().map(|vs| Optimizer::new(&config, vs).unwrap());
+        optimizers[1].scale_loss();
+        assert_eq!((optimizers[0].loss_scale(), optimizers[0].skipped()), (1.0, None));
+        for step in 0..4 {
+            for (optimizer, weight) in optimizers.iter_mut().zip(&weights) {
+                let loss = cross_entropy(&inputs.matmul(&weight.tr()), &labels).mean(Kind::Float);
+                // Too large for its scale.
+                if step == 2 && optimizer.skipped() == Some(0) {
+                    optimizer.zero_grad();
+                    (&loss * 1e30 * optimizer.loss_scale()).backward();
+                    assert!(!optimizer.unscale().unwrap());
+                }
+                let loss = cross_entropy(&inputs.matmul(&weight.tr()), &labels).mean(Kind::Float);
+                optimizer.zero_grad();
+                (loss * optimizer.loss_scale()).backward();
+                assert!(optimizer.unscale().unwrap());
+                optimizer.step(config.learning_rate());
+            }
+            assert_eq!(numbers(&weights[0]), numbers(&weights[1]), "{config:?}, step {step}");
+        }
+        assert_eq!((optimizers[1].loss_scale(), optimizers[1].skipped()), (32_768.0, Some(1)));
+        // What is kept of it is taken up again.
+        let (steps, memory) = optimizers[1].state();
+        let mut other = Optimizer::new(&config, &stores[1]).unwrap();
+        other.scale_loss();
+        other.restore(steps, &memory);
+        assert_eq!((other.loss_scale(), other.skipped()), (32_768.0, Some(1)));
+    }
+}
+
 /// Layers and groups with rates and decays of their own are PyTorch's parameter groups.
 #[test]
 fn groups_and_layers_take_pytorchs_steps() {

@@ -458,6 +458,8 @@ mod training {
                 seconds: 0.5,
                 samples_per_second: 20.0,
                 gradient_norm: some(0.7),
+                loss_scale: some(65_536.0),
+                skipped_steps: full.then_some(3),
                 temperature: some(2.0),
                 weights: full.then(|| ("kl".to_owned(), 0.5)).into_iter().collect(),
                 positions_per_second: some(200.0),

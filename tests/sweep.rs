@@ -87,6 +87,32 @@ fn rows(table: &str) -> Vec<Vec<String>> {
     lines.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
+/// What a program says of each run's predictions ranks them, the way that its config says; asked for, or because it
+/// chose the epochs.
+#[test]
+fn a_commands_measure_ranks() {
+    let case = Case::new();
+    for (name, keys, set) in
+        [("asked", "rank_by = \"test.mine\"\n", ""), ("chose", "", "train.select_by = \"test.mine\"\n")]
+    {
+        let values = write(case.dir.path(), name, "5\n1\n3\n");
+        let script = format!("head -n 1 {0} && sed -i 1d {0}", values.display());
+        let mine = format!("{{ command = [\"sh\", \"-c\", {script:?}], better = \"higher\" }}");
+        let set = format!("[set]\ntrain.epochs = 1\nvalidation.test.metrics.mine = {mine}\n{set}");
+        let config = case.config(&format!("by-{name}"), &format!("{keys}{set}[grid]\nseed = [0, 1, 2]\n"));
+        let report = case.sweep(&config, &format!("out-{name}"), &[]).code(0).json();
+        assert_eq!((&report["rank_by"], &report["higher_is_better"]), (&json!("test.mine"), &json!(true)));
+        let of = |key: &str| report["points"].as_array().unwrap().iter().map(|p| p[key].clone()).collect();
+        let (scores, ranks): (Vec<Value>, Vec<Value>) = (of("score"), of("rank"));
+        assert_eq!(
+            (scores, ranks),
+            (vec![json!(5.0), json!(1.0), json!(3.0)], vec![json!(1), json!(3), json!(2)])
+        );
+    }
+    let nobody = case.config("nobody", "rank_by = \"test.mine\"\n[grid]\nseed = [0]\n");
+    case.sweep(&nobody, "refused", &[]).refused(&["rank_by = \"test.mine\"", "train_loss, or set.metric"]);
+}
+
 #[test]
 fn a_grid_is_run_ranked_and_drawn_and_each_run_is_an_ordinary_one() {
     let case = Case::new();

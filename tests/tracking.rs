@@ -4,51 +4,12 @@
 #![cfg(all(feature = "onnx", feature = "torch"))]
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{Said, build, cache_config, kd_train, kd_train_command, lines, train_config};
+use crate::common::{Case, Said, kd_train, kd_train_command, lines};
 use serde_json::{Value, json};
-
-/// A folder with a cache of the training slice and a config over it: 512 samples in 8 batches.
-struct Case {
-    dir: tempfile::TempDir,
-    config: PathBuf,
-}
-
-impl Case {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        build(&cache_config(dir.path(), "linear.onnx"), &dir.path().join("cache"), &[]).code(0);
-        let config = train_config(dir.path());
-        Self { dir, config }
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn args(&self, name: &str, set: &[&str], more: &[&str]) -> Vec<OsString> {
-        let mut args =
-            args!["--config", self.config, "--cache", self.out("cache"), "--out", self.out(name)].to_vec();
-        args.extend(args!["--format", "json"]);
-        args.extend(more.iter().map(OsString::from));
-        for set in set {
-            args.extend(args!["--set", set]);
-        }
-        args
-    }
-
-    fn train(&self, name: &str, set: &[&str]) -> Said {
-        kd_train(&self.args(name, set, &["--quiet"]))
-    }
-
-    fn resume(&self, name: &str, set: &[&str]) -> Said {
-        kd_train(&self.args(name, set, &["--quiet", "--resume"]))
-    }
-}
 
 /// A run's lines without its clock.
 fn told(path: &Path) -> Vec<Value> {

@@ -2,63 +2,12 @@
 
 #![cfg(all(unix, feature = "onnx", feature = "torch"))]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{
-    Said, build, cache_config, files, fixture, kd_train, kd_train_command, lines, train_config, write,
-};
+use crate::common::{Case, Said, build, files, fixture, kd_train, lines, write};
 use serde_json::{Value, json};
-
-/// A cache over the training slice, and a config for students of it.
-struct Case {
-    dir: tempfile::TempDir,
-    cache: PathBuf,
-    config: PathBuf,
-}
-
-impl Case {
-    fn new() -> Self {
-        Self::with_cache(&[])
-    }
-
-    fn with_cache(set: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = dir.path().join("cache");
-        build(&cache_config(dir.path(), "linear.onnx"), &cache, set).code(0);
-        let config = train_config(dir.path());
-        Self { dir, cache, config }
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, out: &Path, cache: bool, set: &[&str]) -> Command {
-        let mut command =
-            kd_train_command(&args!["--config", self.config, "--out", out, "--format", "json", "--quiet"]);
-        if cache {
-            command.arg("--cache").arg(&self.cache);
-        }
-        for set in set {
-            command.args(["--set", set]);
-        }
-        command
-    }
-
-    fn train(&self, name: &str, set: &[&str]) -> Said {
-        self.command(&self.out(name), true, set).output().unwrap().into()
-    }
-
-    /// Trains, which must be refused with all of `words` and leave nothing.
-    #[track_caller]
-    fn refused(&self, cache: bool, set: &[&str], words: &[&str]) {
-        let out = self.out("refused");
-        Said::from(self.command(&out, cache, set).output().unwrap()).refused(words);
-        assert!(!out.exists());
-    }
-}
 
 /// Students of one cache are alike to the last bit, whatever form it has.
 #[test]
@@ -91,7 +40,8 @@ fn a_student_learns_from_the_cache_alone() {
         "loss.temperature=4",
         "optimizer.learning_rate=0.02",
     ];
-    let done = case.command(&out, true, &set).env("ORT_DYLIB_PATH", "/no/such/library.so").output().unwrap();
+    let done =
+        case.command("run", false, &set).env("ORT_DYLIB_PATH", "/no/such/library.so").output().unwrap();
     let report = Said::from(done).code(0).json();
     assert_eq!(
         (&report["outcome"], &report["samples"], &report["steps"]),
@@ -247,7 +197,7 @@ fn measures_and_the_best_epoch() {
 #[test]
 fn what_does_not_belong_together_is_refused_naming_both() {
     let case = Case::new();
-    let refused = |set: &[&str], words: &[&str]| case.refused(true, set, words);
+    let refused = |set: &[&str], words: &[&str]| case.refused(set, words);
     let images = format!("dataset.images={}", fixture("fashion-mnist/t10k-images-idx3-ubyte.gz").display());
     let labels = format!("dataset.labels={}", fixture("fashion-mnist/t10k-labels-idx1-ubyte.gz").display());
     refused(
@@ -295,27 +245,26 @@ fn what_does_not_belong_together_is_refused_naming_both() {
         ],
     );
     refused(&["loss.weights={ kl = 0.0 }"], &["loss.weights: expected a positive weight"]);
-    case.refused(false, &[], &["loss.weights.kl is 0.7, but there is no cache", "--cache DIR"]);
+    let without = Case { caches: Vec::new(), ..Case::new() };
+    without.refused(&[], &["loss.weights.kl is 0.7, but there is no cache", "--cache DIR"]);
     let alone = ["loss.weights={ cross_entropy = 1.0 }", "student={ kind = \"mlp\", hidden = [4] }"];
-    case.refused(false, &alone, &["student.classes: missing"]);
+    without.refused(&alone, &["student.classes: missing"]);
     let command = |cache: &Path| {
         kd_train(&args!["--cache", cache, "--config", case.config, "--out", case.out("refused")])
     };
     command(&case.out("nothing")).refused(&["holds no cache"]);
-    std::fs::remove_file(case.cache.join("shards/00003.arrow")).unwrap();
+    std::fs::remove_file(case.out("cache/shards/00003.arrow")).unwrap();
     // Shards are mapped when they are first touched: the missing one is named.
-    let said = command(&case.cache).code(2);
+    let said = command(&case.out("cache")).code(2);
     assert!(said.err.contains("00003.arrow"), "{}", said.err);
 }
 
 #[test]
 fn labels_alone_need_no_cache() {
-    let case = Case::new();
-    let out = case.out("run");
-    let done = case.command(&out, false, &["loss.weights={ cross_entropy = 1.0 }"]).output().unwrap();
-    let report = Said::from(done).code(0).json();
+    let case = Case { caches: Vec::new(), ..Case::new() };
+    let report = case.train("run", &["loss.weights={ cross_entropy = 1.0 }"]).code(0).json();
     assert!(report.get("cache").is_none() && report.get("temperature").is_none());
-    assert!(lines(&out.join("metrics.jsonl"))[0].get("kl").is_none());
+    assert!(case.epochs("run")[0].get("kl").is_none());
 }
 
 #[test]
@@ -326,7 +275,8 @@ fn a_run_is_overwritten_only_when_asked_and_nothing_else_ever() {
     let before = files(&run);
     case.train("run", &["seed=9"]).refused(&["run exists and is not empty", "--overwrite"]);
     assert_eq!(files(&run), before);
-    let again = |set: &[&str]| Said::from(case.command(&run, true, set).arg("--overwrite").output().unwrap());
+    let again =
+        |set: &[&str]| Said::from(case.command("run", false, set).arg("--overwrite").output().unwrap());
     again(&["seed=9"]).code(0);
     assert_ne!(files(&run)["student.safetensors"], before["student.safetensors"]);
     std::fs::write(run.join("notes.md"), "mine").unwrap();
@@ -342,7 +292,7 @@ fn a_run_is_overwritten_only_when_asked_and_nothing_else_ever() {
 fn ctrl_c_keeps_the_finished_epochs() {
     let case = Case::new();
     let out = case.out("run");
-    let child = case.command(&out, true, &["train.epochs=100000"]).spawn().unwrap();
+    let child = case.command("run", false, &["train.epochs=100000"]).spawn().unwrap();
     let (metrics, begun) = (out.join("metrics.jsonl"), Instant::now());
     while std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 2 {
         assert!(begun.elapsed() < Duration::from_secs(60), "no two epochs within a minute");

@@ -2,50 +2,11 @@
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{Said, build, cache_config, fixture, kd_train, kd_train_command, lines, train_config};
+use crate::common::{Case, fixture, kd_train, lines};
 use serde_json::{Value, json};
-
-/// A folder with a cache of the training slice and a config over it: 512 samples in 8 batches.
-struct Case {
-    dir: tempfile::TempDir,
-    config: PathBuf,
-}
-
-impl Case {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        build(&cache_config(dir.path(), "linear.onnx"), &dir.path().join("cache"), &[]).code(0);
-        let config = train_config(dir.path());
-        Self { dir, config }
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn args(&self, name: &str, resume: bool, set: &[&str]) -> Vec<std::ffi::OsString> {
-        let mut args =
-            args!["--config", self.config, "--cache", self.out("cache"), "--out", self.out(name)].to_vec();
-        args.extend(args!["--quiet", "--format", "json"]);
-        args.extend(resume.then(|| "--resume".into()));
-        for set in set {
-            args.extend(args!["--set", set]);
-        }
-        args
-    }
-
-    fn train(&self, name: &str, set: &[&str]) -> Said {
-        kd_train(&self.args(name, false, set))
-    }
-
-    fn resume(&self, name: &str, set: &[&str]) -> Said {
-        kd_train(&self.args(name, true, set))
-    }
-}
 
 /// What must not depend on interruptions: every epoch but for its clock, and the student.
 fn results(run: &Path) -> (Vec<Value>, Vec<u8>) {
@@ -58,8 +19,9 @@ fn results(run: &Path) -> (Vec<Value>, Vec<u8>) {
     (epochs, std::fs::read(run.join("student.safetensors")).unwrap())
 }
 
-/// Students of every kind of state: variables, buffers of batch norm, a module with dropout of its own.
-fn students() -> [Vec<String>; 4] {
+/// Students of every kind of state: variables, buffers of batch norm, a module with dropout of its own, losses that
+/// are scaled.
+fn students() -> [Vec<String>; 5] {
     let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
     let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     [
@@ -77,6 +39,11 @@ fn students() -> [Vec<String>; 4] {
             "optimizer={ kind = \"rmsprop\", learning_rate = 0.001, momentum = 0.5 }",
             "train.accumulate=3",
             "train.ema=0.9",
+        ]),
+        set(&[
+            "student={ kind = \"conv\", channels = [4, 8] }",
+            "optimizer={ kind = \"sgd\", learning_rate = 0.1 }",
+            "train.precision=f16",
         ]),
     ]
 }
@@ -98,7 +65,7 @@ fn a_run_goes_on_within_an_epoch_to_the_same_bits() {
         {
             let mut set = set.clone();
             set.push(steps);
-            kd_train(&case.args(&name("parts"), resume, &set)).code(0);
+            case.run(&name("parts"), resume, &set).code(0);
         }
         let [expected, found] = ["whole", "parts"].map(|what| results(&case.out(&name(what))));
         assert_eq!(expected.0, found.0, "{student:?}");
@@ -120,7 +87,7 @@ fn a_killed_run_goes_on_to_the_same_bits() {
     let state = case.out("killed/checkpoints/state.safetensors");
     let mut kills = 0;
     for attempt in 0..100u64 {
-        let mut child = kd_train_command(&case.args("killed", state.exists(), &set)).spawn().unwrap();
+        let mut child = case.command("killed", state.exists(), &set).spawn().unwrap();
         let begun = Instant::now();
         // At first as soon as there is something to go on from; later each time, so that it comes to an end.
         let patience = Duration::from_millis(attempt * 150);
@@ -196,7 +163,7 @@ fn gradients_are_clipped_and_their_norm_is_told() {
     let sgd = "optimizer={ kind = \"sgd\", learning_rate = 0.1, momentum = 0.0 }";
     let epoch = |name: &str, set: &[&str]| {
         case.train(name, &[&[sgd, "train.epochs=1"], set].concat()).code(0);
-        lines(&case.out(name).join("metrics.jsonl")).remove(0)
+        case.epochs(name).remove(0)
     };
     let free = epoch("free", &[]);
     assert!(free.get("gradient_norm").is_none());
@@ -211,10 +178,83 @@ fn gradients_are_clipped_and_their_norm_is_told() {
     assert!((tight["train_loss"].as_f64().unwrap() - still["train_loss"].as_f64().unwrap()).abs() < 1e-6);
 }
 
-/// The student that a run exported, by name.
-fn weights(run: &Path) -> BTreeMap<String, Vec<f32>> {
-    let named = tch::Tensor::read_safetensors(run.join("student.safetensors")).unwrap();
-    named.into_iter().map(|(name, value)| (name, Vec::try_from(value.flatten(0, -1)).unwrap())).collect()
+/// Products in half types: other roundings, and the same learning, measured again to the same numbers.
+#[test]
+fn every_kind_of_student_trains_in_half_types() {
+    let case = Case::new();
+    let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
+    let kinds = [
+        ("mlp", "student={ kind = \"mlp\", hidden = [32] }"),
+        ("conv", "student={ kind = \"conv\", channels = [8, 16] }"),
+        ("resnet", "student={ kind = \"resnet18\", width = 4 }"),
+        ("module", &small),
+    ];
+    for (name, student) in kinds {
+        let train = |precision: &str| {
+            let (name, set) = (format!("{name}-{precision}"), format!("train.precision={precision}"));
+            let set = [student, &set, "preprocess.layout=nchw", "train.epochs=3"];
+            let report = case.train(&name, &set).code(0).json();
+            let eval = kd_train(&args!["eval", case.out(&name), "--format", "json"]).code(0).json();
+            let measured = |value: &Value| value["validation"]["test"]["cross_entropy"].as_f64().unwrap();
+            assert!((measured(&report) - measured(&eval)).abs() < 1e-3, "{name}: {report} {eval}");
+            let line = case.epochs(&name).pop().unwrap();
+            assert_eq!(line.get("loss_scale").is_some(), precision == "f16", "{line}");
+            (report["train_loss"].as_f64().unwrap(), case.epochs(&name))
+        };
+        let whole = train("f32").0;
+        for precision in ["bf16", "f16"] {
+            let (half, epochs) = train(precision);
+            assert!((half - whole).abs() < 0.05 * whole && half != whole, "{name}: {half} for {whole}");
+            if precision == "f16" {
+                let skipped = epochs[2]["skipped_steps"].as_u64().unwrap();
+                let scale = epochs[2]["loss_scale"].as_f64().unwrap();
+                assert_eq!(scale, 65_536.0 / 2f64.powi(skipped as i32), "{name}");
+                assert!(skipped < 8, "{name}: {skipped} of 24 steps were left out");
+            }
+        }
+    }
+}
+
+/// What a module returns beside its logits is a term like others, and a mean over samples.
+#[test]
+fn a_student_may_return_a_loss_of_its_own() {
+    let case = Case::new();
+    let student =
+        format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/returning.pt"));
+    let run = |name: &str, returned: &str, set: &[&str]| {
+        let returned = format!("loss.returned=[{{ name = \"squares\", {returned} }}]");
+        let sgd = "optimizer={ kind = \"sgd\", learning_rate = 0.05 }";
+        case.train(name, &[&[&student, &returned, sgd, "preprocess.layout=nchw"], set].concat())
+    };
+    let last = |name: &str| case.epochs(name).pop().unwrap();
+    let of = |line: &Value, name: &str| line[name].as_f64().unwrap_or_else(|| panic!("{name}: {line}"));
+    run("run", "output = 1, weight = 0.5", &["train.epochs=3"]).code(0);
+    let line = last("run");
+    let sum = 0.7 * of(&line, "kl") + 0.3 * of(&line, "cross_entropy") + 0.5 * of(&line, "returned_squares");
+    assert!((of(&line, "train_loss") - sum).abs() < 1e-4, "{line}");
+    // A weight that outweighs all else.
+    run("heavy", "output = 1, weight = 100.0", &["train.epochs=3"]).code(0);
+    assert!(of(&last("heavy"), "returned_squares") < of(&line, "returned_squares") / 2.0);
+    // Frozen normalisation and no dropout: batches of one step are one batch, but for the order of sums. Their own
+    // statistics would differ, so that only the first step, of batches of one size, is the same.
+    let first = ["train.max_steps=1", "train.freeze=[\"conv\"]"];
+    run("large", "output = 1", &[&first[..], &["train.batch=64"]].concat()).code(0);
+    run("small", "output = 1", &[&first[..], &["train.batch=32", "train.accumulate=2"]].concat()).code(0);
+    let off = of(&last("large"), "returned_squares") - of(&last("small"), "returned_squares");
+    assert!(off.abs() < 0.02 * of(&last("large"), "returned_squares"), "{off}");
+    for (returned, words) in [
+        ("output = 0", ["loss.returned[0].output", "at least 1"]),
+        ("output = 2", ["loss.returned", "it returns 2 tensors"]),
+    ] {
+        run("refused", returned, &[]).refused(&words);
+    }
+    let pair = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/pair.pt"));
+    for (student, found) in
+        [(pair.as_str(), "found a tensor of shape [2, 392]"), ("train.epochs=1", "logits alone")]
+    {
+        let set = ["loss.returned=[{ name = \"squares\", output = 1 }]", "preprocess.layout=nchw", student];
+        case.train("refused", &set).refused(&["loss.returned", found]);
+    }
 }
 
 #[test]
@@ -223,13 +263,13 @@ fn averaged_weights_are_measured_and_kept_and_learning_is_the_same() {
     let plain = case.train("plain", &["train.epochs=3"]).code(0).json();
     let slow = case.train("slow", &["train.epochs=3", "train.ema=0.999"]).code(0).json();
     assert_eq!(plain["train_loss"], slow["train_loss"]);
-    let last = |name: &str| lines(&case.out(name).join("metrics.jsonl")).pop().unwrap();
+    let last = |name: &str| case.epochs(name).pop().unwrap();
     assert_ne!(last("plain")["validation"], last("slow")["validation"]);
-    assert_ne!(weights(&case.out("plain")), weights(&case.out("slow")));
+    assert_ne!(case.weights("plain"), case.weights("slow"));
     // An average that forgets at once is the weights themselves.
     case.train("quick", &["train.epochs=3", "train.ema=1e-12"]).code(0);
-    for (name, expected) in weights(&case.out("plain")) {
-        for (a, b) in expected.iter().zip(&weights(&case.out("quick"))[&name]) {
+    for (name, expected) in case.weights("plain") {
+        for (a, b) in expected.iter().zip(&case.weights("quick")[&name]) {
             assert!((a - b).abs() < 1e-6, "{name}: {a} is not {b}");
         }
     }
@@ -240,12 +280,12 @@ fn averaged_weights_are_measured_and_kept_and_learning_is_the_same() {
 fn frozen_weights_stay_as_they_begin() {
     let case = Case::new();
     case.train("free", &["train.epochs=1"]).code(0);
-    let names: Vec<String> = weights(&case.out("free")).into_keys().collect();
+    let names: Vec<String> = case.weights("free").into_keys().collect();
     let frozen = &names[0];
     let set = format!("train.freeze=[{frozen:?}]");
     let short = case.train("short", &["train.epochs=1", &set]).code(0).json();
     case.train("long", &["train.epochs=3", &set]).code(0);
-    let (short_weights, long_weights) = (weights(&case.out("short")), weights(&case.out("long")));
+    let (short_weights, long_weights) = (case.weights("short"), case.weights("long"));
     for name in &names {
         let same = short_weights[name] == long_weights[name];
         assert_eq!(same, name == frozen, "{name}, frozen {frozen}");
@@ -272,7 +312,7 @@ fn schedules_are_read_and_checked() {
     let case = Case::new();
     let last = |name: &str, schedule: &str| {
         case.train(name, &["train.epochs=2", &format!("schedule={schedule}")]).code(0);
-        lines(&case.out(name).join("metrics.jsonl")).pop().unwrap()["learning_rate"].as_f64().unwrap()
+        case.epochs(name).pop().unwrap()["learning_rate"].as_f64().unwrap()
     };
     // Of 16 steps the last is told.
     let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}, {expected}");
@@ -297,7 +337,7 @@ fn every_term_trains_from_a_cache_with_a_tail_and_is_told() {
     for term in ["reverse_kl", "jsd", "total_variation", "mse", "logit_mse", "cosine", "dkd"] {
         let weights = format!("loss.weights={{ {term} = 1.0, cross_entropy = 0.1 }}");
         case.train(term, &[&weights, "train.epochs=6", "loss.label_smoothing=0.1"]).code(0);
-        let epochs = lines(&case.out(term).join("metrics.jsonl"));
+        let epochs = case.epochs(term);
         let of =
             |epoch: &Value, name: &str| epoch[name].as_f64().unwrap_or_else(|| panic!("{name}: {epoch}"));
         assert!(of(&epochs[5], term) < 0.8 * of(&epochs[0], term), "{term}: {epochs:?}");

@@ -3,66 +3,10 @@
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::common::{Said, build, cache_config, fixture, kd_train, lines, train_config};
+use crate::common::{Case, fixture};
 use serde_json::{Value, json};
-use tch::Tensor;
-
-/// A folder with a cache of the training slice and a config over it: 512 samples in 8 batches.
-struct Case {
-    dir: tempfile::TempDir,
-    config: PathBuf,
-}
-
-impl Case {
-    fn new() -> Self {
-        Self::with_cache(&[])
-    }
-
-    fn with_cache(set: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        build(&cache_config(dir.path(), "linear.onnx"), &dir.path().join("cache"), set).code(0);
-        let config = train_config(dir.path());
-        Self { dir, config }
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn run(&self, config: &Path, name: &str, resume: bool, set: &[&str]) -> Said {
-        let mut args =
-            args!["--config", config, "--cache", self.out("cache"), "--out", self.out(name)].to_vec();
-        args.extend(args!["--quiet", "--format", "json"]);
-        args.extend(resume.then(|| "--resume".into()));
-        for set in set {
-            args.extend(args!["--set", set]);
-        }
-        kd_train(&args)
-    }
-
-    fn train(&self, name: &str, set: &[&str]) -> Said {
-        self.run(&self.config, name, false, set)
-    }
-
-    fn epochs(&self, name: &str) -> Vec<Value> {
-        lines(&self.out(name).join("metrics.jsonl"))
-    }
-
-    fn weights(&self, name: &str) -> BTreeMap<String, Vec<f32>> {
-        let read = Tensor::read_safetensors(self.out(name).join("student.safetensors")).unwrap();
-        let numbers = |tensor: Tensor| Vec::<f32>::try_from(tensor.reshape([-1])).unwrap();
-        read.into_iter().map(|(name, tensor)| (name, numbers(tensor))).collect()
-    }
-
-    #[track_caller]
-    fn refused(&self, set: &[&str], words: &[&str]) {
-        self.train("refused", set).refused(words);
-        assert!(!self.out("refused").exists());
-    }
-}
 
 #[test]
 fn each_of_the_terms_teaches() {
@@ -125,7 +69,7 @@ fn losses_change_over_a_run_and_go_on_where_they_were() {
         [("train.max_steps=3", false), ("train.max_steps=13", true), ("train.max_steps=900", true)]
     {
         let set = [&set[..], &[steps]].concat();
-        case.run(&case.config, "parts", resume, &set).code(0);
+        case.run("parts", resume, &set).code(0);
     }
     let [(expected, weights), (found, other)] = ["whole", "parts"].map(|name| results(&case, name));
     assert_eq!(expected, found);
@@ -151,7 +95,7 @@ fn losses_change_over_a_run_and_go_on_where_they_were() {
     }
     // Another change is another run.
     let set = [&set[1..], &["loss.temperature={ from = 8.0, to = 2.0 }"]].concat();
-    case.run(&case.config, "parts", true, &set).refused(&["--resume", "loss.temperature"]);
+    case.run("parts", true, &set).refused(&["--resume", "loss.temperature"]);
 }
 
 #[test]
@@ -203,7 +147,7 @@ fn presets_train_a_step() {
             "train.max_steps=1".to_owned(),
         ];
         let set: Vec<&str> = set.iter().map(String::as_str).collect();
-        let report = case.run(&config, name, false, &set).code(0).json();
+        let report = case.run_of(&config, name, false, &set).code(0).json();
         assert_eq!((&report["steps"], &report["seed"]), (&json!(1), &json!(32)), "{name}");
     }
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::change::{NotNegative, Positive};
-use super::{Fault, FeatureLossConfig, Setting};
+use super::{Fault, FeatureLossConfig, MixtureConfig, ReturnedLossConfig, Setting, returned};
 use crate::target::TailHandling;
 
 /// What is minimised: a weighted sum. `temperature` and the weights are numbers, or tables that say how they change
@@ -48,6 +48,9 @@ pub struct LossConfig {
     /// Terms on the teacher's features that the cache keeps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<FeatureLossConfig>,
+    /// Losses that a TorchScript student returns itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub returned: Vec<ReturnedLossConfig>,
 }
 
 fn default_temperature() -> Setting {
@@ -77,6 +80,7 @@ impl Default for LossConfig {
             mixture: MixtureConfig::default(),
             label_smoothing: 0.0,
             features: Vec::new(),
+            returned: Vec::new(),
         }
     }
 }
@@ -141,28 +145,6 @@ pub struct RankingConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2))]
     pub top: Option<usize>,
-}
-
-/// How several teachers' targets become one.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct MixtureConfig {
-    /// Each teacher's weight, in the order of `--cache`; only their ratios count. Default: the same for all.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub weights: Vec<f64>,
-    /// What of them is averaged.
-    pub average: MixtureAverage,
-}
-
-/// What of several teachers is averaged at the temperature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum MixtureAverage {
-    /// Probabilities: what any of them thinks possible stays possible.
-    #[default]
-    Probabilities,
-    /// Logits: what any of them thinks impossible becomes so. Needs mass on every class, which is written out.
-    Logits,
 }
 
 /// What a term of the loss is computed from, beside the student's logits.
@@ -346,14 +328,12 @@ impl LossConfig {
         for (name, weight, _) in self.weights.each() {
             faults.extend(weight.validate(&format!("loss.weights.{name}"), epochs));
         }
-        if !self.weights.any() && self.features.is_empty() {
+        if !self.weights.any() && self.features.is_empty() && self.returned.is_empty() {
             let problem = "expected a positive weight for kl, cross_entropy or another term, found none";
             faults.push(Fault::new("loss.weights", problem));
         }
-        for (at, weight) in self.mixture.weights.iter().enumerate().filter(|(_, weight)| **weight <= 0.0) {
-            let problem = format!("expected a number above 0, found {weight}; leave that --cache out");
-            faults.push(Fault::new(format!("loss.mixture.weights[{at}]"), problem));
-        }
+        faults.extend(self.mixture.validate());
+        faults.extend(returned::validate(&self.returned));
         if self.of_whole_batch() && accumulate > 1 {
             let problem = format!(
                 "relates the samples of a whole batch, and with train.accumulate = {accumulate} none is seen whole; \

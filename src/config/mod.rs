@@ -14,8 +14,10 @@ mod features;
 mod images;
 mod load;
 mod loss;
+mod mixture;
 mod optim;
 mod outline;
+mod returned;
 mod schedule;
 mod student;
 mod sweep;
@@ -46,11 +48,12 @@ pub use images::{
 };
 pub use load::{Config, load, load_str};
 pub use loss::{
-    DistConfig, DkdConfig, LossConfig, LossWeights, MixtureAverage, MixtureConfig, Needs, NkdConfig,
-    RankingConfig, TermWeights,
+    DistConfig, DkdConfig, LossConfig, LossWeights, Needs, NkdConfig, RankingConfig, TermWeights,
 };
+pub use mixture::{MixtureAverage, MixtureConfig};
 pub use optim::{GroupConfig, OptimizerConfig};
 pub use outline::outline;
+pub use returned::ReturnedLossConfig;
 pub use schedule::{Per, ScheduleConfig};
 pub use student::{LlamaConfig, ResnetConfig, Stem, StudentConfig};
 pub use sweep::{Keys, Point, SweepConfig, load_sweep};

@@ -114,7 +114,7 @@ pub struct TrainSection {
     /// `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "default_device")]
     pub device: String,
-    /// What matrices are multiplied in. Language models only.
+    /// What matrices and kernels are multiplied in.
     #[serde(default, skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
     /// Threads of libtorch; default: one per core.
@@ -144,6 +144,9 @@ pub enum Precision {
     F32,
     /// bfloat16, as in mixed-precision training: as wide as single precision, so that no loss needs scaling.
     Bf16,
+    /// IEEE half precision, as in mixed-precision training: three more bits of significand than bfloat16 and far less
+    /// range, so that losses are scaled before gradients are made (as by PyTorch's `GradScaler`, with its defaults).
+    F16,
 }
 
 impl Precision {
@@ -156,6 +159,7 @@ impl Precision {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 }

@@ -1,8 +1,10 @@
-//! What teachers and training share of libtorch: devices, and its messages in a line.
+//! What teachers and training share of libtorch: devices, its messages in a line, and products in half types.
 
+mod autocast;
 mod device;
 mod message;
 
+pub use autocast::{Autocast, AutocastError};
 pub use device::{DeviceError, resolve};
 pub use message::plain_message;
 

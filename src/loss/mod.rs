@@ -13,6 +13,7 @@ mod mixture;
 mod ranking;
 #[cfg(test)]
 mod reference;
+mod returned;
 mod schedule;
 mod targets;
 mod weighted;
@@ -21,6 +22,7 @@ pub use cross_entropy::cross_entropy;
 pub use features::{FeatureLoss, feature_term};
 pub use kl::KlDivergence;
 pub use ranking::ranking;
+pub use returned::ReturnedLoss;
 pub use schedule::{LossSchedule, LossValues};
 pub use targets::{DecodedBatch, TargetSpace, TargetTensors};
 pub use weighted::{LossTerms, Means, WeightedLoss};

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use meter::Meter;
 
+use crate::config::{Better, MetricConfig};
+
 /// A student on one validation set. Measures that need labels or a cache are absent without them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evaluation {
@@ -142,6 +144,28 @@ impl Metric {
             Self::Agreement | Self::Acceptance => true,
             Self::Perplexity | Self::CrossEntropy | Self::CalibrationError | Self::Kl | Self::Loss => false,
         }
+    }
+}
+
+/// A measure by its name, a command's among them, and which way is better.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measure {
+    /// One of [`Metric::ALL`], or a command's.
+    pub name: String,
+    /// Whether a larger value is the better one.
+    pub higher_is_better: bool,
+}
+
+impl Measure {
+    /// What `command` measures, under `name`.
+    pub fn of_command(name: &str, command: &MetricConfig) -> Self {
+        Self { name: name.to_owned(), higher_is_better: command.better == Better::Higher }
+    }
+}
+
+impl From<Metric> for Measure {
+    fn from(metric: Metric) -> Self {
+        Self { name: metric.as_str().to_owned(), higher_is_better: metric.higher_is_better() }
     }
 }
 

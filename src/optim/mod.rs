@@ -3,6 +3,7 @@
 mod average;
 mod optimizer;
 mod rates;
+mod scaling;
 mod schedule;
 
 pub use average::Average;

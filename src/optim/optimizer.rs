@@ -10,6 +10,7 @@ use tch::nn::VarStore;
 
 use super::OptimError;
 use super::rates::{self, Own};
+use super::scaling::Scaling;
 use crate::config::OptimizerConfig;
 
 /// Changes the trainable variables of a store by their gradients.
@@ -17,6 +18,7 @@ pub struct Optimizer {
     config: OptimizerConfig,
     steps: i64,
     variables: Vec<Variable>,
+    scaling: Option<Scaling>,
 }
 
 /// A variable and what is remembered of its gradients.
@@ -28,8 +30,11 @@ struct Variable {
     second: Option<Tensor>,
 }
 
-/// What an optimizer remembers, under the names `first.VARIABLE` and `second.VARIABLE`.
+/// What an optimizer remembers, under the names `first.VARIABLE` and `second.VARIABLE`; and how losses are scaled.
 pub type Memory = BTreeMap<String, Tensor>;
+
+/// What the scaling of losses is called in it.
+const SCALING: &str = "scaling";
 
 impl Optimizer {
     /// The optimizer of all trainable variables of `vs`, in the order of their names.
@@ -45,7 +50,7 @@ impl Optimizer {
         let own = rates::own(config, &trainable)?;
         let variable = |((name, value), own)| Variable { name, value, own, first: None, second: None };
         let variables = trainable.into_iter().zip(own).map(variable).collect();
-        Ok(Self { config: config.clone(), steps: 0, variables })
+        Ok(Self { config: config.clone(), steps: 0, variables, scaling: None })
     }
 
     /// Takes on the trainable variables of another store, behind those it has; `before` stands before their names,
@@ -57,6 +62,36 @@ impl Optimizer {
             Variable { name: format!("{before}{name}"), value, own, first: None, second: None }
         };
         self.variables.extend(named.into_iter().map(variable));
+    }
+
+    /// Wants losses multiplied by [`Self::loss_scale`] from here on, as half precision needs it.
+    pub fn scale_loss(&mut self) {
+        self.scaling = Some(Scaling::default());
+    }
+
+    /// What a loss is to be multiplied by before its gradients are made, a power of two; 1 unless scaled.
+    pub fn loss_scale(&self) -> f64 {
+        self.scaling.map_or(1.0, |scaling| scaling.scale())
+    }
+
+    /// Steps that were left out because a gradient was not finite; `None` where losses are not scaled.
+    pub fn skipped(&self) -> Option<u64> {
+        self.scaling.map(|scaling| scaling.skipped())
+    }
+
+    /// Divides all gradients by what the loss was multiplied by, and says whether they can be used: whether their norm
+    /// is a number. The next loss is scaled accordingly. Waits for the device, where losses are scaled.
+    ///
+    /// # Errors
+    /// [`OptimError::NotFinite`]: no lower scale is left.
+    pub fn unscale(&mut self) -> Result<bool, OptimError> {
+        let Some(mut scaling) = self.scaling else { return Ok(true) };
+        let inverse = 1.0 / scaling.scale();
+        self.gradients().for_each(|mut gradient| drop(gradient.g_mul_scalar_(inverse)));
+        let finite = self.gradient_norm().is_none_or(|norm| norm.double_value(&[]).is_finite());
+        let goes_on = scaling.update(finite);
+        self.scaling = Some(scaling);
+        if goes_on { Ok(finite) } else { Err(OptimError::NotFinite) }
     }
 
     /// Forgets all gradients.
@@ -112,6 +147,8 @@ impl Optimizer {
                 }
             }
         }
+        let scaling = self.scaling.map(|scaling| (SCALING.to_owned(), Tensor::from_slice(&scaling.state())));
+        memory.extend(scaling);
         (self.steps.unsigned_abs(), memory)
     }
 
@@ -124,6 +161,10 @@ impl Optimizer {
                 memory.get(&format!("{what}.{name}")).map(|tensor| tensor.to_device(device).copy())
             };
             (variable.first, variable.second) = (of("first"), of("second"));
+        }
+        let kept = memory.get(SCALING).and_then(|kept| <[f64; 3]>::try_from(Vec::try_from(kept).ok()?).ok());
+        if let (Some(scaling), Some(kept)) = (&mut self.scaling, kept) {
+            *scaling = Scaling::restored(kept);
         }
     }
 }

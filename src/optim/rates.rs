@@ -34,6 +34,12 @@ pub enum OptimError {
         /// What names begin with.
         prefix: String,
     },
+    /// Gradients that no scale of the loss makes finite.
+    #[error(
+        "train.precision = \"f16\": gradients are not finite, however little the loss is scaled; use bf16, or lower \
+         optimizer.learning_rate"
+    )]
+    NotFinite,
     /// Layers that have no numbers.
     #[error(
         "optimizer.layer_decay: no weight's name has the number of a layer (as layers.3. or block3.); there are \

@@ -11,7 +11,7 @@ use tch::nn::{Init, VarStore};
 use tch::{CModule, Device, Kind, Tensor, nn};
 
 use super::{Input, Model, State, Student, StudentError, TokenTensors};
-use crate::config::{LlamaConfig, Precision};
+use crate::config::LlamaConfig;
 
 /// Standard deviation of the first weights, that of the published models.
 const SPREAD: f64 = 0.02;
@@ -34,8 +34,6 @@ struct Shape {
     eps: f64,
     /// `θ^(−2i/d)`: `[head_dim / 2]`.
     frequencies: Tensor,
-    /// What matrices are multiplied in.
-    kind: Kind,
 }
 
 struct Layer {
@@ -63,6 +61,11 @@ fn matrix(path: nn::Path<'_>, out: i64, inputs: i64) -> Tensor {
 
 fn ones(path: nn::Path<'_>, width: i64) -> Tensor {
     path.var("weight", &[width], Init::Const(1.0))
+}
+
+/// `x · weightᵀ`.
+fn times(x: &Tensor, weight: &Tensor) -> Tensor {
+    x.matmul(&weight.tr())
 }
 
 impl Llama {
@@ -98,8 +101,7 @@ impl Llama {
             .map(|at| config.rope_theta.powf(-2.0 * at as f64 / head_dim as f64) as f32)
             .collect();
         let frequencies = Tensor::from_slice(&frequencies).to_device(vs.device());
-        let shape =
-            Shape { heads, kv_heads, head_dim, eps: config.rms_norm_eps, frequencies, kind: Kind::Float };
+        let shape = Shape { heads, kv_heads, head_dim, eps: config.rms_norm_eps, frequencies };
         Self { vs, embedding, layers, norm, head, shape }
     }
 
@@ -113,7 +115,7 @@ impl Llama {
         let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false);
         for layer in &self.layers {
             x = &x + layer.attention(&self.shape.norm(&x, &layer.input_norm), &at, &self.shape, sizes);
-            x = &x + layer.mlp(&self.shape.norm(&x, &layer.after_norm), &self.shape);
+            x = &x + layer.mlp(&self.shape.norm(&x, &layer.after_norm));
         }
         self.shape.norm(&x, &self.norm)
     }
@@ -139,16 +141,10 @@ impl Llama {
 }
 
 impl Shape {
-    /// `x / √(mean x² + ε) · weight`, the root in single precision.
+    /// `x / √(mean x² + ε) · weight`, in single precision: what is added up along the layers always is.
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        let float = x.to_kind(Kind::Float);
-        let square = (&float * &float).mean_dim([-1i64].as_slice(), true, Kind::Float);
-        (float * (square + self.eps).rsqrt()).to_kind(x.kind()) * weight
-    }
-
-    /// `x · weightᵀ`, in the precision of products.
-    fn times(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        x.to_kind(self.kind).matmul(&weight.to_kind(self.kind).tr())
+        let square = (x * x).mean_dim([-1i64].as_slice(), true, Kind::Float);
+        x * (square + self.eps).rsqrt() * weight
     }
 
     /// `[rows, length, heads · head_dim]` to `[rows, heads, length, head_dim]`.
@@ -166,13 +162,13 @@ impl Shape {
     fn turn(&self, x: &Tensor, at: &Positions) -> Tensor {
         let half = self.head_dim / 2;
         let turned = Tensor::cat(&[-x.narrow(-1, half, half), x.narrow(-1, 0, half)], -1);
-        (x * &at.cos + turned * &at.sin).to_kind(self.kind)
+        x * &at.cos + turned * &at.sin
     }
 }
 
 impl Layer {
     fn attention(&self, x: &Tensor, at: &Positions, shape: &Shape, sizes: bool) -> Tensor {
-        let split = |weight: &Tensor, heads: i64| shape.split(&shape.times(x, weight), heads, sizes);
+        let split = |weight: &Tensor, heads: i64| shape.split(&times(x, weight), heads, sizes);
         let q = shape.turn(&split(&self.q, shape.heads), at);
         let k = shape.turn(&split(&self.k, shape.kv_heads), at);
         let v = split(&self.v, shape.kv_heads);
@@ -189,13 +185,12 @@ impl Layer {
         let mixed =
             Tensor::scaled_dot_product_attention(&q, &k, &v, at.mask.as_ref(), 0.0, causal, None, false);
         let heads: Vec<Tensor> = (0..shape.heads).map(|head| mixed.select(1, head)).collect();
-        // What is added up along the layers is single precision.
-        shape.times(&Tensor::cat(&heads, -1), &self.o).to_kind(Kind::Float)
+        times(&Tensor::cat(&heads, -1), &self.o)
     }
 
-    fn mlp(&self, x: &Tensor, shape: &Shape) -> Tensor {
-        let inner = shape.times(x, &self.gate).silu() * shape.times(x, &self.up);
-        shape.times(&inner, &self.down).to_kind(Kind::Float)
+    fn mlp(&self, x: &Tensor) -> Tensor {
+        let inner = times(x, &self.gate).silu() * times(x, &self.up);
+        times(&inner, &self.down)
     }
 }
 
@@ -207,7 +202,7 @@ impl Model for Llama {
     }
 
     fn head(&self, features: &Tensor) -> Tensor {
-        self.shape.times(features, self.head_weight()).to_kind(Kind::Float)
+        times(features, self.head_weight())
     }
 
     fn has_head(&self) -> bool {
@@ -227,14 +222,6 @@ impl Student for Llama {
         &mut self.vs
     }
 
-    fn compute_in(&mut self, precision: Precision) -> Result<(), StudentError> {
-        self.shape.kind = match precision {
-            Precision::F32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-        };
-        Ok(())
-    }
-
     fn export(&mut self, path: &Path) -> Result<(), StudentError> {
         let device = self.vs.device();
         let to = |student: &mut Self, device: Device| {
@@ -243,10 +230,7 @@ impl Student for Llama {
         };
         to(self, Device::Cpu);
         self.vs.freeze();
-        // Whoever loads it decides what it is computed in.
-        let kind = std::mem::replace(&mut self.shape.kind, Kind::Float);
         let traced = self.trace(path);
-        self.shape.kind = kind;
         self.vs.unfreeze();
         to(self, device);
         traced

@@ -5,6 +5,7 @@ mod conv;
 mod init;
 mod input;
 mod llama;
+mod mixed;
 mod mlp;
 mod resnet;
 mod torchscript;
@@ -14,10 +15,12 @@ use std::path::{Path, PathBuf};
 use tch::nn::VarStore;
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::{FEATURES_LAYER, Precision, ResnetConfig, StudentConfig};
+use crate::config::{FEATURES_LAYER, ResnetConfig, StudentConfig};
+use crate::libtorch::AutocastError;
 
 pub use init::{Initialised, initialise};
 pub use input::{Input, TokenTensors};
+pub use mixed::in_precision;
 use resnet::Depth;
 pub use torchscript::ask;
 
@@ -46,18 +49,14 @@ pub trait Model {
         false
     }
 
-    /// The features, and some layers by their names.
+    /// The features, and what else is wanted.
     ///
     /// # Shapes
-    /// Each layer is `[positions, width]`, of the same positions as the features.
+    /// As [`Answer`] has them.
     ///
     /// # Errors
-    /// As [`Self::features`]; and [`StudentError::Layer`]: there is no such layer.
-    fn features_and_layers(
-        &self,
-        input: &Input,
-        layers: &[String],
-    ) -> Result<(Tensor, Vec<Tensor>), StudentError> {
+    /// As [`Self::features`]; and [`StudentError::Layer`], [`StudentError::Returned`]: it has no such thing.
+    fn answer(&self, input: &Input, wanted: &Wanted) -> Result<Answer, StudentError> {
         let features = self.features(input)?;
         let layer = |layer: &String| match layer.as_str() {
             FEATURES_LAYER if self.has_head() => Ok(features.shallow_clone()),
@@ -66,9 +65,41 @@ pub trait Model {
                 known: if self.has_head() { vec![FEATURES_LAYER.into()] } else { Vec::new() },
             }),
         };
-        let layers = layers.iter().map(layer).collect::<Result<_, StudentError>>()?;
-        Ok((features, layers))
+        let layers = wanted.layers.iter().map(layer).collect::<Result<_, StudentError>>()?;
+        match wanted.losses.first() {
+            None => Ok(Answer { features, layers, losses: Vec::new() }),
+            Some(output) => {
+                Err(StudentError::Returned { output: *output, found: "it returns logits alone".into() })
+            }
+        }
     }
+}
+
+/// What is wanted of a model beside its features.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Layers by their names.
+    pub layers: Vec<String>,
+    /// Losses that it returns itself, each by its place in what a module returns.
+    pub losses: Vec<usize>,
+}
+
+impl Wanted {
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.losses.is_empty()
+    }
+}
+
+/// The features of a batch, and what else was wanted.
+#[derive(Debug)]
+pub struct Answer {
+    /// `[positions, width]`: what [`Model::features`] gives.
+    pub features: Tensor,
+    /// `[positions, width]` each, of the same positions.
+    pub layers: Vec<Tensor>,
+    /// Scalars: means over the batch.
+    pub losses: Vec<Tensor>,
 }
 
 /// A model with trainable variables.
@@ -81,17 +112,6 @@ pub trait Student: Model {
 
     /// The same, to load values into.
     fn variables_mut(&mut self) -> &mut VarStore;
-
-    /// Multiplies matrices in `precision` from here on; weights and logits stay single precision.
-    ///
-    /// # Errors
-    /// [`StudentError::Precision`]: it knows single precision only.
-    fn compute_in(&mut self, precision: Precision) -> Result<(), StudentError> {
-        match precision {
-            Precision::F32 => Ok(()),
-            other => Err(StudentError::Precision { found: other.as_str() }),
-        }
-    }
 
     /// Writes the model as TorchScript for inference (evaluation mode, no gradients), to be
     /// loaded by PyTorch, by a teacher or by `kd-train eval`.
@@ -149,23 +169,23 @@ pub fn create(
     Ok(student)
 }
 
-/// The widths of some layers of a student in evaluation mode.
+/// The widths of the layers that are wanted of a student, in evaluation mode, once its losses are known to be there.
 ///
 /// # Errors
-/// [`StudentError`]: there is no such layer, or it is not one vector for each position.
+/// [`StudentError`]: there is no such layer or loss, or it is not one vector for each position, or not one number.
 pub fn widths(
     student: &dyn Student,
     asked: Asked<'_>,
-    layers: &[String],
+    wanted: &Wanted,
     device: Device,
 ) -> Result<Vec<i64>, StudentError> {
     let (probe, positions) = probe(asked, device);
-    let (_, found) = tch::no_grad(|| student.features_and_layers(&probe, layers))?;
+    let answer = tch::no_grad(|| student.answer(&probe, wanted))?;
     let width = |(layer, found): (&String, &Tensor)| match found.size()[..] {
         [rows, width] if rows == positions && width > 0 => Ok(width),
         _ => Err(StudentError::LayerShape { layer: layer.clone(), positions, found: found.size() }),
     };
-    layers.iter().zip(&found).map(width).collect()
+    wanted.layers.iter().zip(&answer.layers).map(width).collect()
 }
 
 /// Something to ask a student about, and its positions.
@@ -266,12 +286,9 @@ pub enum StudentError {
         /// One input's shape.
         shape: Vec<usize>,
     },
-    /// A student that multiplies in single precision only.
-    #[error("train.precision = \"{found}\" is for student.kind = \"llama\"; leave the key out for others")]
-    Precision {
-        /// Asked for.
-        found: &'static str,
-    },
+    /// No products in half types.
+    #[error(transparent)]
+    Precision(AutocastError),
     /// A language model over images.
     #[error(
         "student.kind = \"{kind}\" learns from rows of tokens, and the samples are images; use conv, say"
@@ -316,6 +333,17 @@ pub enum StudentError {
         positions: i64,
         /// Its shape.
         found: Vec<i64>,
+    },
+    /// No loss at that place.
+    #[error(
+        "loss.returned: expected the student to return a loss, one number, at place {output} of a tuple that begins with \
+         the logits; {found}"
+    )]
+    Returned {
+        /// Its place.
+        output: usize,
+        /// What there is instead.
+        found: String,
     },
     /// Weights to begin with that cannot be had.
     #[error("init.weights: {path}: {problem}")]

@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use tch::nn::OptimizerConfig;
 use tch::{CModule, Kind};
 
 use super::*;
-use crate::config::Stem;
+use crate::config::{Precision, Stem};
 
 /// libtorch has one random generator a process, and tests run side by side.
 static GENERATOR: Mutex<()> = Mutex::new(());
@@ -35,6 +36,52 @@ fn input(rows: i64, shape: &[usize]) -> Tensor {
     Tensor::randn(size, (Kind::Float, Device::Cpu))
 }
 
+/// Logits and gradients are single precision, and those of single precision but for the rounding of products.
+fn half_types_are_near(made: impl Fn() -> Box<dyn Student>, input: impl Fn() -> Input) {
+    let answers = |precision: Precision| {
+        let student = in_precision(made(), precision).unwrap();
+        let features = student.features(&input()).unwrap();
+        let logits = student.head(&features);
+        assert_eq!((features.kind(), logits.kind()), (Kind::Float, Kind::Float));
+        (&logits * &logits).sum(Kind::Float).backward();
+        let variables = student.variables().variables().into_iter();
+        let gradients =
+            variables.map(|(name, value)| (name, value.grad())).filter(|(_, grad)| grad.defined());
+        (logits.detach(), gradients.collect::<BTreeMap<_, _>>())
+    };
+    let apart = |a: &Tensor, b: &Tensor| {
+        assert_eq!((a.kind(), b.kind()), (Kind::Float, Kind::Float));
+        let norm = |x: Tensor| f64::try_from(x.norm()).unwrap();
+        norm(a - b) / norm(a.copy())
+    };
+    let whole = answers(Precision::F32);
+    // Bits of significand, and a few products one after the other.
+    for (precision, bits) in [(Precision::Bf16, 8), (Precision::F16, 11)] {
+        let (half, unit) = (answers(precision), 2f64.powi(-bits));
+        let found = apart(&whole.0, &half.0);
+        assert!(found > unit / 100.0 && found < 5.0 * unit, "{precision:?}, logits: {found}");
+        assert_eq!(whole.1.len(), half.1.len());
+        for (name, a) in &whole.1 {
+            let found = apart(a, &half.1[name]);
+            assert!(found < 15.0 * unit, "{precision:?}, {name}: {found}");
+        }
+    }
+}
+
+#[test]
+fn products_in_half_types_are_near_those_in_single_precision() {
+    let _alone = GENERATOR.lock().unwrap();
+    for (config, shape) in kinds() {
+        let made = || {
+            tch::manual_seed(7);
+            create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap()
+        };
+        tch::manual_seed(8);
+        let images = input(4, &shape);
+        half_types_are_near(made, || Input::Images(images.shallow_clone()));
+    }
+}
+
 #[test]
 fn the_only_layer_of_a_built_in_student_is_what_its_head_is_given() {
     let _alone = GENERATOR.lock().unwrap();
@@ -49,15 +96,18 @@ fn the_only_layer_of_a_built_in_student_is_what_its_head_is_given() {
     };
     for (config, shape) in kinds() {
         let student = create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap();
-        let widths = |layer: &str| {
-            super::widths(student.as_ref(), Asked::Images(&shape), &[layer.to_owned()], Device::Cpu)
-        };
+        let of = |layer: &str| Wanted { layers: vec![layer.to_owned()], losses: Vec::new() };
+        let widths =
+            |layer: &str| super::widths(student.as_ref(), Asked::Images(&shape), &of(layer), Device::Cpu);
         assert_eq!(widths("features").unwrap(), [wanted(&config, &shape)], "{config:?}");
         let error = widths("block1").unwrap_err().to_string();
         assert!(error.contains("no layer \"block1\"; it has features"), "{error}");
         let input = Input::Images(input(3, &shape));
-        let (features, layers) = student.features_and_layers(&input, &["features".to_owned()]).unwrap();
-        assert_eq!(features, layers[0]);
+        let answer = student.answer(&input, &of("features")).unwrap();
+        assert_eq!(answer.features, answer.layers[0]);
+        let own = Wanted { layers: Vec::new(), losses: vec![1] };
+        let error = student.answer(&input, &own).unwrap_err().to_string();
+        assert!(error.contains("loss.returned") && error.contains("logits alone"), "{error}");
     }
 }
 
@@ -194,7 +244,7 @@ fn what_does_not_fit_is_refused_with_a_way_out() {
 
 mod llama {
     use super::*;
-    use crate::config::{LlamaConfig, Precision};
+    use crate::config::LlamaConfig;
 
     fn config() -> StudentConfig {
         StudentConfig::Llama(LlamaConfig {
@@ -292,38 +342,11 @@ mod llama {
         assert!(!student.variables().trainable_variables().is_empty());
     }
 
-    /// Logits and gradients are single precision, and those of single precision but for the rounding of bfloat16.
     #[test]
-    fn products_in_bfloat16_are_near_those_in_single_precision() {
+    fn products_in_half_types_are_near_those_in_single_precision() {
         let _alone = GENERATOR.lock().unwrap();
-        let answers = |precision: Precision| {
-            let mut student = made(6);
-            student.compute_in(precision).unwrap();
-            let input = Input::Tokens(TokenTensors::whole(2, &[3, 1, 4, 1, 5, 9, 2, 6], Device::Cpu));
-            let logits = student.head(&student.features(&input).unwrap());
-            (&logits * &logits).sum(Kind::Float).backward();
-            let variables = student.variables().variables();
-            let mut gradients: Vec<_> =
-                variables.into_iter().map(|(name, value)| (name, value.grad())).collect();
-            gradients.sort_by(|a, b| a.0.cmp(&b.0));
-            (logits.detach(), gradients)
-        };
-        let (whole, half) = (answers(Precision::F32), answers(Precision::Bf16));
-        let apart = |a: &Tensor, b: &Tensor| {
-            assert_eq!((a.kind(), b.kind()), (Kind::Float, Kind::Float));
-            let norm = |x: Tensor| f64::try_from(x.norm()).unwrap();
-            norm(a - b) / norm(a.copy())
-        };
-        // Eight bits of significand, and a few products one after the other.
-        let found = apart(&whole.0, &half.0);
-        assert!(found > 1e-5 && found < 0.02, "logits: {found}");
-        for ((name, a), (_, b)) in whole.1.iter().zip(&half.1) {
-            assert!(apart(a, b) < 0.05, "{name}: {}", apart(a, b));
-        }
-        let mut other = create(&kinds()[1].0, Asked::Images(&[12]), 5, Device::Cpu).unwrap();
-        other.compute_in(Precision::F32).unwrap();
-        let refused = other.compute_in(Precision::Bf16).unwrap_err().to_string();
-        assert!(refused.contains("train.precision = \"bf16\""), "{refused}");
+        let input = || Input::Tokens(TokenTensors::whole(2, &[3, 1, 4, 1, 5, 9, 2, 6], Device::Cpu));
+        half_types_are_near(|| made(6), input);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::nn::VarStore;
 use tch::{CModule, IValue, Tensor};
 
-use super::{Input, Model, State, Student, StudentError};
+use super::{Answer, Input, Model, State, Student, StudentError, Wanted};
 
 pub(super) struct TorchScriptStudent {
     module: CModule,
@@ -55,15 +55,11 @@ impl Model for TorchScriptStudent {
     /// Images to `[rows, classes]`, or tokens `[rows, length]` to `[rows, length, classes]`. A module is given
     /// nothing but the tokens: what it attends to is its own matter.
     fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
-        Ok(self.features_and_layers(input, &[])?.0)
+        Ok(self.answer(input, &Wanted::default())?.features)
     }
 
-    /// Of a module that returns a tuple, a layer is called by its place in it.
-    fn features_and_layers(
-        &self,
-        input: &Input,
-        layers: &[String],
-    ) -> Result<(Tensor, Vec<Tensor>), StudentError> {
+    /// Of a module that returns a tuple, layers and losses are called by their places in it.
+    fn answer(&self, input: &Input, wanted: &Wanted) -> Result<Answer, StudentError> {
         let given = match input {
             Input::Images(images) => images,
             Input::Tokens(tokens) => &tokens.tokens,
@@ -86,7 +82,20 @@ impl Model for TorchScriptStudent {
             let missing = || StudentError::Layer { layer: layer.clone(), known: known() };
             of_positions(place.and_then(|place| all.get(place)).ok_or_else(missing)?)
         };
-        Ok((of_positions(&all[0])?, layers.iter().map(layer).collect::<Result<_, StudentError>>()?))
+        let loss = |output: &usize| {
+            let missing = |found: String| StudentError::Returned { output: *output, found };
+            let found = all.get(*output).filter(|_| *output > 0);
+            let found = found.ok_or_else(|| missing(format!("it returns {} tensors", all.len())))?;
+            match found.numel() {
+                1 => Ok(found.reshape([0i64; 0])),
+                _ => Err(missing(format!("found a tensor of shape {:?}", found.size()))),
+            }
+        };
+        Ok(Answer {
+            features: of_positions(&all[0])?,
+            layers: wanted.layers.iter().map(layer).collect::<Result<_, StudentError>>()?,
+            losses: wanted.losses.iter().map(loss).collect::<Result<_, StudentError>>()?,
+        })
     }
 }
 

@@ -1,10 +1,11 @@
 //! What ranks the runs of a sweep.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::SweepError;
 use crate::config::TrainConfig;
-use crate::metrics::Metric;
+use crate::metrics::{Measure, Metric};
 use crate::train::TrainReport;
 
 /// What ranks the runs.
@@ -17,7 +18,7 @@ pub enum RankBy {
         /// The validation set.
         set: String,
         /// The measure.
-        metric: Metric,
+        measure: Measure,
     },
 }
 
@@ -25,7 +26,7 @@ impl fmt::Display for RankBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TrainLoss => f.write_str("train_loss"),
-            Self::Metric { set, metric } => write!(f, "{set}.{}", metric.as_str()),
+            Self::Metric { set, measure } => write!(f, "{set}.{}", measure.name),
         }
     }
 }
@@ -34,8 +35,11 @@ impl RankBy {
     /// What the config gives, checked against the validation sets that the points have.
     pub(super) fn given(given: &str, points: &[TrainConfig]) -> Result<Self, SweepError> {
         let refuse = |problem: String| SweepError::RankBy { given: given.to_owned(), problem };
-        let ranked = Self::parse(given).ok_or_else(|| {
-            let known: Vec<&str> = Metric::ALL.into_iter().map(Metric::as_str).collect();
+        let ranked = Self::parse(given, points).ok_or_else(|| {
+            let of_commands = points.iter().flat_map(|point| point.validation.values());
+            let of_commands = of_commands.flat_map(|set| set.metrics.keys().map(String::as_str));
+            let mut known: Vec<&str> = Metric::ALL.into_iter().map(Metric::as_str).collect();
+            known.extend(of_commands.collect::<BTreeSet<_>>());
             refuse(format!("expected train_loss, or set.metric with one of {}", known.join(", ")))
         })?;
         let Self::Metric { set, .. } = &ranked else { return Ok(ranked) };
@@ -49,24 +53,30 @@ impl RankBy {
         Err(refuse(format!("no validation set named {set:?} (there are: {})", known.join(", "))))
     }
 
-    /// `train_loss`, or `set.metric`.
-    fn parse(text: &str) -> Option<Self> {
+    /// `train_loss`, or `set.metric`, a command's of one of `points` among them.
+    fn parse(text: &str, points: &[TrainConfig]) -> Option<Self> {
         if text == "train_loss" {
             return Some(Self::TrainLoss);
         }
-        let (set, metric) = text.rsplit_once('.')?;
-        let metric = Metric::ALL.into_iter().find(|known| known.as_str() == metric)?;
-        Some(Self::Metric { set: set.to_owned(), metric })
+        let (set, name) = text.rsplit_once('.')?;
+        let command = |point: &TrainConfig| {
+            let command = point.validation.get(set)?.metrics.get(name)?;
+            Some(Measure::of_command(name, command))
+        };
+        let own = Metric::ALL.into_iter().find(|known| known.as_str() == name).map(Measure::from);
+        let measure = own.or_else(|| points.iter().find_map(command))?;
+        Some(Self::Metric { set: set.to_owned(), measure })
     }
 
-    /// What a finished run suggests: what chose its epoch, or the first measure of its first validation set.
-    pub(super) fn suggested(run: &TrainReport) -> Self {
-        if let Some(chosen) = Self::parse(&run.selected_by) {
+    /// What a finished run of `points` suggests: what chose its epoch, or the first measure of its first validation
+    /// set.
+    pub(super) fn suggested(run: &TrainReport, points: &[TrainConfig]) -> Self {
+        if let Some(chosen) = Self::parse(&run.selected_by, points) {
             return chosen;
         }
         let first = run.validation.iter().find_map(|(set, measured)| {
             let metric = Metric::ALL.into_iter().find(|metric| metric.of(measured).is_some())?;
-            Some(Self::Metric { set: set.clone(), metric })
+            Some(Self::Metric { set: set.clone(), measure: metric.into() })
         });
         first.unwrap_or(Self::TrainLoss)
     }
@@ -75,14 +85,14 @@ impl RankBy {
     pub(super) fn of(&self, run: &TrainReport) -> Option<f64> {
         let value = match self {
             Self::TrainLoss => run.train_loss,
-            Self::Metric { set, metric } => run.validation.get(set).and_then(|set| metric.of(set)),
+            Self::Metric { set, measure } => run.validation.get(set).and_then(|set| set.get(&measure.name)),
         };
         value.filter(|value| value.is_finite())
     }
 
     /// Whether a larger value is the better one.
     pub fn higher_is_better(&self) -> bool {
-        matches!(self, Self::Metric { metric, .. } if metric.higher_is_better())
+        matches!(self, Self::Metric { measure, .. } if measure.higher_is_better)
     }
 }
 
@@ -112,10 +122,10 @@ mod tests {
 
     #[test]
     fn measures_are_named_by_their_set() {
-        let kl = RankBy::Metric { set: "held.out".into(), metric: Metric::Kl };
-        assert_eq!(RankBy::parse("held.out.kl"), Some(kl.clone()));
+        let kl = RankBy::Metric { set: "held.out".into(), measure: Metric::Kl.into() };
+        assert_eq!(RankBy::parse("held.out.kl", &[]), Some(kl.clone()));
         assert_eq!(kl.to_string(), "held.out.kl");
-        assert_eq!(RankBy::parse("train_loss"), Some(RankBy::TrainLoss));
-        assert!(RankBy::parse("test.nothing").is_none() && RankBy::parse("last").is_none());
+        assert_eq!(RankBy::parse("train_loss", &[]), Some(RankBy::TrainLoss));
+        assert!(RankBy::parse("test.nothing", &[]).is_none() && RankBy::parse("last", &[]).is_none());
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::rank::{RankBy, ranks};
-use crate::config::Keys;
+use crate::config::{Keys, TrainConfig};
 use crate::metrics::Evaluation;
 use crate::train::TrainReport;
 
@@ -127,9 +127,14 @@ impl SweepReport {
         self.points.iter().filter(|point| point.state == state).count()
     }
 
-    /// Ranks the runs of which `runs` has what they found out.
-    pub(super) fn rank(&mut self, given: Option<&RankBy>, runs: &[Option<TrainReport>]) {
-        let suggested = || runs.iter().flatten().next().map(RankBy::suggested);
+    /// Ranks the runs of `points`, of which `runs` has what they found out.
+    pub(super) fn rank(
+        &mut self,
+        given: Option<&RankBy>,
+        points: &[TrainConfig],
+        runs: &[Option<TrainReport>],
+    ) {
+        let suggested = || runs.iter().flatten().next().map(|run| RankBy::suggested(run, points));
         let Some(rank_by) = given.cloned().or_else(suggested) else { return };
         let scores: Vec<Option<f64>> =
             runs.iter().map(|run| run.as_ref().and_then(|run| rank_by.of(run))).collect();

@@ -67,12 +67,12 @@ pub fn run(
         points: points.iter().map(|planned| of(planned, earlier(&planned.point.name))).collect(),
         seconds: 0.0,
     };
-    let mut work = Work { folder, points, rank_by, done: Vec::new(), report, progress };
+    let mut work = Work { folder, points, configs, rank_by, done: Vec::new(), report, progress };
     work.done = work.points.iter().map(|planned| trained(&planned.found)).collect();
     for at in 0..work.points.len() {
         work.fill(at);
     }
-    work.report.rank(work.rank_by.as_ref(), &work.done);
+    work.report.rank(work.rank_by.as_ref(), &work.configs, &work.done);
     if options.plan_only {
         return Ok(work.report);
     }
@@ -139,6 +139,8 @@ fn trained(found: &FoundRun) -> Option<TrainReport> {
 struct Work<'a> {
     folder: SweepFolder,
     points: Vec<Planned>,
+    /// Of each.
+    configs: Vec<TrainConfig>,
     rank_by: Option<RankBy>,
     /// What the runs that are done found out.
     done: Vec<Option<TrainReport>>,
@@ -286,7 +288,7 @@ impl Work<'_> {
         if point.state == PointState::Trained {
             self.done[at] = trained(&self.run(at).found()?);
             self.fill(at);
-            self.report.rank(self.rank_by.as_ref(), &self.done);
+            self.report.rank(self.rank_by.as_ref(), &self.configs, &self.done);
         }
         self.folder.write_report(&self.report)?;
         let point = &self.report.points[at];

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Tensor};
 
 use super::evaluate::{DeviceBatch, evaluate, means};
+use super::further::Further;
 use super::setup::{Training, ValidationSet};
 use super::state::{self, Place};
 use super::step::backward;
@@ -15,7 +16,7 @@ use super::watch::{Step, Watch};
 use super::{EpochReport, RunFolder, TrainError};
 use crate::config::{Setting, TrainConfig};
 use crate::loader::{Batch, Order, stream};
-use crate::loss::{FeatureLoss, LossSchedule, LossTerms, WeightedLoss};
+use crate::loss::{LossSchedule, LossTerms, WeightedLoss};
 use crate::metrics::Evaluation;
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
@@ -40,7 +41,7 @@ pub(super) struct Course<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) loss: WeightedLoss,
     pub(super) loss_schedule: LossSchedule,
-    pub(super) features: FeatureLoss,
+    pub(super) further: Further,
     pub(super) optimizer: Optimizer,
     /// Of the weights, where it is what is measured and kept.
     pub(super) average: Option<Average>,
@@ -115,7 +116,7 @@ impl Course<'_> {
 
     pub(super) fn keep(&self, student: &mut dyn Student) -> Result<(), TrainError> {
         self.watch.sync()?;
-        let (features, optimizer, average) = (&self.features, &self.optimizer, self.average.as_ref());
+        let (features, optimizer, average) = (&self.further.features, &self.optimizer, self.average.as_ref());
         let figures = (&self.sums, self.watch.window());
         state::save(self.folder, &self.place, student, features, optimizer, average, figures)
     }
@@ -187,6 +188,7 @@ impl Course<'_> {
         let positions = self.sums.over().positions - before;
         let loss = &self.config.loss;
         let at = |setting: &Setting| self.loss_schedule.value(setting, self.place.step.saturating_sub(1));
+        let skipped = self.optimizer.skipped();
         Ok(Some(EpochReport {
             epoch,
             step: self.place.step,
@@ -196,6 +198,8 @@ impl Course<'_> {
             temperature: loss.temperature.changes().then(|| at(&loss.temperature)),
             weights: loss.weights.changing().map(|(name, weight)| (name.to_owned(), at(&weight))).collect(),
             gradient_norm: means.gradient_norm,
+            loss_scale: skipped.is_some().then(|| self.optimizer.loss_scale()),
+            skipped_steps: skipped,
             seconds,
             samples_per_second: rate(rows as f64),
             positions_per_second: of_tokens.then(|| rate(positions as f64)),
@@ -210,34 +214,42 @@ impl Course<'_> {
         group: &[Batch],
         learning_rate: f64,
     ) -> Result<LossTerms, TrainError> {
-        let section = &self.config.train;
         // What is random in a step depends on nothing but its number.
         seed(self.config.seed ^ self.place.step.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.device);
         self.loss.set(&self.loss_schedule.at(self.place.step))?;
         self.optimizer.zero_grad();
-        let over = means(group);
+        let (over, scale) = (means(group), self.optimizer.loss_scale());
         let mut sum: Option<LossTerms> = None;
         for batch in group {
             let batch = DeviceBatch::new(batch, self.training.samples.image_shape(), self.device);
             let classes = self.training.classes;
-            backward(student, &batch, &self.loss, &self.features, over, classes)?.add_to(&mut sum);
+            backward(student, &batch, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
         }
         let terms = sum.ok_or(TrainError::Empty)?;
         // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.
-        if let Some(most) = section.clip_value {
-            self.optimizer.clip_value(most);
+        let mut norm = None;
+        if self.optimizer.unscale()? {
+            norm = self.clip();
+            self.optimizer.step(learning_rate);
         }
-        let norm = match section.clip_norm {
-            Some(most) => self.optimizer.clip_norm(most),
-            None if self.config.tracking.gradient_norm => self.optimizer.gradient_norm(),
-            None => None,
-        };
-        self.optimizer.step(learning_rate);
         if let Some(average) = &mut self.average {
             average.update();
         }
         self.sums.add(&terms, over, norm.as_ref());
         Ok(terms)
+    }
+
+    /// Makes gradients smaller as the config asks, and gives their norm where it is wanted.
+    fn clip(&mut self) -> Option<Tensor> {
+        let section = &self.config.train;
+        if let Some(most) = section.clip_value {
+            self.optimizer.clip_value(most);
+        }
+        match section.clip_norm {
+            Some(most) => self.optimizer.clip_norm(most),
+            None if self.config.tracking.gradient_norm => self.optimizer.gradient_norm(),
+            None => None,
+        }
     }
 
     fn check(&self, epoch: u32, loss: f64) -> Result<(), TrainError> {

@@ -16,7 +16,7 @@ use super::{RunFolder, TrainError, retain};
 use crate::checkpoint;
 use crate::config::{StudentConfig, TrainConfig};
 use crate::durable;
-use crate::libtorch;
+use crate::libtorch::{self, Autocast};
 use crate::metrics::Evaluation;
 use crate::student::{self, Asked, Input, Model, State, StudentError};
 
@@ -96,12 +96,11 @@ impl Use<'_> {
         }
         readable(&variables)?;
         let mut student = student::create(&kept, Asked::Tokens, classes, device)?;
-        student.compute_in(self.config.train.precision)?;
         if student.state() == State::Variables {
             checkpoint::load_variables(student.as_mut(), &variables)?;
         }
         student.set_training(false);
-        Ok((student, classes))
+        Ok((student::in_precision(student, self.config.train.precision)?, classes))
     }
 
     /// The run's classifier of images of `shape`.
@@ -110,12 +109,14 @@ impl Use<'_> {
         let (variables, module) = self.files()?;
         // A checkpoint is exported only where variables are not all of the student.
         if self.checkpoint.is_none() || module.exists() {
-            return Ok(Box::new(Exported::load(&module, classes, device)?));
+            let autocast =
+                Autocast::new(device, self.config.train.precision).map_err(StudentError::Precision)?;
+            return Ok(Box::new(Exported::load(&module, classes, device, autocast)?));
         }
         let mut student = student::create(&self.config.student, Asked::Images(shape), classes, device)?;
         checkpoint::load_variables(student.as_mut(), &variables)?;
         student.set_training(false);
-        Ok(student)
+        Ok(student::in_precision(student, self.config.train.precision)?)
     }
 }
 
@@ -170,19 +171,20 @@ pub(super) fn readable(path: &Path) -> Result<(), TrainError> {
     opened.map(|_| ()).map_err(|source| TrainError::Read { path: path.to_owned(), source })
 }
 
-/// An image classifier as it was exported.
+/// An image classifier as it was exported, asked in the precision that it was measured in.
 struct Exported {
     module: CModule,
     classes: usize,
+    autocast: Autocast,
 }
 
 impl Exported {
-    fn load(path: &Path, classes: usize, device: Device) -> Result<Self, TrainError> {
+    fn load(path: &Path, classes: usize, device: Device, autocast: Autocast) -> Result<Self, TrainError> {
         readable(path)?;
         let mut module = CModule::load_on_device(path, device)
             .map_err(|error| failed(format!("loading {}", path.display()), &error))?;
         module.set_eval();
-        Ok(Self { module, classes })
+        Ok(Self { module, classes, autocast })
     }
 }
 
@@ -191,12 +193,12 @@ impl Model for Exported {
         let Input::Images(images) = input else {
             return Err(StudentError::NeedsImages { kind: "student.pt" });
         };
-        let logits = student::ask(&self.module, images)?.swap_remove(0);
+        let logits = self.autocast.run(|| student::ask(&self.module, images))?.swap_remove(0);
         let expected = [images.size()[0], self.classes as i64];
         if logits.size() != expected {
             return Err(StudentError::Output { expected, found: logits.size() });
         }
-        Ok(logits)
+        Ok(logits.to_kind(Kind::Float))
     }
 }
 

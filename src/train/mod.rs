@@ -10,6 +10,7 @@ mod error;
 mod evaluate;
 mod export;
 mod folder;
+mod further;
 mod generate;
 mod infer;
 mod predictions;

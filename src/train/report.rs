@@ -32,6 +32,13 @@ pub struct EpochReport {
     /// `tracking.gradient_norm` asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,
+    /// What losses are multiplied by, at the end of the epoch, so that gradients do not vanish; with
+    /// `train.precision = "f16"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps since the run began that changed nothing, because a gradient was not finite at the scale of the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
     /// Wall-clock time of the training steps of this session.
     pub seconds: f64,
     /// Samples trained on per second.

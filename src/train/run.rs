@@ -8,6 +8,7 @@ use std::time::Instant;
 use tch::Device;
 
 use super::course::{Course, seed};
+use super::further::Further;
 use super::resume::{self, resolved};
 use super::retain::Retention;
 use super::select::SelectBy;
@@ -17,12 +18,12 @@ use super::sums::Sums;
 use super::watch::{self, Watch};
 use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport, doubt};
 use crate::checkpoint;
-use crate::config::{StudentConfig, TrainConfig};
+use crate::config::{Precision, StudentConfig, TrainConfig};
 use crate::libtorch;
-use crate::loss::{FeatureLoss, LossSchedule, WeightedLoss};
+use crate::loss::{FeatureLoss, LossSchedule, ReturnedLoss, WeightedLoss};
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
-use crate::student::{self, Asked, Initialised, State, Student};
+use crate::student::{self, Asked, Initialised, State, Student, Wanted};
 use crate::tracking::mlflow;
 
 /// Parts the seed of projections from that of the student: neither's first weights depend on the other.
@@ -87,9 +88,12 @@ pub fn run(
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
     freeze(student.as_ref(), &config.train.freeze)?;
-    let features = features(config, &training, student.as_ref(), device)?;
+    let further = further(config, &training, student.as_ref(), device)?;
     let mut optimizer = Optimizer::new(&config.optimizer, student.variables())?;
-    optimizer.add(PROJECTION, features.variables());
+    optimizer.add(PROJECTION, further.features.variables());
+    if config.train.precision == Precision::F16 {
+        optimizer.scale_loss();
+    }
     if let (None, Some(init)) = (&kept, &config.init) {
         let done = student::initialise(student.as_mut(), &init.weights)?;
         progress.say(&begun_with(&done, &init.weights));
@@ -129,7 +133,7 @@ pub fn run(
             folder.write_config(&resolved)?;
         }
         Some(kept) => {
-            kept.put(&folder, student.as_mut(), &features, &mut optimizer, average.as_mut())?;
+            kept.put(&folder, student.as_mut(), &further.features, &mut optimizer, average.as_mut())?;
             (place, sums, window) = (kept.place, kept.sums, kept.window);
             sums.move_to(device);
             for EpochReport { epoch, step, train_loss, validation, .. } in
@@ -152,7 +156,7 @@ pub fn run(
         folder: &folder,
         loss,
         loss_schedule,
-        features,
+        further,
         optimizer,
         average,
         schedule,
@@ -238,28 +242,29 @@ fn create(
     {
         path.clone_from(module);
     }
-    let mut student = student::create(&student, asked, training.classes, device)?;
-    student.compute_in(config.train.precision)?;
-    Ok(student)
+    let student = student::create(&student, asked, training.classes, device)?;
+    Ok(student::in_precision(student, config.train.precision)?)
 }
 
-/// The terms on the teacher's features, and what projects the student's layers to them.
-fn features(
+/// The terms on the teacher's features, with what projects the student's layers to them, and the student's own.
+fn further(
     config: &TrainConfig,
     training: &Training,
     student: &dyn Student,
     device: Device,
-) -> Result<FeatureLoss, TrainError> {
+) -> Result<Further, TrainError> {
     let losses = &config.loss.features;
-    if losses.is_empty() {
-        return Ok(FeatureLoss::new(&[], &[], device));
+    let returned = ReturnedLoss::new(&config.loss.returned);
+    let layers = losses.iter().map(|loss| loss.layer.clone()).collect();
+    let wanted = Wanted { layers, losses: returned.outputs() };
+    if wanted.is_empty() {
+        return Ok(Further::new(FeatureLoss::new(&[], &[], device), returned));
     }
     let asked = training.samples.image_shape().map_or(Asked::Tokens, Asked::Images);
-    let layers: Vec<String> = losses.iter().map(|loss| loss.layer.clone()).collect();
-    let widths = student::widths(student, asked, &layers, device)?;
+    let widths = student::widths(student, asked, &wanted, device)?;
     let widths: Vec<(i64, i64)> = widths.into_iter().zip(training.widths.iter().copied()).collect();
     seed(config.seed ^ PROJECTION_STREAM, device);
-    Ok(FeatureLoss::new(losses, &widths, device))
+    Ok(Further::new(FeatureLoss::new(losses, &widths, device), returned))
 }
 
 /// Keeps the weights whose names begin with one of `names` as they are.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::TrainError;
-use super::setup::{Measure, ValidationSet};
-use crate::metrics::Evaluation;
+use super::setup::ValidationSet;
+use crate::metrics::{Evaluation, Measure};
 
 /// What chooses the epoch.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,13 +9,13 @@ use tch::Device;
 use super::TrainError;
 use crate::cache::{CacheReader, Manifest};
 use crate::config::{
-    AugmentConfig, Better, FeatureLossConfig, LossConfig, MetricConfig, PreprocessConfig, TermWeights,
-    TrainConfig, ValidationConfig,
+    AugmentConfig, FeatureLossConfig, LossConfig, MetricConfig, PreprocessConfig, TermWeights, TrainConfig,
+    ValidationConfig,
 };
 use crate::dataset::{self, Dataset, DatasetError};
 use crate::loader::Samples;
 use crate::loss::{KlDivergence, LossError, TargetSpace, WeightedLoss};
-use crate::metrics::Metric;
+use crate::metrics::{Measure, Metric};
 use crate::preprocess::Preprocess;
 use crate::target::Temperature;
 
@@ -47,13 +47,6 @@ pub(super) struct ValidationSet {
     labelled: bool,
 }
 
-/// Something that is measured on a set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Measure {
-    pub(super) name: String,
-    pub(super) higher_is_better: bool,
-}
-
 impl ValidationSet {
     /// Whether its samples are rows of tokens.
     pub(super) fn is_of_tokens(&self) -> bool {
@@ -76,14 +69,8 @@ impl ValidationSet {
             Metric::Agreement | Metric::Kl => self.kl.is_some(),
             Metric::Acceptance => self.kl.is_some() && self.is_of_tokens(),
         };
-        let own = Metric::ALL.into_iter().filter(has).map(|metric| Measure {
-            name: metric.as_str().to_owned(),
-            higher_is_better: metric.higher_is_better(),
-        });
-        let of_commands = self.commands.iter().map(|(name, config)| Measure {
-            name: name.clone(),
-            higher_is_better: config.better == Better::Higher,
-        });
+        let own = Metric::ALL.into_iter().filter(has).map(Measure::from);
+        let of_commands = self.commands.iter().map(|(name, command)| Measure::of_command(name, command));
         own.chain(of_commands).collect()
     }
 }
@@ -316,7 +303,7 @@ fn loss_on(
     if (weights.of_targets() && space.is_none()) || (weights.of_labels().is_some() && !labelled) {
         return None;
     }
-    if config.of_whole_batch() || !config.features.is_empty() {
+    if config.of_whole_batch() || !config.features.is_empty() || !config.returned.is_empty() {
         return None;
     }
     let loss =

@@ -4,29 +4,31 @@ use tch::{Kind, TchError, Tensor};
 
 use super::TrainError;
 use super::evaluate::{DeviceBatch, chunks};
+use super::further::Further;
 use crate::libtorch;
-use crate::loss::{FeatureLoss, LossTerms, Means, WeightedLoss};
+use crate::loss::{LossTerms, Means, WeightedLoss};
 use crate::student::Model;
 
-/// Adds the gradients of the batch's loss, a mean over `means`, to the model's variables, and gives the loss.
+/// Adds the gradients of the batch's loss, a mean over `means`, times `scale` to the model's variables, and gives the
+/// loss without it.
 ///
 /// Of many positions and classes, logits and loss are made for a few positions at a time: their gradients go
 /// into a copy of the features that is cut off from the model, and from there through the model at once. The
-/// sums are the same, in another order. What is lost on the teacher's features (`further`), which are few numbers a
-/// position, is made at once.
+/// sums are the same, in another order. What is lost elsewhere (`further`), of few numbers a position, is made at once.
 pub(super) fn backward(
     model: &dyn Model,
     batch: &DeviceBatch,
     loss: &WeightedLoss,
-    further: &FeatureLoss,
+    further: &Further,
     means: Means,
     classes: usize,
+    scale: f64,
 ) -> Result<LossTerms, TrainError> {
     let positions = |features: &Tensor| match loss.of_whole_batch() {
         true => vec![(0, features.size()[0])],
         false => chunks(features.size()[0], classes).collect(),
     };
-    backward_in(model, batch, loss, further, means, positions)
+    backward_in(model, batch, loss, further, means, scale, positions)
 }
 
 /// The same with the parts that `parts` cuts the features into.
@@ -34,19 +36,24 @@ fn backward_in(
     model: &dyn Model,
     batch: &DeviceBatch,
     loss: &WeightedLoss,
-    further: &FeatureLoss,
+    further: &Further,
     means: Means,
+    scale: f64,
     parts: impl FnOnce(&Tensor) -> Vec<(i64, i64)>,
 ) -> Result<LossTerms, TrainError> {
-    let failed = |error: TchError| TrainError::Libtorch {
-        doing: "the backward pass",
-        problem: libtorch::plain_message(&error),
+    let back = |total: &Tensor| {
+        let scaled = if scale == 1.0 { total.shallow_clone() } else { total * scale };
+        scaled.f_backward().map_err(|error: TchError| TrainError::Libtorch {
+            doing: "the backward pass",
+            problem: libtorch::plain_message(&error),
+        })
     };
-    let (features, further) = if further.is_empty() {
+    let (features, further) = if further.wanted().is_empty() {
         (model.features(&batch.inputs)?, None)
     } else {
-        let (features, layers) = model.features_and_layers(&batch.inputs, &further.layers())?;
-        (features, Some(further.forward(&layers, &batch.features, means.positions)))
+        let answer = model.answer(&batch.inputs, further.wanted())?;
+        let lost = further.forward(&answer, batch, means);
+        (answer.features, Some(lost))
     };
     let parts = parts(&features);
     if parts.len() < 2 {
@@ -56,7 +63,7 @@ fn backward_in(
             terms.total += total;
             terms.terms.extend(named);
         }
-        terms.total.f_backward().map_err(failed)?;
+        back(&terms.total)?;
         return Ok(terms);
     }
     let leaf = features.detach().set_requires_grad(true);
@@ -67,22 +74,26 @@ fn backward_in(
         let terms = loss.forward(&logits, labels.as_ref(), &targets, means);
         // Not where all that is minimised is on features.
         if terms.total.requires_grad() {
-            terms.total.f_backward().map_err(failed)?;
+            back(&terms.total)?;
         }
         terms.add_to(&mut sum);
     }
-    // d loss / d features is known: the sum of their products has that very gradient. Where all that makes the
-    // features is frozen, there is none to find.
+    // d loss / d features is known, and scaled: the sum of their products has that very gradient. Where all that makes
+    // the features is frozen, there is none to find.
     let gradient = Some(leaf.grad()).filter(|gradient| features.requires_grad() && gradient.defined());
-    let mut left = gradient.map(|gradient| (features * gradient).sum(Kind::Float));
+    let of_features = gradient.map(|gradient| (features * gradient).sum(Kind::Float) / scale);
     let mut sum = sum.ok_or(TrainError::Empty)?;
+    let mut left = of_features;
     if let Some((total, named)) = further {
         sum.total = sum.total.detach() + total.detach();
         sum.terms.extend(named);
-        left = Some(left.map_or_else(|| total.shallow_clone(), |left| left + &total));
+        // A frozen student's own loss has no gradient.
+        if total.requires_grad() {
+            left = Some(left.map_or_else(|| total.shallow_clone(), |left| left + &total));
+        }
     }
     if let Some(left) = left {
-        left.f_backward().map_err(failed)?;
+        back(&left)?;
     }
     Ok(sum)
 }
@@ -97,7 +108,7 @@ mod tests {
         RankingConfig, StudentConfig,
     };
     use crate::loader::{Batch, Inputs, TokenInputs};
-    use crate::loss::TargetSpace;
+    use crate::loss::{FeatureLoss, ReturnedLoss, TargetSpace};
     use crate::select::Selector;
     use crate::student::{self, Asked, Student};
     use crate::target::{FeatureBatch, TailHandling, TailModel, TailNodes, TailPrior};
@@ -146,15 +157,21 @@ mod tests {
         DeviceBatch::new(&batch, None, Device::Cpu)
     }
 
-    /// Every variable's gradient, and the loss.
+    /// Nothing beside the loss of the logits.
+    fn nothing() -> Further {
+        Further::new(FeatureLoss::new(&[], &[], Device::Cpu), ReturnedLoss::default())
+    }
+
+    /// Every variable's gradient, divided by `scale`, and the loss.
     fn gradients(
         student: &dyn Student,
         batch: &DeviceBatch,
         loss: &WeightedLoss,
-        further: &FeatureLoss,
-        step: i64,
+        further: &Further,
+        (step, scale): (i64, f64),
     ) -> (Vec<Tensor>, [f64; 4]) {
-        let all = || student.variables().variables().into_iter().chain(further.variables().variables());
+        let all =
+            || student.variables().variables().into_iter().chain(further.features.variables().variables());
         for (_, mut variable) in all() {
             variable.zero_grad();
         }
@@ -162,13 +179,13 @@ mod tests {
             let rows = features.size()[0];
             (0..rows).step_by(step as usize).map(|start| (start, step.min(rows - start))).collect()
         };
-        let terms = backward_in(student, batch, loss, further, MEANS, parts).unwrap();
+        let terms = backward_in(student, batch, loss, further, MEANS, scale, parts).unwrap();
         let value = |tensor: &Tensor| tensor.double_value(&[]);
         let of = |name: &str| value(&terms.terms[name]);
         let terms = [value(&terms.total), of("kl"), of("cross_entropy"), of("feature_hidden")];
         let mut named: Vec<_> = all().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
-        (named.into_iter().map(|(_, variable)| variable.grad().copy()).collect(), terms)
+        (named.into_iter().map(|(_, variable)| variable.grad() / scale).collect(), terms)
     }
 
     #[test]
@@ -199,6 +216,7 @@ mod tests {
             layer: FEATURES_LAYER.into(),
         };
         let of_features = FeatureLoss::new(&[feature], &[(16, 3)], Device::Cpu);
+        let beside = Further::new(of_features, ReturnedLoss::default());
         for tail in TailHandling::ALL {
             let further = LossWeights {
                 jsd: 0.5.into(),
@@ -220,15 +238,16 @@ mod tests {
                 ..LossConfig::default()
             };
             let loss = WeightedLoss::new(&config, std::slice::from_ref(&space), Device::Cpu).unwrap();
-            let (whole, terms) = gradients(student.as_ref(), &batch, &loss, &of_features, 100);
-            for step in [1, 5, 11] {
-                let (parts, found) = gradients(student.as_ref(), &batch, &loss, &of_features, step);
+            let (whole, terms) = gradients(student.as_ref(), &batch, &loss, &beside, (100, 1.0));
+            // Also where the loss is scaled.
+            for part in [(1, 1.0), (5, 1.0), (11, 1.0), (5, 1024.0), (100, 1024.0)] {
+                let (parts, found) = gradients(student.as_ref(), &batch, &loss, &beside, part);
                 for (a, b) in terms.iter().zip(found) {
                     assert!((a - b).abs() < 1e-5, "{tail}: {a} is not {b}");
                 }
-                for (whole, part) in whole.iter().zip(parts) {
-                    let off = f64::try_from((whole - part).abs().max()).unwrap();
-                    assert!(off < 1e-6, "{tail}, {step} at a time: {off}");
+                for (whole, found) in whole.iter().zip(parts) {
+                    let off = f64::try_from((whole - found).abs().max()).unwrap();
+                    assert!(off < 1e-6, "{tail}, {part:?}: {off}");
                 }
             }
         }
@@ -252,29 +271,13 @@ mod tests {
         };
         let total = |terms: LossTerms| terms.total.double_value(&[]);
         let whole = |features: &Tensor| vec![(0, features.size()[0])];
-        let expected = total(
-            backward_in(
-                student.as_ref(),
-                &batch,
-                &loss(1.0),
-                &FeatureLoss::new(&[], &[], Device::Cpu),
-                MEANS,
-                whole,
-            )
-            .unwrap(),
-        );
+        let further = nothing();
+        let related = loss(1.0);
+        let expected =
+            backward_in(student.as_ref(), &batch, &related, &further, MEANS, 1.0, whole).map(total).unwrap();
         // So many classes that each position would be a part.
-        let found = total(
-            backward(
-                student.as_ref(),
-                &batch,
-                &loss(1.0),
-                &FeatureLoss::new(&[], &[], Device::Cpu),
-                MEANS,
-                1 << 23,
-            )
-            .unwrap(),
-        );
+        let found =
+            backward(student.as_ref(), &batch, &related, &further, MEANS, 1 << 23, 1.0).map(total).unwrap();
         assert!((expected - found).abs() < 1e-6 && found > 0.0, "{found} is not {expected}");
         assert!(chunks(12, 1 << 23).count() == 12 && !loss(0.0).of_whole_batch());
     }

@@ -15,6 +15,7 @@ const GRADIENT_NORM: &str = "gradient_norm";
 #[derive(Default)]
 pub(super) struct Sums {
     over: Means,
+    /// Those with a norm of gradients.
     steps: u64,
     sums: BTreeMap<String, Tensor>,
 }
@@ -85,7 +86,7 @@ fn count(name: &str, over: Means, steps: u64) -> f64 {
 }
 
 impl Sums {
-    /// Adds a step.
+    /// Adds a step. `gradient_norm` is left out of steps that were not taken.
     pub(super) fn add(&mut self, terms: &LossTerms, means: Means, gradient_norm: Option<&Tensor>) {
         let whole = std::iter::once((TOTAL, &terms.total));
         let named = whole.chain(terms.terms.iter().map(|(name, term)| (name.as_str(), term)));
@@ -99,13 +100,14 @@ impl Sums {
         }
         self.over.positions += means.positions;
         self.over.labels += means.labels;
-        self.steps += 1;
+        self.steps += u64::from(gradient_norm.is_some());
     }
 
     pub(super) fn over(&self) -> Means {
         self.over
     }
 
+    /// Steps whose gradients' norm is known.
     pub(super) fn steps(&self) -> u64 {
         self.steps
     }

@@ -2,6 +2,16 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test takes a part")]
 
+/// Arguments out of words and paths.
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => {
+        [$(std::ffi::OsString::from(AsRef::<std::ffi::OsStr>::as_ref(&$arg))),*]
+    };
+}
+
+#[cfg(all(feature = "onnx", feature = "torch"))]
+mod case;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,6 +20,9 @@ use std::process::{Command, Output, Stdio};
 use kd_cache::cache::CacheReader;
 use kd_cache::target::TargetBatch;
 use serde_json::Value;
+
+#[cfg(all(feature = "onnx", feature = "torch"))]
+pub use case::Case;
 
 /// A path in the repository, absolute.
 pub fn repository(path: &str) -> PathBuf {
@@ -203,13 +216,6 @@ pub fn build(config: &Path, out: &Path, set: &[&str]) -> Said {
 pub fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Arguments out of words and paths.
-macro_rules! args {
-    ($($arg:expr),* $(,)?) => {
-        [$(std::ffi::OsString::from(AsRef::<std::ffi::OsStr>::as_ref(&$arg))),*]
-    };
 }
 
 /// Every file below `dir` with its bytes, by its path in it.
