@@ -448,7 +448,7 @@ mod training {
                 of_commands: if full { [("auc".to_owned(), 0.8)].into() } else { BTreeMap::new() },
             };
             let validation = BTreeMap::from([("test".to_owned(), evaluation)]);
-            let kept = KeptCheckpoint { name: "step-000002".into(), epoch: 1, step: 2, score: -0.5 };
+            let kept = KeptCheckpoint { name: "step-000002".into(), epoch: 1, step: 2, score: some(-0.5) };
             let epoch = EpochReport {
                 epoch: 1,
                 step: 2,

@@ -8,6 +8,46 @@ use std::time::{Duration, Instant};
 use crate::common::{Case, fixture, kd_train, lines};
 use serde_json::{Value, json};
 
+/// Sets are measured in their turn and in the end, and a measure chooses among those epochs alone.
+#[test]
+fn validation_comes_every_so_many_epochs() {
+    let case = Case::new();
+    let measured = |name: &str| {
+        let epochs = case.epochs(name);
+        let of = |epoch: &&Value| epoch["validation"].get("test").is_some();
+        epochs.iter().filter(of).map(|epoch| epoch["epoch"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let set = ["train.epochs=7", "train.validate_every=3", "checkpoint={ best = 2, last = 2 }"];
+    let report = case.train("run", &set).code(0).json();
+    assert_eq!(measured("run"), [3, 6, 7]);
+    assert!(measured("run").contains(&report["best_epoch"].as_u64().unwrap()));
+    let kept: Vec<(u64, bool)> = report["checkpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|kept| (kept["epoch"].as_u64().unwrap(), kept.get("score").is_some()))
+        .collect();
+    assert!(kept.iter().all(|(epoch, scored)| *scored == [3, 6, 7].contains(epoch)), "{report}");
+    // The same where it is interrupted, also at the end of an epoch that is not measured otherwise.
+    for (steps, resume) in
+        [("train.max_steps=12", false), ("train.max_steps=32", true), ("train.max_steps=900", true)]
+    {
+        case.run("parts", resume, &[&set[..], &[steps]].concat()).code(0);
+    }
+    let parts: Value =
+        serde_json::from_slice(&std::fs::read(case.out("parts/summary.json")).unwrap()).unwrap();
+    for key in ["best_epoch", "validation", "train_loss", "checkpoints"] {
+        assert_eq!(parts[key], report[key], "{key}");
+    }
+    // Patience counts what is measured: nothing is better than the first, and there are two looks before the end.
+    let still = ["optimizer={ kind = \"sgd\", learning_rate = 1e-30 }", "train.epochs=40"];
+    let patient = ["train.validate_every=3", "train.patience=2"];
+    let report = case.train("still", &[still, patient].concat()).code(0).json();
+    assert_eq!((&report["epochs"], &report["best_epoch"]), (&json!(9), &json!(3)));
+    assert_eq!(measured("still"), [3, 6, 9]);
+    case.refused(&["train.validate_every=0"], &["train.validate_every", "at least 1"]);
+}
+
 /// What must not depend on interruptions: every epoch but for its clock, and the student.
 fn results(run: &Path) -> (Vec<Value>, Vec<u8>) {
     let mut epochs = lines(&run.join("metrics.jsonl"));

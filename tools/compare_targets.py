@@ -7,7 +7,8 @@
 It builds the caches that the arms need (CACHE: the text, the teacher and its tokenizer), trains a student for each
 arm and seed, and measures all of them on the other part of the documents, against targets of 8,192 classes a position.
 At the end it prints one Markdown table and writes it to FOLDER/table.md, and the numbers to FOLDER/results.json. What
-is there already is not made again. Nothing here computes: kd-cache, kd-train and benches/online.rs do.
+is there already is not made again, and an arm's figures are the mean over all its seeds in FOLDER, with their spread.
+Nothing here computes: kd-cache, kd-train and benches/online.rs do.
 
     labels          cross-entropy on the tokens that follow, no teacher
     online          the teacher runs in every step, and its full softmax is the target (benches/online.rs)
@@ -17,9 +18,10 @@ is there already is not made again. Nothing here computes: kd-cache, kd-train an
     sampled         draws from the softmax (random-sampling KD), so many that a position has the bytes of r8
     sampled50       50 of them, as the literature has
 
-An arm is NAME or NAME@T; without T it is at T = 1. Bytes are those of the targets' columns per position in Arrow form.
-Seconds a step are those of the last epoch: for timings, run it on a machine that does nothing else, with
---train train.max_steps=20 and a folder of its own.
+An arm is NAME or NAME@T; without T it is at T = 1. On a machine where the teacher is slow, tools/teacher_remembered.py
+asks it once for all caches and arms (--cache teacher.kind=command --cache 'teacher.command=[…]').
+Bytes are those of the targets' columns per position in Arrow form. Seconds a step are those of the last epoch: for
+timings, run it on a machine that does nothing else, with --train train.max_steps=20 and a folder of its own.
 """
 
 import argparse
@@ -199,11 +201,13 @@ def main():
     (options.out / "runs").mkdir(parents=True, exist_ok=True)
     experiment = Experiment(options)
     experiment.validation_cache()
-    results = []
     for seed in map(int, options.seeds.split(",")):
         for arm in arms:
-            results.append(experiment.arm(arm, seed))
-            (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            experiment.arm(arm, seed)
+    # Of each arm every seed that is there, whenever it was made.
+    results = [json.loads(file.read_text()) for file in sorted((options.out / "runs").glob("*.json"))]
+    results = [result for result in results if result["arm"] in arms]
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = table(results, arms)
     (options.out / "table.md").write_text(text)
     print(text, end="")

@@ -103,7 +103,12 @@ pub struct TrainSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_steps: Option<u64>,
-    /// Ends the run after so many epochs that are no better than the best by what selects it.
+    /// Measures the validation sets after every so many epochs, and after the last.
+    #[serde(default = "one_epoch", skip_serializing_if = "is_one")]
+    #[schemars(range(min = 1))]
+    pub validate_every: u32,
+    /// Ends the run after so many epochs that are no better than the best by what selects it; where that is a measure,
+    /// of those that are measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub patience: Option<u32>,
@@ -168,6 +173,15 @@ fn one() -> usize {
     1
 }
 
+fn one_epoch() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_one(epochs: &u32) -> bool {
+    *epochs == 1
+}
+
 fn default_device() -> String {
     "cpu".into()
 }
@@ -203,6 +217,13 @@ impl Config for TrainConfig {
         faults.extend(self.schedule.validate(epochs));
         faults.extend(self.tracking.validate(self.validation.keys()));
         faults
+    }
+}
+
+impl TrainSection {
+    /// Whether the validation sets are measured after `epoch`, from 1.
+    pub fn validates_after(&self, epoch: u32) -> bool {
+        epoch.is_multiple_of(self.validate_every.max(1)) || epoch == self.epochs
     }
 }
 

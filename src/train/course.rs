@@ -46,6 +46,8 @@ pub(super) struct Course<'a> {
     /// Of the weights, where it is what is measured and kept.
     pub(super) average: Option<Average>,
     pub(super) schedule: Schedule,
+    /// Epochs without a better one that end the run.
+    pub(super) patience: Option<u32>,
     pub(super) device: Device,
     pub(super) place: Place,
     /// Of the epoch at hand.
@@ -60,7 +62,7 @@ impl Course<'_> {
         let best = self.place.best.map_or(0, |(epoch, _)| epoch);
         self.place.epochs < section.epochs
             && section.max_steps.is_none_or(|most| self.place.step < most)
-            && section.patience.is_none_or(|patience| self.place.epochs - best < patience)
+            && self.patience.is_none_or(|patience| self.place.epochs - best < patience)
     }
 
     /// The next epoch begins at its first batch; an epoch that `train.max_steps` cut short can go on.

@@ -69,8 +69,9 @@ pub struct KeptCheckpoint {
     pub epoch: u32,
     /// Steps since the run began.
     pub step: u64,
-    /// The value by which the best are chosen, negative where a lower one is better.
-    pub score: f64,
+    /// The value by which the best are chosen, negative where a lower one is better; absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
 }
 
 /// A run: `summary.json`.

@@ -28,8 +28,9 @@ impl Retention {
         Self { config, done: Vec::new(), cut: None }
     }
 
-    /// Counts an epoch; the higher `score` is the better one.
+    /// Counts an epoch; the higher `score` is the better one, and NaN the worst.
     pub(super) fn add(&mut self, epoch: u32, step: u64, score: f64, whole: bool) {
+        let score = Some(score).filter(|score| !score.is_nan());
         let added = KeptCheckpoint { name: format!("{STEP}{step:06}"), epoch, step, score };
         if whole { self.done.push(added) } else { self.cut = Some(added) }
     }
@@ -45,9 +46,7 @@ impl Retention {
             return Vec::new();
         }
         let mut ranked: Vec<usize> = (0..self.done.len()).collect();
-        let score = |at: usize| {
-            Some(self.done[at].score).filter(|score| !score.is_nan()).unwrap_or(f64::NEG_INFINITY)
-        };
+        let score = |at: usize| self.done[at].score.unwrap_or(f64::NEG_INFINITY);
         // Stable: of equals the first is the better one.
         ranked.sort_by(|a, b| score(*b).total_cmp(&score(*a)));
         let mut stay: Vec<usize> = ranked.into_iter().take(self.config.best).collect();

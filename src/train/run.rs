@@ -139,7 +139,9 @@ pub fn run(
             for EpochReport { epoch, step, train_loss, validation, .. } in
                 resume::report(&folder, &place, &mut report)?
             {
-                retention.add(epoch, step, select_by.score(epoch, train_loss, &validation), true);
+                let score = select_by.score(epoch, train_loss, &validation);
+                let in_turn = config.train.validates_after(epoch) || !select_by.is_measure();
+                retention.add(epoch, step, if in_turn { score } else { f64::NAN }, true);
             }
             watch::cut(&folder, &place)?;
         }
@@ -148,6 +150,8 @@ pub fn run(
     let peak = config.optimizer.learning_rate();
     let steps_per_epoch = batches.div_ceil(config.train.accumulate as u64);
     let schedule = Schedule::new(&config.schedule, peak, config.train.epochs, steps_per_epoch);
+    let every = if select_by.is_measure() { config.train.validate_every } else { 1 };
+    let patience = config.train.patience.map(|patience| patience.saturating_mul(every));
     let loss_schedule = LossSchedule::new(&config.loss, config.train.epochs, steps_per_epoch);
     let watch = Watch::begin(&folder, &resolved, &training, server, window, &sums)?;
     let mut course = Course {
@@ -160,6 +164,7 @@ pub fn run(
         optimizer,
         average,
         schedule,
+        patience,
         device,
         place,
         sums,
@@ -176,7 +181,12 @@ pub fn run(
         };
         student.set_training(false);
         course.swap();
-        let measured = course.measure(student.as_ref(), &sets, stop);
+        let turn = config.train.validates_after(trained.epoch);
+        let ends = config.train.max_steps.is_some_and(|most| course.place.step >= most);
+        let measured = match turn || ends {
+            true => course.measure(student.as_ref(), &sets, stop),
+            false => Ok(Some(BTreeMap::new())),
+        };
         let Some(measured) = course.or_keep(trained.epoch, measured, student.as_mut())? else {
             report.outcome = TrainOutcome::Interrupted;
             break;
@@ -185,11 +195,13 @@ pub fn run(
         checkpoint::save(student.as_mut(), &folder.checkpoint("last"))?;
         let score = select_by.score(trained.epoch, trained.train_loss, &trained.validation);
         let whole = course.place.batches >= batches;
-        retention.add(trained.epoch, trained.step, score, whole);
+        let in_turn = turn || !select_by.is_measure();
+        retention.add(trained.epoch, trained.step, if in_turn { score } else { f64::NAN }, whole);
         retention.save(&folder, student.as_mut())?;
-        if course.place.best.is_none_or(|(_, best)| score > best || best.is_nan()) {
-            if !whole {
-                // Cut short: who resumes goes on as if it had not been looked at.
+        let better = course.place.best.is_none_or(|(_, best)| score > best || best.is_nan());
+        if better && (in_turn || ends) {
+            if !whole || !in_turn {
+                // Cut short, or measured out of its turn: who resumes goes on as if it had not been looked at.
                 best = CUT;
             } else {
                 course.place.best = Some((trained.epoch, score));

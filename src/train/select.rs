@@ -62,7 +62,12 @@ impl SelectBy {
         }
     }
 
-    /// An epoch's score; the highest is the best, of equals the first.
+    /// Whether it is a measure on a validation set.
+    pub(super) fn is_measure(&self) -> bool {
+        matches!(self, Self::Metric { .. })
+    }
+
+    /// An epoch's score, NaN where it was not measured; the highest is the best, of equals the first.
     pub(super) fn score(
         &self,
         epoch: u32,
