@@ -1,21 +1,31 @@
-//! What does selection cost beside merely looking at the logits?
+//! What does selection cost beside merely looking at the logits, and beside what libtorch does for one temperature?
 //!
-//! Selection finds the 12 largest of a row and sums exponentials at five nodes over the rest. The
-//! yardstick is the plain sum of the same rows, on the same threads: it reads every logit once and
-//! does next to nothing with it, so that nothing which looks at all logits can be much faster.
+//! Selection finds the k largest of a row and sums exponentials at five nodes over the rest. One yardstick is the plain
+//! sum of the same rows, on the same threads: it reads every logit once and does next to nothing with it, so that
+//! nothing which looks at all logits can be much faster. The other is libtorch's `topk` and `logsumexp`, which give the head
+//! and one node: what a cache for one temperature needs. All take turns, so that what else the machine does meets
+//! all of them; figures are ratios within a round.
+//!
+//! ```text
+//! cargo bench --profile release --bench selection [-- ROUNDS]
+//! ```
+
+#![allow(clippy::unwrap_used, reason = "a bench has nobody to report to")]
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput};
 use kd_cache::permutation::Permutation;
 use kd_cache::select::Selector;
 use kd_cache::target::TailNodes;
 use rayon::prelude::*;
 
-const K: usize = 12;
-/// Classes and rows: an image classifier's, and a language model's.
-const SHAPES: [(usize, usize); 2] = [(1_000, 512), (49_152, 64)];
+/// Classes, and rows of a batch: an image classifier's, and two language models'.
+const SHAPES: [(usize, usize); 3] = [(1_000, 512), (49_152, 64), (151_936, 32)];
+const HEADS: [usize; 2] = [12, 64];
+/// How long a measurement takes at least.
+const LEAST: Duration = Duration::from_millis(150);
+const ROUNDS: usize = 15;
 
 /// Logits that spread over about 16 nats in no order.
 fn logits(values: usize) -> Vec<f32> {
@@ -36,23 +46,74 @@ fn plain_sum(row: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// Something that is timed.
+type Arm<'a> = (&'static str, Box<dyn FnMut() + 'a>);
+
+/// Seconds of one call of each arm, round by round.
+fn take_turns(arms: &mut [Arm<'_>], rounds: usize) -> Vec<Vec<f64>> {
+    // So many calls that a measurement is long enough; the first ones warm up.
+    let calls: Vec<u32> = arms
+        .iter_mut()
+        .map(|(_, call)| {
+            let (begun, mut calls) = (Instant::now(), 0);
+            while begun.elapsed() < LEAST {
+                call();
+                calls += 1;
+            }
+            calls
+        })
+        .collect();
+    let mut seconds = vec![Vec::with_capacity(rounds); arms.len()];
+    for round in 0..rounds {
+        for at in (0..arms.len()).map(|at| (at + round) % calls.len()) {
+            let begun = Instant::now();
+            (0..calls[at]).for_each(|_| arms[at].1());
+            seconds[at].push(begun.elapsed().as_secs_f64() / f64::from(calls[at]));
+        }
+    }
+    seconds
+}
+
+/// Median, least and largest.
+fn spread(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    format!("{:.2} ({:.2} to {:.2})", values[values.len() / 2], values[0], values[values.len() - 1])
+}
+
 fn main() {
-    let mut criterion = Criterion::default().measurement_time(Duration::from_secs(3)).configure_from_args();
-    let mut group = criterion.benchmark_group("selection");
+    // Cargo adds `--bench`.
+    let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(ROUNDS);
+    #[cfg(feature = "torch")]
+    tch::set_num_threads(i32::try_from(rayon::current_num_threads()).unwrap());
+    println!("{} threads, {rounds} rounds: median (least to largest)", rayon::current_num_threads());
+    println!("| classes | k | rows / s | of the plain sum's rate | times libtorch's |");
+    println!("|---|---|---|---|---|");
     for (classes, rows) in SHAPES {
         let logits = logits(classes * rows);
-        let name = format!("k{K}_v{classes}_b{rows}");
-        group.throughput(Throughput::Elements(rows as u64));
-        let Some(selector) = Selector::new(classes, K, &TailNodes::default()) else {
-            unreachable!("{K} of {classes} classes")
-        };
-        group.bench_function(BenchmarkId::new("select", &name), |bench| {
-            bench.iter(|| selector.select(black_box(&logits)));
-        });
-        group.bench_function(BenchmarkId::new("plain_sum", &name), |bench| {
-            bench.iter(|| black_box(&logits).par_chunks(classes).map(plain_sum).sum::<f32>());
-        });
+        for k in HEADS {
+            let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
+            let select = || drop(black_box(selector.select(black_box(&logits))));
+            let sum = || {
+                black_box(black_box(&logits).par_chunks(classes).map(plain_sum).sum::<f32>());
+            };
+            let mut arms: Vec<Arm<'_>> = vec![("select", Box::new(select)), ("sum", Box::new(sum))];
+            #[cfg(feature = "torch")]
+            {
+                let tensor = tch::Tensor::from_slice(&logits).view([rows as i64, classes as i64]);
+                let of_libtorch = move || {
+                    let _guard = tch::no_grad_guard();
+                    drop(black_box(tensor.topk(k as i64, -1, true, true)));
+                    drop(black_box(tensor.logsumexp([-1i64].as_slice(), false)));
+                };
+                arms.push(("libtorch", Box::new(of_libtorch)));
+            }
+            let seconds = take_turns(&mut arms, rounds);
+            let times = |other: usize| {
+                let Some(other) = seconds.get(other) else { return "–".to_owned() };
+                spread(other.iter().zip(&seconds[0]).map(|(other, own)| other / own).collect())
+            };
+            let rate = spread(seconds[0].iter().map(|seconds| rows as f64 / seconds).collect());
+            println!("| {classes} | {k} | {rate} | {} | {} |", times(1), times(2));
+        }
     }
-    group.finish();
-    criterion.final_summary();
 }

