@@ -11,7 +11,7 @@ help:
 	@echo 'make demo    the main job on real data: run the teacher once, train a student from the cache'
 	@echo '             (make demo DEVICE=cuda on a machine with a GPU, after tools/setup.sh --cuda)'
 	@echo 'make demo-lm a language model: SmolLM2-135M and the Python documentation, a student and its twin on labels'
-	@echo 'make test    the gate: format, layers, lints, tests, documentation, benches'
+	@echo 'make test    the gate: format, layers, lints, tests, documentation'
 	@echo 'make build   both programs, in the release profile'
 	@echo 'make bench   the benches; benches/README.md says what each one asks'
 	@echo 'make setup   fetch libtorch, ONNX Runtime and Fashion-MNIST (the others do it by themselves)'

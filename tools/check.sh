@@ -46,14 +46,15 @@ if [ "$quick" = 1 ]; then exit 0; fi
 PYTHONPATH=$(tools/setup.sh --python)${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 
+# Benches too: to link each of them would take minutes and gigabytes, and say no more.
 step 'lints' cargo clippy --release --all-targets -- -D warnings
 step 'lints without native libraries' cargo clippy --release --all-targets --no-default-features -- -D warnings
 step 'tests' cargo test --release
-step 'tests without native libraries' cargo test --release --no-default-features
+# The library's own tests are the same code with the libraries and without; the small program is another one.
+step 'tests without native libraries' cargo test --release --no-default-features --test suite
 # The flags after `--` are added to those of .cargo/config.toml, which RUSTDOCFLAGS would replace.
 step 'documentation' cargo rustdoc --release --lib -- -D warnings
 step 'documentation without native libraries' cargo rustdoc --release --lib --no-default-features -- -D warnings
-step 'benches compile' cargo bench --no-run --profile release
 
 # A reader that shares no code with ours, on the fixture of the format and on numbers of our loss, and
 # the tools that others open shards with.
