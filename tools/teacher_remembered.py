@@ -15,16 +15,12 @@ schemas/teacher-command.md; one program at a time may use FOLDER.
 import argparse
 import hashlib
 import json
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import pyarrow as pa
 
-# Positions in one record batch of an answer.
-CHUNK = 256
+from teacher_program import Conversation
 
 
 def documents(places):
@@ -91,42 +87,20 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("--store", type=Path, required=True)
     options = parser.parse_args()
-    # Standard output is the stream's alone: whatever a library prints goes to standard error.
-    stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    questions = pa.ipc.open_stream(sys.stdin.buffer)
-    about = {key.decode(): value.decode() for key, value in questions.schema.metadata.items()}
-    if about.get("kd_cache.protocol") != "1" or about.get("kd_cache.input") != "tokens":
-        sys.exit(f"teacher_remembered: error: expected to be asked about tokens in protocol 1, found {about}")
-    model = Model(options.model, int(about.get("kd_cache.threads", "0")))
+    conversation = Conversation("teacher_remembered")
+    model = Model(options.model, int(conversation.about.get("threads", "0")))
     with open(options.model, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     store = Store(options.store, digest, model.classes)
-    schema = pa.schema(
-        [pa.field("logits", pa.list_(pa.field("item", pa.float16(), False), model.classes), False)],
-        {
-            "kd_cache.protocol": "1",
-            "kd_cache.dtype": "f16",
-            # Another teacher than the model itself, by its rounding.
-            "kd_cache.digest": f"sha256:{hashlib.sha256(f'{digest} f16'.encode()).hexdigest()}",
-            "kd_cache.runtime": f"onnxruntime {onnxruntime.__version__}, remembered",
-        },
-    )
-    with pa.ipc.new_stream(stream, schema) as answers:
-        # Says that a question is waited for.
-        ready = pa.RecordBatch.from_pylist([], schema)
-        answers.write_batch(ready)
-        stream.flush()
-        for question in questions:
-            for tokens, places in zip(question["input_ids"], question["position_ids"]):
-                tokens, places = (np.array(one.as_py(), np.int64) for one in (tokens, places))
-                logits = store.row(tokens, places, model.logits)
-                for begin in range(0, len(tokens), CHUNK):
-                    values = pa.array(np.ascontiguousarray(logits[begin : begin + CHUNK]).reshape(-1), pa.float16())
-                    column = pa.FixedSizeListArray.from_arrays(values, type=schema[0].type)
-                    answers.write_batch(pa.record_batch([column], schema=schema))
-            answers.write_batch(ready)
-            stream.flush()
+
+    def logits(question):
+        for row in zip(question["input_ids"], question["position_ids"]):
+            tokens, places = (np.array(one.as_py(), np.int64) for one in row)
+            yield store.row(tokens, places, model.logits)
+
+    # Another teacher than the model itself, by its rounding.
+    digest = f"sha256:{hashlib.sha256(f'{digest} f16'.encode()).hexdigest()}"
+    conversation.answer(model.classes, "f16", digest, f"onnxruntime {onnxruntime.__version__}, remembered", logits)
 
 
 if __name__ == "__main__":

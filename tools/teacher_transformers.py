@@ -13,16 +13,12 @@ schemas/teacher-command.md.
 
 import argparse
 import hashlib
-import os
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-
 from language_model import load
+from teacher_program import CHUNK, Conversation
 
-# Positions in one record batch of an answer.
-CHUNK = 256
 # What a model is made of, beside its weights.
 FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")
 
@@ -65,54 +61,31 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     options = parser.parse_args()
-    # Standard output is the stream's alone: whatever a library prints goes to standard error.
-    stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    conversation = Conversation("teacher_transformers")
 
     import torch
     import transformers
 
-    questions = pa.ipc.open_stream(sys.stdin.buffer)
-    about = {key.decode(): value.decode() for key, value in questions.schema.metadata.items()}
-    if about.get("kd_cache.protocol") != "1" or about.get("kd_cache.input") != "tokens":
-        sys.exit(f"teacher_transformers: error: expected to be asked about tokens in protocol 1, found {about}")
-    if "kd_cache.threads" in about:
-        torch.set_num_threads(int(about["kd_cache.threads"]))
-    device = torch.device(about.get("kd_cache.device", "cpu"))
+    about = conversation.about
+    if "threads" in about:
+        torch.set_num_threads(int(about["threads"]))
+    device = torch.device(about.get("device", "cpu"))
     _, model = load(options.model, options.dtype)
     model = model.to(device)
-    name, stored = {
-        "float32": ("f32", pa.float32()),
-        "float16": ("f16", pa.float16()),
-        "bfloat16": ("bf16", pa.uint16()),
-    }[options.dtype]
+    name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[options.dtype]
+
+    def logits(question):
+        ids, places, seen, valid = padded(torch, question, device)
+        whole = model(input_ids=ids, position_ids=places, attention_mask=seen, use_cache=False).logits[valid]
+        for part in whole.split(CHUNK):
+            bits = part.contiguous().view(torch.int16) if name == "bf16" else part
+            values = bits.cpu().numpy()
+            yield values.view("u2") if name == "bf16" else values
+
     classes = model.get_output_embeddings().weight.shape[0]
-    schema = pa.schema(
-        [pa.field("logits", pa.list_(pa.field("item", stored, False), classes), False)],
-        {
-            "kd_cache.protocol": "1",
-            "kd_cache.dtype": name,
-            "kd_cache.digest": digest(options.model),
-            "kd_cache.runtime": f"transformers {transformers.__version__}, torch {torch.__version__}",
-        },
-    )
-    with torch.inference_mode(), pa.ipc.new_stream(stream, schema) as answers:
-        # Says that a question is waited for.
-        ready = pa.RecordBatch.from_pylist([], schema)
-        answers.write_batch(ready)
-        stream.flush()
-        for question in questions:
-            ids, places, seen, valid = padded(torch, question, device)
-            logits = model(input_ids=ids, position_ids=places, attention_mask=seen, use_cache=False).logits[valid]
-            for part in logits.split(CHUNK):
-                part = part.contiguous()
-                bits = part.view(torch.int16) if name == "bf16" else part
-                values = bits.cpu().numpy().ravel()
-                values = pa.array(values.view("u2") if name == "bf16" else values, stored)
-                column = pa.FixedSizeListArray.from_arrays(values, type=schema[0].type)
-                answers.write_batch(pa.record_batch([column], schema=schema))
-            answers.write_batch(ready)
-            stream.flush()
+    runtime = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    with torch.inference_mode():
+        conversation.answer(classes, name, digest(options.model), runtime, logits)
 
 
 if __name__ == "__main__":
