@@ -12,6 +12,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench has nobody to report to")]
 
+mod figures;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -23,6 +25,8 @@ use kd_cache::ids::SampleView;
 use kd_cache::ops::{BuildUntil, Silent, build};
 use kd_cache::preprocess::Preprocess;
 use kd_cache::teacher::{self, Teacher, TokenBatch, TokenTeacher};
+
+use figures::spread;
 
 /// A teacher and all that it is asked.
 enum Alone {
@@ -89,12 +93,6 @@ impl Alone {
     }
 }
 
-/// Median, least and largest.
-fn spread(mut values: Vec<f64>) -> String {
-    values.sort_by(f64::total_cmp);
-    format!("{:.3} ({:.3} to {:.3})", values[values.len() / 2], values[0], values[values.len() - 1])
-}
-
 fn main() {
     // Cargo adds `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -137,5 +135,5 @@ fn main() {
         main_pass.push(teacher / pass);
         whole.push(teacher / report.seconds);
     }
-    println!("rate beside the teacher's: main pass {}, whole {}", spread(main_pass), spread(whole));
+    println!("rate beside the teacher's: main pass {}, whole {}", spread(main_pass, 3), spread(whole, 3));
 }

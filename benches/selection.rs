@@ -12,6 +12,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench has nobody to report to")]
 
+mod figures;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ use kd_cache::permutation::Permutation;
 use kd_cache::select::Selector;
 use kd_cache::target::TailNodes;
 use rayon::prelude::*;
+
+use figures::spread;
 
 /// Classes, and rows of a batch: an image classifier's, and two language models'.
 const SHAPES: [(usize, usize); 3] = [(1_000, 512), (49_152, 64), (151_936, 32)];
@@ -74,12 +78,6 @@ fn take_turns(arms: &mut [Arm<'_>], rounds: usize) -> Vec<Vec<f64>> {
     seconds
 }
 
-/// Median, least and largest.
-fn spread(mut values: Vec<f64>) -> String {
-    values.sort_by(f64::total_cmp);
-    format!("{:.2} ({:.2} to {:.2})", values[values.len() / 2], values[0], values[values.len() - 1])
-}
-
 fn main() {
     // Cargo adds `--bench`.
     let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(ROUNDS);
@@ -110,9 +108,9 @@ fn main() {
             let seconds = take_turns(&mut arms, rounds);
             let times = |other: usize| {
                 let Some(other) = seconds.get(other) else { return "–".to_owned() };
-                spread(other.iter().zip(&seconds[0]).map(|(other, own)| other / own).collect())
+                spread(other.iter().zip(&seconds[0]).map(|(other, own)| other / own).collect(), 2)
             };
-            let rate = spread(seconds[0].iter().map(|seconds| rows as f64 / seconds).collect());
+            let rate = spread(seconds[0].iter().map(|seconds| rows as f64 / seconds).collect(), 2);
             println!("| {classes} | {k} | {rate} | {} | {} |", times(1), times(2));
         }
     }

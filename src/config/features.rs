@@ -81,20 +81,22 @@ pub fn is_feature_name(name: &str) -> bool {
 
 /// Faults of the list `features` of a cache's config.
 pub(super) fn validate(features: &[FeatureConfig]) -> Vec<Fault> {
+    validate_names("features", features.iter().map(|feature| feature.name.as_str()))
+}
+
+/// Faults of the names in the list `list` of a config, which are parts of names elsewhere and each another.
+pub(super) fn validate_names<'a>(list: &str, all: impl Iterator<Item = &'a str>) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut names = BTreeSet::new();
-    for (at, feature) in features.iter().enumerate() {
-        let key = format!("features[{at}].name");
-        if !is_feature_name(&feature.name) {
-            let problem = format!(
-                "expected 1 to {MAX_FEATURE_NAME} of the letters a to z, digits and _, found {:?}",
-                feature.name
-            );
-            faults.push(Fault::new(key, problem));
-        } else if !names.insert(&feature.name) {
-            faults
-                .push(Fault::new(key, format!("{:?} is there twice; give each another name", feature.name)));
-        }
+    for (at, name) in all.enumerate() {
+        let problem = if !is_feature_name(name) {
+            format!("expected 1 to {MAX_FEATURE_NAME} of the letters a to z, digits and _, found {name:?}")
+        } else if !names.insert(name) {
+            format!("{name:?} is there twice; give each another name")
+        } else {
+            continue;
+        };
+        faults.push(Fault::new(format!("{list}[{at}].name"), problem));
     }
     faults
 }

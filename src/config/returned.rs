@@ -1,11 +1,9 @@
 //! Losses that a student computes itself.
 
-use std::collections::BTreeSet;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, MAX_FEATURE_NAME, is_feature_name};
+use super::{Fault, features};
 
 /// A loss that a TorchScript student returns in training, beside its logits: of the balance between experts, say. It
 /// is one number, the mean over the batch.
@@ -29,17 +27,5 @@ fn one() -> f64 {
 
 /// Faults of the list `loss.returned` of a run's config.
 pub(super) fn validate(losses: &[ReturnedLossConfig]) -> Vec<Fault> {
-    let mut names = BTreeSet::new();
-    let mut faults = Vec::new();
-    for (at, ReturnedLossConfig { name, .. }) in losses.iter().enumerate() {
-        let problem = if !is_feature_name(name) {
-            format!("expected 1 to {MAX_FEATURE_NAME} of the letters a to z, digits and _, found {name:?}")
-        } else if !names.insert(name) {
-            format!("{name:?} is there twice; give each another name")
-        } else {
-            continue;
-        };
-        faults.push(Fault::new(format!("loss.returned[{at}].name"), problem));
-    }
-    faults
+    features::validate_names("loss.returned", losses.iter().map(|loss| loss.name.as_str()))
 }

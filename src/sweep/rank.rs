@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::SweepError;
-use crate::config::TrainConfig;
+use super::plan::Planned;
 use crate::metrics::{Measure, Metric};
 use crate::train::TrainReport;
 
@@ -33,34 +33,34 @@ impl fmt::Display for RankBy {
 
 impl RankBy {
     /// What the config gives, checked against the validation sets that the points have.
-    pub(super) fn given(given: &str, points: &[TrainConfig]) -> Result<Self, SweepError> {
+    pub(super) fn given(given: &str, points: &[Planned]) -> Result<Self, SweepError> {
         let refuse = |problem: String| SweepError::RankBy { given: given.to_owned(), problem };
         let ranked = Self::parse(given, points).ok_or_else(|| {
-            let of_commands = points.iter().flat_map(|point| point.validation.values());
+            let of_commands = points.iter().flat_map(|point| point.config.validation.values());
             let of_commands = of_commands.flat_map(|set| set.metrics.keys().map(String::as_str));
             let mut known: Vec<&str> = Metric::ALL.into_iter().map(Metric::as_str).collect();
             known.extend(of_commands.collect::<BTreeSet<_>>());
             refuse(format!("expected train_loss, or set.metric with one of {}", known.join(", ")))
         })?;
         let Self::Metric { set, .. } = &ranked else { return Ok(ranked) };
-        if points.iter().any(|point| point.validation.contains_key(set)) {
+        if points.iter().any(|point| point.config.validation.contains_key(set)) {
             return Ok(ranked);
         }
         let mut known: Vec<&str> =
-            points.iter().flat_map(|point| point.validation.keys().map(String::as_str)).collect();
+            points.iter().flat_map(|point| point.config.validation.keys().map(String::as_str)).collect();
         known.sort_unstable();
         known.dedup();
         Err(refuse(format!("no validation set named {set:?} (there are: {})", known.join(", "))))
     }
 
     /// `train_loss`, or `set.metric`, a command's of one of `points` among them.
-    fn parse(text: &str, points: &[TrainConfig]) -> Option<Self> {
+    fn parse(text: &str, points: &[Planned]) -> Option<Self> {
         if text == "train_loss" {
             return Some(Self::TrainLoss);
         }
         let (set, name) = text.rsplit_once('.')?;
-        let command = |point: &TrainConfig| {
-            let command = point.validation.get(set)?.metrics.get(name)?;
+        let command = |point: &Planned| {
+            let command = point.config.validation.get(set)?.metrics.get(name)?;
             Some(Measure::of_command(name, command))
         };
         let own = Metric::ALL.into_iter().find(|known| known.as_str() == name).map(Measure::from);
@@ -70,7 +70,7 @@ impl RankBy {
 
     /// What a finished run of `points` suggests: what chose its epoch, or the first measure of its first validation
     /// set.
-    pub(super) fn suggested(run: &TrainReport, points: &[TrainConfig]) -> Self {
+    pub(super) fn suggested(run: &TrainReport, points: &[Planned]) -> Self {
         if let Some(chosen) = Self::parse(&run.selected_by, points) {
             return chosen;
         }

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::plan::Planned;
 use super::rank::{RankBy, ranks};
-use crate::config::{Keys, TrainConfig};
+use crate::config::Keys;
 use crate::metrics::Evaluation;
 use crate::train::TrainReport;
 
@@ -128,12 +129,7 @@ impl SweepReport {
     }
 
     /// Ranks the runs of `points`, of which `runs` has what they found out.
-    pub(super) fn rank(
-        &mut self,
-        given: Option<&RankBy>,
-        points: &[TrainConfig],
-        runs: &[Option<TrainReport>],
-    ) {
+    pub(super) fn rank(&mut self, given: Option<&RankBy>, points: &[Planned], runs: &[Option<TrainReport>]) {
         let suggested = || runs.iter().flatten().next().map(|run| RankBy::suggested(run, points));
         let Some(rank_by) = given.cloned().or_else(suggested) else { return };
         let scores: Vec<Option<f64>> =

@@ -12,7 +12,7 @@ use super::process::{Ended, Process};
 use super::{
     Begin, Order, PointReport, PointState, RankBy, SweepError, SweepFolder, SweepOutcome, SweepReport,
 };
-use crate::config::{SweepConfig, TrainConfig};
+use crate::config::SweepConfig;
 use crate::ops::Progress;
 use crate::train::{FoundRun, RunFolder, TrainReport};
 
@@ -49,8 +49,7 @@ pub fn run(
     let begun = Instant::now();
     let folder = SweepFolder::new(&options.out);
     let mut points = plan::points(config)?;
-    let configs: Vec<TrainConfig> = points.iter().map(|planned| planned.config.clone()).collect();
-    let rank_by = config.rank_by.as_deref().map(|given| RankBy::given(given, &configs)).transpose()?;
+    let rank_by = config.rank_by.as_deref().map(|given| RankBy::given(given, &points)).transpose()?;
     let _lock = (!options.plan_only).then(|| folder.claim()).transpose()?;
     let earlier = folder.earlier()?;
     let earlier = |name: &str| earlier.as_ref()?.points.iter().find(|point| point.name == name);
@@ -67,12 +66,12 @@ pub fn run(
         points: points.iter().map(|planned| of(planned, earlier(&planned.point.name))).collect(),
         seconds: 0.0,
     };
-    let mut work = Work { folder, points, configs, rank_by, done: Vec::new(), report, progress };
+    let mut work = Work { folder, points, rank_by, done: Vec::new(), report, progress };
     work.done = work.points.iter().map(|planned| trained(&planned.found)).collect();
     for at in 0..work.points.len() {
         work.fill(at);
     }
-    work.report.rank(work.rank_by.as_ref(), &work.configs, &work.done);
+    work.report.rank(work.rank_by.as_ref(), &work.points, &work.done);
     if options.plan_only {
         return Ok(work.report);
     }
@@ -139,8 +138,6 @@ fn trained(found: &FoundRun) -> Option<TrainReport> {
 struct Work<'a> {
     folder: SweepFolder,
     points: Vec<Planned>,
-    /// Of each.
-    configs: Vec<TrainConfig>,
     rank_by: Option<RankBy>,
     /// What the runs that are done found out.
     done: Vec<Option<TrainReport>>,
@@ -288,7 +285,7 @@ impl Work<'_> {
         if point.state == PointState::Trained {
             self.done[at] = trained(&self.run(at).found()?);
             self.fill(at);
-            self.report.rank(self.rank_by.as_ref(), &self.configs, &self.done);
+            self.report.rank(self.rank_by.as_ref(), &self.points, &self.done);
         }
         self.folder.write_report(&self.report)?;
         let point = &self.report.points[at];

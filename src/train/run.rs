@@ -127,6 +127,8 @@ pub fn run(
     }
     let (mut place, mut sums, mut window) = (Place::default(), Sums::default(), None);
     let mut retention = Retention::new(config.checkpoint);
+    // Where a measure chooses, it does among the epochs whose turn it is to be measured.
+    let in_turn = |epoch: u32| config.train.validates_after(epoch) || !select_by.is_measure();
     match kept {
         None => {
             folder.claim(options.overwrite)?;
@@ -140,8 +142,7 @@ pub fn run(
                 resume::report(&folder, &place, &mut report)?
             {
                 let score = select_by.score(epoch, train_loss, &validation);
-                let in_turn = config.train.validates_after(epoch) || !select_by.is_measure();
-                retention.add(epoch, step, if in_turn { score } else { f64::NAN }, true);
+                retention.add(epoch, step, if in_turn(epoch) { score } else { f64::NAN }, true);
             }
             watch::cut(&folder, &place)?;
         }
@@ -195,7 +196,7 @@ pub fn run(
         checkpoint::save(student.as_mut(), &folder.checkpoint("last"))?;
         let score = select_by.score(trained.epoch, trained.train_loss, &trained.validation);
         let whole = course.place.batches >= batches;
-        let in_turn = turn || !select_by.is_measure();
+        let in_turn = in_turn(trained.epoch);
         retention.add(trained.epoch, trained.step, if in_turn { score } else { f64::NAN }, whole);
         retention.save(&folder, student.as_mut())?;
         let better = course.place.best.is_none_or(|(_, best)| score > best || best.is_nan());
