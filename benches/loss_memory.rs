@@ -11,10 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kd_cache::cache::{Beginnings, ShardRows, TokenRow};
 use kd_cache::config::ValueEncoding;
-use kd_cache::ids::SampleId;
-use kd_cache::target::{DEFAULT_NODES, TailModel, TailPrior, TargetBatch};
+use kd_cache::target::DEFAULT_NODES;
 use tch::{Device, Kind, Reduction, Tensor};
 
 #[path = "../tests/synthetic/mod.rs"]
@@ -44,32 +42,7 @@ fn write(dir: &Path) {
         sequence: LENGTH,
         ..Synthetic::fixture()
     };
-    let mut writer = settings.open(dir);
-    let nodes = settings.tail_nodes();
-    let prior = TailPrior::new(nodes.clone(), CLASSES, vec![0.0; CLASSES * nodes.len()]).unwrap();
-    let model = TailModel::new(prior, None).unwrap();
-    writer.begin(Beginnings { model: Some(&model), ..Beginnings::default() }).unwrap();
-    for first in (0..settings.samples).step_by(8) {
-        let rows = first..first + 8;
-        let tokens = |row: u64| TokenRow {
-            tokens: (0..LENGTH as u64).map(|at| ((row * 31 + at * 7) % CLASSES as u64) as u32).collect(),
-            documents: vec![0],
-        };
-        let mut targets = TargetBatch::zeroed(8 * LENGTH, K, nodes.len());
-        for head in targets.ids.chunks_mut(K) {
-            head.iter_mut().zip(0..).for_each(|(id, class)| *id = class);
-        }
-        writer
-            .commit_shard(&ShardRows {
-                sample_ids: rows.clone().map(SampleId).collect(),
-                labels: if settings.labelled { vec![0; 8] } else { Vec::new() },
-                tokens: rows.map(tokens).collect(),
-                targets,
-                ..ShardRows::default()
-            })
-            .unwrap();
-    }
-    writer.finish().unwrap();
+    settings.write_meaningless(dir);
 }
 
 /// The largest resident size of a process while it runs, in bytes.

@@ -118,7 +118,7 @@ fn main() {
     let mut reading = None;
     let most = config.train.max_steps.unwrap_or(u64::MAX);
     for epoch in 0..config.train.epochs {
-        let order = Order::Shuffled { seed: config.seed, epoch };
+        let order = Order::Shuffled { seed: config.seed, epoch, within: config.train.shuffle };
         let (mut sum, mut batches) = (0.0, 0);
         for batch in stream(&samples, order, config.train.batch, config.train.prefetch, 0) {
             if step >= most {

@@ -15,20 +15,18 @@
 mod figures;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use kd_cache::permutation::Permutation;
 use kd_cache::select::Selector;
 use kd_cache::target::TailNodes;
 use rayon::prelude::*;
 
-use figures::spread;
+use figures::{Arm, spread, take_turns};
 
-/// Classes, and rows of a batch: an image classifier's, and two language models'.
-const SHAPES: [(usize, usize); 3] = [(1_000, 512), (49_152, 64), (151_936, 32)];
+/// Classes, and rows of a batch: an image classifier's, and two language models'. A batch is 200 MB, so that it is read
+/// from memory.
+const SHAPES: [(usize, usize); 3] = [(1_000, 50_000), (49_152, 1_024), (151_936, 330)];
 const HEADS: [usize; 2] = [12, 64];
-/// How long a measurement takes at least.
-const LEAST: Duration = Duration::from_millis(150);
 const ROUNDS: usize = 15;
 
 /// Logits that spread over about 16 nats in no order.
@@ -48,34 +46,6 @@ fn plain_sum(row: &[f32]) -> f32 {
         }
     }
     lanes.iter().sum::<f32>() + rest
-}
-
-/// Something that is timed.
-type Arm<'a> = (&'static str, Box<dyn FnMut() + 'a>);
-
-/// Seconds of one call of each arm, round by round.
-fn take_turns(arms: &mut [Arm<'_>], rounds: usize) -> Vec<Vec<f64>> {
-    // So many calls that a measurement is long enough; the first ones warm up.
-    let calls: Vec<u32> = arms
-        .iter_mut()
-        .map(|(_, call)| {
-            let (begun, mut calls) = (Instant::now(), 0);
-            while begun.elapsed() < LEAST {
-                call();
-                calls += 1;
-            }
-            calls
-        })
-        .collect();
-    let mut seconds = vec![Vec::with_capacity(rounds); arms.len()];
-    for round in 0..rounds {
-        for at in (0..arms.len()).map(|at| (at + round) % calls.len()) {
-            let begun = Instant::now();
-            (0..calls[at]).for_each(|_| arms[at].1());
-            seconds[at].push(begun.elapsed().as_secs_f64() / f64::from(calls[at]));
-        }
-    }
-    seconds
 }
 
 fn main() {

@@ -65,7 +65,10 @@ fn students() -> [Vec<String>; 5] {
     let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
     let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     [
-        set(&["optimizer={ kind = \"adam\", learning_rate = 0.01, weight_decay = 0.1 }"]),
+        set(&[
+            "optimizer={ kind = \"adam\", learning_rate = 0.01, weight_decay = 0.1 }",
+            "train.shuffle={ block = 5, buffer = 20 }",
+        ]),
         set(&[
             "student={ kind = \"conv\", channels = [4, 8] }",
             "optimizer={ kind = \"lion\", learning_rate = 0.001 }",
@@ -117,6 +120,30 @@ fn a_run_goes_on_within_an_epoch_to_the_same_bits() {
             assert_eq!(summary[key], whole[key], "{key}");
         }
     }
+}
+
+/// Which samples stand together in a batch follows from the buffer; a rest of samples is no trouble.
+#[test]
+fn samples_are_mixed_in_a_buffer_where_that_is_asked_for() {
+    let case = Case::new();
+    let losses = |name: &str, set: &[&str]| {
+        case.train(name, &[&["train.epochs=2"], set].concat()).code(0);
+        let epochs = case.epochs(name);
+        epochs.iter().map(|epoch| epoch["train_loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let all = losses("all", &[]);
+    let buffered = losses("buffered", &["train.shuffle={ block = 7, buffer = 21 }"]);
+    assert_ne!(all, buffered);
+    assert_eq!(buffered, losses("again", &["train.shuffle={ block = 7, buffer = 21 }"]));
+    // A buffer of the default size takes in all there are here.
+    assert!(losses("default", &["train.shuffle={}"]).iter().all(|loss| loss.is_finite()));
+    case.refused(
+        &["train.shuffle={ block = 6, buffer = 10 }"],
+        &["train.shuffle.buffer", "multiple", "6", "10"],
+    );
+    case.refused(&["train.shuffle={ block = 0 }"], &["train.shuffle.block", "at least 1"]);
+    let other = ["train.epochs=2", "train.shuffle={ block = 7, buffer = 7 }"];
+    case.resume("buffered", &other).refused(&["train.shuffle.buffer", "21", "7"]);
 }
 
 #[test]

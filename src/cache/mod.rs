@@ -28,6 +28,7 @@ mod journal;
 mod lock;
 mod manifest;
 mod parquet_file;
+mod read_ahead;
 mod reader;
 mod shard_encode;
 mod shard_read;

@@ -1,5 +1,6 @@
 //! Reads a cache: maps its shards and gathers rows from the mapped columns.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -259,6 +260,20 @@ impl CacheReader {
         }
         out.pad();
         self.check_usable(rows, out)
+    }
+
+    /// Reads `rows` from the disk into the system's memory, as far as they are mapped: in the order of the file, so
+    /// that a disk reads as fast as it can. Rows that cannot be read are left for those who ask for them.
+    pub fn read_ahead(&self, rows: Range<u64>) {
+        let (mut at, end) = (rows.start, rows.end.min(self.rows()));
+        while at < end {
+            let (index, first) = self.locate(at);
+            let rows = (end - at).min(self.starts[index.as_usize() + 1] - at);
+            if let Ok(shard) = self.shard(index) {
+                shard.read_ahead(first..first + rows as usize);
+            }
+            at += rows;
+        }
     }
 
     /// Copies a feature's vectors of all positions of `rows`, in that order, into `out`: `[positions, width]`, finite

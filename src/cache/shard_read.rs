@@ -19,6 +19,7 @@ use super::format::{
     DOCUMENTS, HEAD_COUNTS, HEAD_IDS, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS, TOKENS, VIEW,
 };
 use super::ipc::read_batch;
+use super::read_ahead::Pages;
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};
 use crate::config::{StorageForm, ValueEncoding};
 use crate::encoding::{FeatureNumbers, Scale};
@@ -36,6 +37,8 @@ pub struct ShardReader {
     tokens: Option<Tokens>,
     targets: Targets,
     features: Vec<FeatureColumn>,
+    /// What of it lies in a map.
+    mapped: Pages,
 }
 
 /// What samples are made of, where they are made of tokens.
@@ -176,6 +179,7 @@ impl ShardReader {
             tokens,
             targets,
             features,
+            mapped: if columns.form == StorageForm::Arrow { Pages::new(&batch) } else { Pages::default() },
             columns: columns.clone(),
             coding: Arc::clone(coding),
             path,
@@ -198,6 +202,11 @@ impl ShardReader {
             // Arrow has checked that offsets rise from 0.
             Some(tokens) => tokens.starts[rows.start] as usize..tokens.starts[rows.end] as usize,
         }
+    }
+
+    /// Reads what is mapped of `rows` from the disk.
+    pub(super) fn read_ahead(&self, rows: Range<usize>) {
+        self.mapped.touch(rows);
     }
 
     /// Copies the positions of `row` into `out` from its row `to` on; returns how many. What fills shorter

@@ -19,6 +19,7 @@ mod optim;
 mod outline;
 mod returned;
 mod schedule;
+mod shuffle;
 mod student;
 mod sweep;
 mod teacher;
@@ -55,6 +56,7 @@ pub use optim::{GroupConfig, OptimizerConfig};
 pub use outline::outline;
 pub use returned::ReturnedLossConfig;
 pub use schedule::{Per, ScheduleConfig};
+pub use shuffle::ShuffleConfig;
 pub use student::{LlamaConfig, ResnetConfig, Stem, StudentConfig};
 pub use sweep::{Keys, Point, SweepConfig, load_sweep};
 pub use teacher::{

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::loss::LossConfig;
 use super::optim::OptimizerConfig;
 use super::schedule::ScheduleConfig;
+use super::shuffle::ShuffleConfig;
 use super::student::StudentConfig;
 use super::tracking::TrackingConfig;
 use super::validation::{CheckpointConfig, ValidationConfig};
@@ -126,6 +127,9 @@ pub struct TrainSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub threads: Option<usize>,
+    /// Mixes samples in a buffer, for caches and datasets that do not fit into memory; default: all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shuffle: Option<ShuffleConfig>,
     /// Batches prepared ahead of the step that needs them.
     #[serde(default = "default_prefetch")]
     #[schemars(range(min = 1))]
@@ -202,6 +206,7 @@ impl Config for TrainConfig {
             faults.extend(augment.validate("augment"));
         }
         faults.extend(device::validate("train.device", &self.train.device));
+        faults.extend(self.train.shuffle.and_then(ShuffleConfig::validate));
         let epochs = f64::from(self.train.epochs);
         faults.extend(self.loss.validate(epochs, self.train.accumulate));
         faults.extend(self.selection());

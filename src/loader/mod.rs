@@ -3,8 +3,10 @@
 //!
 //! Memory on the host only; `train` moves it to a device.
 
+mod order;
 mod samples;
 mod stream;
 
+pub use order::Order;
 pub use samples::{Batch, Inputs, LoaderError, NO_LABEL, Samples, TokenInputs};
-pub use stream::{Batches, Order, stream};
+pub use stream::{Batches, stream};

@@ -1,28 +1,13 @@
 //! One pass over the samples, prepared ahead.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::thread::JoinHandle;
 
+use super::order::{Order, Visits};
 use super::{Batch, LoaderError, Samples};
-use crate::permutation::Permutation;
-
-/// Streams of the seed below this are other rooms' (the tail model's sample, fidelity's).
-const FIRST_EPOCH_STREAM: u64 = 1 << 32;
-
-/// The order of one pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// As the dataset has them, in their first view.
-    Sequential,
-    /// Every sample once, in the random order of this seed and epoch, and in the view whose turn it is.
-    Shuffled {
-        /// The run's seed.
-        seed: u64,
-        /// Counts from 0.
-        epoch: u32,
-    },
-}
 
 /// The batches of one pass, in order, whatever the threads do.
 pub struct Batches {
@@ -38,24 +23,38 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize, 
     let (to, from_worker) = sync_channel(ahead.max(1));
     let worker = std::thread::spawn(move || {
         let len = samples.len();
-        let (order, view) = match order {
-            Order::Sequential => (None, 0),
-            Order::Shuffled { seed, epoch } => {
-                let order = Permutation::new(len, seed, FIRST_EPOCH_STREAM + u64::from(epoch));
-                (Some(order), (epoch % u32::from(samples.views().max(1))) as u16)
-            }
+        let mut visits = Visits::new(order, len);
+        let view = match order {
+            Order::Sequential => 0,
+            Order::Shuffled { epoch, .. } => (epoch % u32::from(samples.views().max(1))) as u16,
         };
         let first = skip.saturating_mul(batch as u64).min(len);
-        for start in (first..len).step_by(batch.max(1)) {
-            let end = start.saturating_add(batch as u64).min(len);
-            let indices: Vec<u64> =
-                (start..end).map(|at| order.as_ref().map_or(at, |order| order.at(at))).collect();
-            let prepared = samples.batch(&indices, view);
-            let failed = prepared.is_err();
-            if to.send(prepared).is_err() || failed {
-                return;
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (soon, wanted) = channel::<Range<u64>>();
+            if visits.reads_ahead() {
+                let (samples, ended) = (&*samples, &ended);
+                scope.spawn(move || {
+                    let go_on = |_: &Range<u64>| !ended.load(Ordering::Relaxed);
+                    wanted.into_iter().take_while(go_on).for_each(|range| samples.read_ahead(range, view));
+                });
             }
-        }
+            for start in (first..len).step_by(batch.max(1)) {
+                let turns = start..start.saturating_add(batch as u64).min(len);
+                // Where nobody reads ahead, there is nothing to read.
+                turns
+                    .clone()
+                    .flat_map(|turn| visits.soon(turn, first))
+                    .for_each(|range| drop(soon.send(range)));
+                let indices: Vec<u64> = turns.map(|turn| visits.at(turn)).collect();
+                let prepared = samples.batch(&indices, view);
+                let failed = prepared.is_err();
+                if to.send(prepared).is_err() || failed {
+                    break;
+                }
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
     });
     Batches { from_worker: Some(from_worker), worker: Some(worker) }
 }
@@ -89,7 +88,7 @@ impl Drop for Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Layout, PreprocessConfig};
+    use crate::config::{Layout, PreprocessConfig, ShuffleConfig};
     use crate::dataset::{Dataset, DatasetError, Sample};
     use crate::digest::Digest;
     use crate::ids::SampleId;
@@ -151,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_sample_comes_once_in_the_order_of_seed_and_epoch() {
-        let shuffled = |epoch| ids(Order::Shuffled { seed: 7, epoch }, 32);
+        let shuffled = |epoch| ids(Order::Shuffled { seed: 7, epoch, within: None }, 32);
         let first = shuffled(0);
         assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [32, 32, 32, 4]);
         let mut sorted = first.concat();
@@ -161,7 +160,14 @@ mod tests {
         assert_eq!(first, shuffled(0));
         assert_ne!(first, shuffled(1));
         assert_eq!(ids(Order::Sequential, 7).concat(), (0..100).collect::<Vec<_>>());
-        let order = Order::Shuffled { seed: 7, epoch: 0 };
+        let within = Some(ShuffleConfig { block: 10, buffer: 30 });
+        let order = Order::Shuffled { seed: 7, epoch: 2, within };
+        let in_blocks = ids(order, 32);
+        assert_eq!(in_blocks, ids(order, 32));
+        let mut sorted = in_blocks.concat();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+        let order = Order::Shuffled { seed: 7, epoch: 0, within: None };
         let rest = stream(&samples(100, None), order, 32, 2, 2).map(|batch| batch.unwrap().ids.len());
         assert_eq!(rest.collect::<Vec<_>>(), [32, 4]);
     }

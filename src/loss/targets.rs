@@ -86,7 +86,7 @@ impl TargetTensors {
 
 /// Decodes heads and tail masses at one temperature as one tail handling sees them.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     beta: f64,
     classes: usize,
     tail: Option<TailCurve>,
@@ -109,12 +109,8 @@ pub struct DecodedBatch {
 }
 
 impl Decoder {
-    pub(super) fn new(
-        space: &TargetSpace,
-        temperature: Temperature,
-        tail: TailHandling,
-        device: Device,
-    ) -> Self {
+    /// A decoder of batches on `device`.
+    pub fn new(space: &TargetSpace, temperature: Temperature, tail: TailHandling, device: Device) -> Self {
         let beta = temperature.beta();
         // g(β) is linear in the stored nodes, g(0) = log(V − k) being the one that is not stored.
         let curve_at = |temperature: Temperature, factor: f64| {
@@ -134,7 +130,8 @@ impl Decoder {
         Self { beta, classes: space.classes, tail }
     }
 
-    pub(super) fn decode(&self, targets: &TargetTensors) -> DecodedBatch {
+    /// The head's classes and the tail's mass, as logarithms.
+    pub fn decode(&self, targets: &TargetTensors) -> DecodedBatch {
         let head = &targets.values * self.beta;
         let log_sum = head.logsumexp([-1], true);
         let Some(TailCurve { at_zero, weights }) = &self.tail else {

@@ -1,13 +1,18 @@
 //! Sums over many numbers in sixteen lanes, for whatever vector registers the machine has.
 //!
-//! Lanes are added up in one order and nothing is fused, so that results are the same to the bit on every machine,
+//! Lanes are added up in one order and nothing is fused here, so that results are the same to the bit on every machine,
 //! whatever the width of its registers.
 
 /// Lanes of a sum.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Runs `work` compiled for the widest registers of this machine. What it calls must be inlined into it.
 pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
+    with_widest(work)
+}
+
+/// Runs `work` with the vectors of the widest registers of this machine.
+pub(super) fn with_widest<Work: pulp::WithSimd>(work: Work) -> Work::Output {
     pulp::Arch::new().dispatch(work)
 }
 

@@ -1,11 +1,13 @@
 //! Selection and tail curve of a batch, rows in parallel.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::head::{Candidate, best};
-use super::lanes::{all_finite, sum, widest};
-use super::powers::{BLOCK, NodePowers};
+use super::bound::bound;
+use super::keys::{id_of, key, least, logit_of};
+use super::lanes::{all_finite, with_widest};
 use super::shorten::shorten;
+use super::sums::NodeSums;
 use crate::target::{TailNodes, TargetBatch};
 
 /// A logit that is NaN or infinite.
@@ -34,16 +36,28 @@ pub struct Selector {
     classes: usize,
     k: usize,
     nodes: TailNodes,
-    powers: NodePowers,
+    sums: NodeSums,
     /// Heads end where they hold this much at T = 1.
     mass: Option<f64>,
 }
 
+/// Rows from here on have their bound guessed from an eighth of them.
+const LONG: usize = 8192;
+const STEP: usize = 8;
+
 /// What a thread reuses from row to row.
 #[derive(Default)]
 struct Scratch {
-    found: Vec<Candidate>,
+    maxima: Vec<f32>,
+    /// Of what may belong to the head, by rising id.
+    keys: Vec<i64>,
+    /// Of the head and the tail's largest, in order.
+    head: Vec<i64>,
+    /// Logits that may have belonged to the head and do not.
+    close: Vec<f32>,
+    /// Sums over those and over all others.
     sums: Vec<f64>,
+    sums_below: Vec<f64>,
 }
 
 impl Selector {
@@ -53,7 +67,7 @@ impl Selector {
             classes,
             k,
             nodes: nodes.clone(),
-            powers: NodePowers::new(nodes),
+            sums: NodeSums::new(nodes),
             mass: None,
         })
     }
@@ -90,26 +104,16 @@ impl Selector {
         let rows = logits.len() / self.classes;
         let nodes = self.curve_len();
         let mut batch = TargetBatch::zeroed(rows, self.k, nodes);
-        // chunks_mut(0) panics, and zip ends with the shortest: rows without a curve get [].
-        let mut no_curves: Vec<[f32; 0]> = vec![[]; rows];
-        let curves: Vec<&mut [f32]> = if nodes == 0 {
-            no_curves.iter_mut().map(|c| c.as_mut_slice()).collect()
-        } else {
-            batch.curve.chunks_mut(nodes).collect()
-        };
+        // Chunks of nothing there are none, and zip ends with the shortest: rows without a curve get one to leave.
+        let mut no_curves = if nodes == 0 { vec![0.0; rows] } else { Vec::new() };
+        let curves = if nodes == 0 { &mut no_curves } else { &mut batch.curve };
         let failed = logits
             .par_chunks(self.classes)
             .zip(batch.ids.par_chunks_mut(self.k))
             .zip(batch.values.par_chunks_mut(self.k))
-            .zip(curves)
+            .zip(curves.par_chunks_mut(nodes.max(1)))
             .map_init(Scratch::default, |scratch, (((row, ids), values), curve)| {
-                widest(|| {
-                    let sound = all_finite(row);
-                    if sound {
-                        self.select_row(row, scratch, ids, values, curve);
-                    }
-                    sound
-                })
+                with_widest(Row { selector: self, row, scratch, ids, values, curve: &mut curve[..nodes] })
             })
             .enumerate()
             .find_first(|(_, sound)| !sound);
@@ -123,55 +127,92 @@ impl Selector {
             Some((row, _)) => Err(NonFinite::in_row(row, &logits[row * self.classes..][..self.classes])),
         }
     }
+}
+
+/// The selection of one row. `false`, with nothing of use, where a logit is not finite.
+struct Row<'a> {
+    selector: &'a Selector,
+    row: &'a [f32],
+    scratch: &'a mut Scratch,
+    ids: &'a mut [u32],
+    values: &'a mut [f32],
+    curve: &'a mut [f32],
+}
+
+impl WithSimd for Row<'_> {
+    type Output = bool;
 
     #[inline(always)]
-    fn select_row(
-        &self,
-        row: &[f32],
-        scratch: &mut Scratch,
-        ids: &mut [u32],
-        values: &mut [f32],
-        curve: &mut [f32],
-    ) {
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let Self { selector, row, scratch, ids, values, curve } = self;
+        let Scratch { maxima, keys, head, close, sums, sums_below } = scratch;
         // One more than the head: the largest logit of the tail.
-        let wanted = if curve.is_empty() { self.k } else { self.k + 1 };
-        best(row, wanted, &mut scratch.found);
-        let z_max = scratch.found[0].logit;
-        for ((id, value), candidate) in ids.iter_mut().zip(values).zip(&scratch.found) {
-            *id = candidate.id;
-            *value = candidate.logit - z_max;
+        let wanted = selector.k + usize::from(!curve.is_empty());
+        for sums in [&mut *sums, &mut *sums_below] {
+            sums.clear();
+            sums.resize(curve.len(), 0.0);
+        }
+        let reference = candidates(simd, &selector.sums, row, wanted, maxima, keys, sums_below);
+        let Some(reference) = reference else { return false };
+        least(keys, wanted, head);
+        let z_max = logit_of(head[0]);
+        for ((id, value), key) in ids.iter_mut().zip(values).zip(&*head) {
+            *id = id_of(*key);
+            *value = logit_of(*key) - z_max;
         }
         if curve.is_empty() {
-            return;
+            return true;
         }
-        let tail_max = scratch.found[self.k].logit;
-        scratch.sums.clear();
-        scratch.sums.resize(curve.len(), 0.0);
-        self.sum_tail(row, tail_max, &mut scratch.sums);
+        let first = head[selector.k];
+        let tail_max = logit_of(first);
+        close.clear();
+        close.extend(keys.iter().filter(|key| **key >= first).map(|key| logit_of(*key)));
+        if NodeSums::reaches(tail_max) {
+            selector.sums.over(simd, close, tail_max, sums);
+        } else {
+            selector.sums.exactly(close, tail_max, sums);
+        }
+        // Relative to the *tail's* largest, so that a sum is at least 1 however far below the head the tail lies.
         let drop = f64::from(tail_max) - f64::from(z_max);
-        for ((g, sum), beta) in curve.iter_mut().zip(&scratch.sums).zip(self.nodes.as_slice()) {
+        selector.sums.add_lower(f64::from(reference) - f64::from(tail_max), sums_below, sums);
+        for ((g, sum), beta) in curve.iter_mut().zip(&*sums).zip(selector.nodes.as_slice()) {
             *g = (beta * drop + sum.ln()) as f32;
         }
+        true
     }
+}
 
-    /// `Σ_{i∉H} exp(β (z_i − tail_max))` at every node.
-    ///
-    /// Relative to the *tail's* largest, so the sum is at least 1 however far below the head the
-    /// tail lies. Head logits are clamped to that largest and so contribute exactly 1 each, which
-    /// is taken away at the end: no mask, no branch.
-    #[inline(always)]
-    fn sum_tail(&self, row: &[f32], tail_max: f32, sums: &mut [f64]) {
-        let mut x = [0.0f32; BLOCK];
-        for block in row.chunks(BLOCK) {
-            for (x, z) in x.iter_mut().zip(block) {
-                *x = (z - tail_max).min(0.0);
-            }
-            self.powers.for_each_node(&x[..block.len()], |node, e| sums[node] += f64::from(sum(e)));
+/// Leaves in `keys` those of `row` that reach some reference, by rising id, at least `wanted` of them, and in `sums`
+/// the sums over all others; returns the reference. `None` where a logit is not finite.
+#[inline(always)]
+fn candidates<S: Simd>(
+    simd: S,
+    node_sums: &NodeSums,
+    row: &[f32],
+    wanted: usize,
+    maxima: &mut Vec<f32>,
+    keys: &mut Vec<i64>,
+    sums: &mut [f64],
+) -> Option<f32> {
+    // A guess is meant to be reached by half as many again and 32, so that it is by less than wanted in one row of a
+    // thousand; the second bound is reached by as many as are wanted.
+    let guess = (wanted + wanted / 2 + 32).div_ceil(STEP);
+    let bounds = [(STEP, guess), (1, wanted)];
+    for (step, count) in &bounds[usize::from(row.len() < LONG)..] {
+        let reference = bound(simd, row, *step, *count, maxima).filter(|bound| NodeSums::reaches(*bound));
+        let Some(reference) = reference else { continue };
+        if !node_sums.below(simd, row, reference, keys, sums) {
+            return None;
         }
-        for sum in sums {
-            *sum -= self.k as f64;
+        if keys.len() >= wanted {
+            return Some(reference);
         }
     }
+    // So short a row, so large a head or such numbers that each class is looked at.
+    keys.clear();
+    keys.extend(row.iter().zip(0..).map(|(z, id)| key(*z, id)));
+    sums.fill(0.0);
+    all_finite(row).then_some(f32::MIN)
 }
 
 #[cfg(test)]
@@ -208,6 +249,70 @@ mod tests {
         }
     }
 
+    /// Logits of a row longer than those whose bound is guessed, spread over `scale`, from `lowest` on.
+    fn long(classes: usize, rows: usize, scale: f32, lowest: f32) -> Vec<f32> {
+        let noise = crate::permutation::Permutation::new(1 << 24, 5, 0);
+        let at = |i: usize| noise.at(i as u64) as f32 / (1 << 24) as f32;
+        (0..classes * rows).map(|i| lowest + scale * at(i).powi(3)).collect()
+    }
+
+    #[test]
+    fn long_rows_and_odd_nodes_agree_too() {
+        let odd = TailNodes::try_from(vec![0.1, 0.3, 1.0, 1.7]).unwrap();
+        for nodes in [TailNodes::default(), odd] {
+            for (classes, k) in [(LONG, 12), (LONG + 63, 64), (20_011, 1), (20_011, 4000)] {
+                for (scale, lowest) in [(20.0, -7.0), (0.5, 900.0), (200.0, -5000.0), (0.0, 3.0)] {
+                    check(&long(classes, 2, scale, lowest), classes, k, &nodes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn classes_that_a_teacher_masks_are_no_trouble() {
+        for masked in [f32::MIN, -1e30, -65504.0] {
+            for left in [3, 12, 13, 40] {
+                let mut row = vec![masked; 9000];
+                for (i, z) in row.iter_mut().step_by(9000 / left).enumerate() {
+                    *z = -(i as f32) / 3.0;
+                }
+                check(&row, 9000, 12, &TailNodes::default());
+                check(&row[..500], 500, 12, &TailNodes::default());
+            }
+        }
+    }
+
+    #[test]
+    fn a_guess_that_too_few_reach_is_made_good() {
+        // All that is large stands where the guess looks, in the first sixteen of every 128.
+        let row: Vec<f32> =
+            (0..16_384).map(|i| if i % 128 < 2 { 10.0 + i as f32 / 1e4 } else { i as f32 / 1e4 }).collect();
+        check(&row, 16_384, 200, &TailNodes::default());
+        check(&row, 16_384, 300, &TailNodes::default());
+    }
+
+    #[test]
+    fn every_machine_gives_the_same_bits() {
+        let selector = Selector::new(LONG + 5, 12, &TailNodes::default()).unwrap();
+        for row in long(LONG + 5, 3, 30.0, -20.0).chunks(LONG + 5) {
+            let one = |scalar: bool| {
+                let (mut ids, mut values, mut curve) = ([0; 12], [0.0; 12], [0.0; 5]);
+                let mut scratch = Scratch::default();
+                let work = Row {
+                    selector: &selector,
+                    row,
+                    scratch: &mut scratch,
+                    ids: &mut ids,
+                    values: &mut values,
+                    curve: &mut curve,
+                };
+                assert!(if scalar { pulp::Scalar.vectorize(work) } else { with_widest(work) });
+                (ids, values.map(f32::to_bits), curve.map(f32::to_bits))
+            };
+            assert_eq!(one(true), one(false));
+        }
+    }
+
     #[test]
     fn tails_far_below_the_head_keep_their_curve() {
         let row: Vec<f32> = (0..50).map(|i| if i == 20 { 0.0 } else { -1000.0 - i as f32 }).collect();
@@ -223,11 +328,16 @@ mod tests {
 
     #[test]
     fn the_first_bad_logit_is_named() {
-        let mut logits = vec![0.0f32; 5 * 40];
-        logits[3 * 40 + 7] = f32::NAN;
-        logits[4 * 40] = f32::INFINITY;
-        let error = Selector::new(40, 2, &TailNodes::default()).unwrap().select(&logits).unwrap_err();
-        assert_eq!((error.row, error.class), (3, 7));
+        for (classes, k) in [(40, 2), (40, 40), (1000, 12), (LONG + 9, 12)] {
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut logits = vec![0.0f32; 5 * classes];
+                logits[4 * classes - 1] = bad;
+                logits[4 * classes] = f32::INFINITY;
+                let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
+                let error = selector.select(&logits).unwrap_err();
+                assert_eq!((error.row, error.class), (3, classes - 1));
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod heads;
 mod least_squares;
 mod near_tail;
 mod panels;
+mod powers;
 mod prior;
 mod sample;
 

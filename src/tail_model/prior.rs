@@ -14,7 +14,7 @@
 use rayon::prelude::*;
 
 use super::heads::Heads;
-use crate::select::NodePowers;
+use super::powers::{BLOCK, NodePowers};
 use crate::target::{TailNodes, TailPrior, TargetBatch};
 
 /// Rounds at most; a few suffice, and they are cheap.
@@ -197,7 +197,6 @@ impl PriorFit {
 
 /// Adds `exp(β (z − z_max)) / Z(β)` of each class to `sums[node]`.
 fn add_row(powers: &NodePowers, z: &[f32], z_max: f32, log_z: &[f64], sums: &mut [Vec<f64>]) {
-    const BLOCK: usize = crate::select::POWERS_BLOCK;
     let mut x = [0.0f32; BLOCK];
     for (block, z) in z.chunks(BLOCK).enumerate() {
         for (x, z) in x.iter_mut().zip(z) {

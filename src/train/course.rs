@@ -145,7 +145,7 @@ impl Course<'_> {
         let of_tokens = samples.image_shape().is_none();
         let begun = Instant::now();
         self.watch.go();
-        let order = Order::Shuffled { seed: self.config.seed, epoch: epoch - 1 };
+        let order = Order::Shuffled { seed: self.config.seed, epoch: epoch - 1, within: section.shuffle };
         // Of the step before, should none be left: the state may have been kept after the last one.
         let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
         let mut rows = 0;

@@ -16,7 +16,7 @@ use kd_cache::encoding::{Codebook, FeatureNumbers};
 use kd_cache::ids::{Position, SampleId, SampleView};
 use kd_cache::select::{Sampler, Selector};
 use kd_cache::tail_model::{Fitted, TailFit};
-use kd_cache::target::{Draws, TailNodes, TargetBatch};
+use kd_cache::target::{Draws, TailModel, TailNodes, TailPrior, TargetBatch};
 
 /// What a synthetic cache is like.
 #[derive(Clone, Debug)]
@@ -393,5 +393,36 @@ impl Synthetic {
             writer.commit_shard(&shard).unwrap();
         }
         writer.finish().unwrap()
+    }
+
+    /// Writes a cache of these sizes, of rank 0 and without features, whose targets mean nothing, however many rows it
+    /// has: for benches, which ask what reading costs.
+    pub fn write_meaningless(&self, dir: &Path) {
+        let mut writer = self.open(dir);
+        let nodes = self.tail_nodes();
+        let prior =
+            TailPrior::new(nodes.clone(), self.classes, vec![0.0; self.classes * nodes.len()]).unwrap();
+        let model = TailModel::new(prior, None).unwrap();
+        writer.begin(Beginnings { model: Some(&model), ..Beginnings::default() }).unwrap();
+        for first in (0..self.samples).step_by(self.shard_samples as usize) {
+            let rows = first..(first + self.shard_samples).min(self.samples);
+            let count = (rows.end - rows.start) as usize;
+            let mut targets = TargetBatch::zeroed(count * self.per_sample() as usize, self.k, nodes.len());
+            for (at, (id, value)) in targets.ids.iter_mut().zip(&mut targets.values).enumerate() {
+                let (position, rank) = (at / self.k, at % self.k);
+                (*id, *value) = (((position * 7 + rank * 613) % self.classes) as u32, -0.5 * rank as f32);
+            }
+            let of_tokens = self.sequence > 0;
+            writer
+                .commit_shard(&ShardRows {
+                    sample_ids: rows.clone().map(SampleId).collect(),
+                    labels: if self.labelled { vec![0; count] } else { Vec::new() },
+                    tokens: rows.filter(|_| of_tokens).map(|row| self.tokens(row)).collect(),
+                    targets,
+                    ..ShardRows::default()
+                })
+                .unwrap();
+        }
+        writer.finish().unwrap();
     }
 }

@@ -1,10 +1,10 @@
 //! `exp(β x)` at every node from as few exponentials as the nodes allow.
 
-use super::exp::exp_non_positive;
+use crate::select::exp_non_positive;
 use crate::target::TailNodes;
 
 /// Values handled at once: they and their powers stay in the first-level cache.
-pub(crate) const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// Largest multiple of the first node that is reached by multiplying.
 const MAX_MULTIPLE: f64 = 64.0;
@@ -20,12 +20,12 @@ enum Step {
 
 /// The plan for a set of nodes: one `exp` a value where all nodes are multiples of the first.
 #[derive(Clone, Debug)]
-pub(crate) struct NodePowers {
+pub(super) struct NodePowers {
     steps: Vec<Step>,
 }
 
 impl NodePowers {
-    pub(crate) fn new(nodes: &TailNodes) -> Self {
+    pub(super) fn new(nodes: &TailNodes) -> Self {
         let nodes = nodes.as_slice();
         let multiple = |beta: f64| {
             let m = beta / nodes[0];
@@ -49,7 +49,7 @@ impl NodePowers {
 
     /// Calls `each(node, exp(β_node x))` for up to [`BLOCK`] values `x ≤ 0`.
     #[inline(always)]
-    pub(crate) fn for_each_node(&self, x: &[f32], mut each: impl FnMut(usize, &[f32])) {
+    pub(super) fn for_each_node(&self, x: &[f32], mut each: impl FnMut(usize, &[f32])) {
         let len = x.len().min(BLOCK);
         let x = &x[..len];
         let (mut base, mut factor, mut current) = ([0.0f32; BLOCK], [0.0f32; BLOCK], [0.0f32; BLOCK]);

@@ -1,0 +1,154 @@
+//! What does it cost to read targets in random order, and to decode them at a temperature?
+//!
+//! Training visits samples in random order, so a batch is gathered row by row from mapped shards, and decoded into class
+//! ids, probabilities at T and the mass of the tail. The cache is in the page cache: what is timed is finding,
+//! unpacking and decoding, not the disk. Ways take turns; figures are positions a second, and ratios within a round.
+//!
+//! ```text
+//! cargo bench --profile release --bench decode [-- CACHE [ROUNDS]]
+//! ```
+//!
+//! Without a cache of your own, one is made up: 2²⁰ positions of 49,152 classes, k = 12, half precision. The last line is
+//! the positions a second of each way and round, as JSON, for `tools/bench_decode.py`.
+
+#![allow(clippy::unwrap_used, reason = "a bench has nobody to report to")]
+
+mod figures;
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+
+use kd_cache::cache::CacheReader;
+use kd_cache::config::ValueEncoding;
+use kd_cache::loss::{Decoder, TargetSpace, TargetTensors};
+use kd_cache::permutation::Permutation;
+use kd_cache::target::{DEFAULT_NODES, TailHandling, TargetBatch, Temperature};
+use tch::Device;
+
+use figures::{Arm, spread, take_turns};
+
+#[path = "../tests/synthetic/mod.rs"]
+mod synthetic;
+
+use synthetic::Synthetic;
+
+const CLASSES: usize = 49_152;
+const K: usize = 12;
+const SHARDS: u64 = 16;
+const ROWS_PER_SHARD: u64 = 65_536;
+/// Positions of a batch at least.
+const BATCH: usize = 256;
+const TEMPERATURE: f64 = 2.0;
+const ROUNDS: usize = 15;
+
+/// A cache with the columns of an image classifier's.
+fn write(dir: &Path) {
+    let settings = Synthetic {
+        samples: SHARDS * ROWS_PER_SHARD,
+        classes: CLASSES,
+        k: K,
+        nodes: DEFAULT_NODES.to_vec(),
+        values: ValueEncoding::F16,
+        shard_samples: ROWS_PER_SHARD,
+        labelled: true,
+        ..Synthetic::fixture()
+    };
+    settings.write_meaningless(dir);
+}
+
+/// Batch after batch of rows, in random order or one after another.
+struct Batches<'a> {
+    reader: &'a CacheReader,
+    order: Permutation,
+    random: bool,
+    next: u64,
+    rows: Vec<u64>,
+    targets: TargetBatch,
+}
+
+impl<'a> Batches<'a> {
+    fn new(reader: &'a CacheReader, rows: usize, random: bool) -> Self {
+        let order = Permutation::new(reader.rows(), 0, 0);
+        Self { reader, order, random, next: 0, rows: vec![0; rows], targets: TargetBatch::default() }
+    }
+
+    fn gather(&mut self) -> &TargetBatch {
+        for row in &mut self.rows {
+            // The order is drawn in both ways, so that the difference is the reading's.
+            let drawn = black_box(self.order.at(self.next));
+            *row = if self.random { drawn } else { self.next };
+            self.next = (self.next + 1) % self.reader.rows();
+        }
+        self.reader.gather(black_box(&self.rows), &mut self.targets).unwrap();
+        &self.targets
+    }
+}
+
+fn main() {
+    // Cargo adds `--bench`.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let rounds = words.get(1).map_or(ROUNDS, |word| word.parse().unwrap());
+    let made_up = tempfile::tempdir().unwrap();
+    let dir = words.first().map_or_else(
+        || {
+            write(made_up.path());
+            made_up.path().to_owned()
+        },
+        PathBuf::from,
+    );
+    tch::set_num_threads(1);
+    let _guard = tch::no_grad_guard();
+    let reader = CacheReader::open(&dir).unwrap();
+    let manifest = reader.manifest();
+    let space = TargetSpace {
+        classes: manifest.classes,
+        k: manifest.head.k,
+        draws: manifest.draws(),
+        nodes: manifest.tail.nodes.clone(),
+        tail_model: reader.tail_model().cloned(),
+    };
+    let temperature = Temperature::new(TEMPERATURE).unwrap();
+    let decoder = Decoder::new(&space, temperature, TailHandling::Prior, Device::Cpu);
+    // Every page is touched once, so that the first batches do not pay for all.
+    let mut out = TargetBatch::default();
+    let mut positions = 0;
+    for first in (0..reader.rows()).step_by(BATCH) {
+        let rows: Vec<u64> = (first..reader.rows().min(first + BATCH as u64)).collect();
+        reader.gather(&rows, &mut out).unwrap();
+        positions += out.rows;
+    }
+    let rows = (BATCH as f64 * reader.rows() as f64 / positions as f64).ceil() as usize;
+    let each = rows as f64 * positions as f64 / reader.rows() as f64;
+
+    let mut in_order = Batches::new(&reader, rows, false);
+    let mut at_random = Batches::new(&reader, rows, true);
+    let mut decoded = Batches::new(&reader, rows, true);
+    let mut arms: Vec<Arm<'_>> = vec![
+        ("in order", Box::new(|| _ = black_box(in_order.gather()))),
+        ("at random", Box::new(|| _ = black_box(at_random.gather()))),
+        (
+            "at random, decoded",
+            Box::new(|| {
+                let targets = TargetTensors::new(decoded.gather(), Device::Cpu);
+                let target = decoder.decode(&targets);
+                _ = black_box((target.log_head.exp(), target.log_tail.map(|tail| tail.exp())));
+            }),
+        ),
+    ];
+    let names: Vec<&str> = arms.iter().map(|(name, _)| *name).collect();
+    let seconds = take_turns(&mut arms, rounds);
+    println!(
+        "{positions} positions of {} rows, batches of {rows}, one thread, {rounds} rounds",
+        reader.rows()
+    );
+    println!("| way | positions / s | of the rate in order |");
+    println!("|---|---|---|");
+    let mut rates = serde_json::Map::new();
+    for (name, own) in names.iter().zip(&seconds) {
+        let rate: Vec<f64> = own.iter().map(|seconds| each / seconds).collect();
+        let ratio = spread(seconds[0].iter().zip(own).map(|(first, own)| first / own).collect(), 2);
+        println!("| {name} | {} | {ratio} |", spread(rate.clone(), 0));
+        rates.insert((*name).to_owned(), rate.into());
+    }
+    println!("{}", serde_json::Value::Object(rates));
+}
