@@ -3,27 +3,99 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 
 /// A file's bytes, read by the kernel page by page when they are touched.
 ///
 /// The bytes are shared, not copied, when the value is cloned. A file that another process
 /// truncates while it is mapped ends this process with SIGBUS; files of a cache are never
 /// changed in place by this crate (they are written beside and renamed).
+#[derive(Clone, Debug)]
+pub struct Mapped(Option<Arc<Mmap>>);
+
+impl Mapped {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// Whatever opening or mapping the file returns.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Self(None));
+        }
+        // SAFETY: the map is read-only and its bytes are only ever parsed with checks; no reference
+        // outlives the `Arc` that owns the map. What remains, a truncation by somebody else, is
+        // stated above.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self(Some(Arc::new(map))))
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> Bytes {
+        self.0.as_ref().map_or_else(Bytes::new, |map| Bytes::from_owner(Shared(Arc::clone(map))))
+    }
+
+    /// Says that touching one page is no sign that its neighbours are wanted: the kernel reads no more than is touched,
+    /// or asked for by [`Self::will_need`]. A hint: where it is not taken, reading is slower.
+    pub fn no_neighbours(&self) {
+        if let Some(map) = &self.0 {
+            _ = map.advise(Advice::Random);
+        }
+    }
+
+    /// Asks the kernel to read `part`, which lies in the map, without waiting for it. A hint, as above.
+    pub fn will_need(&self, part: &[u8]) {
+        let Some(map) = &self.0 else { return };
+        let offset = (part.as_ptr() as usize).wrapping_sub(map.as_ptr() as usize);
+        if offset < map.len() && part.len() <= map.len() - offset {
+            _ = map.advise_range(Advice::WillNeed, offset, part.len());
+        }
+    }
+}
+
+/// A map as the owner of bytes.
+struct Shared(Arc<Mmap>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The bytes of the file at `path`, [`Mapped`].
 ///
 /// # Errors
 /// Whatever opening or mapping the file returns.
 pub fn map_file(path: &Path) -> io::Result<Bytes> {
-    let file = File::open(path)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
+    Mapped::open(path).map(|map| map.bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_changes_no_byte_and_takes_any_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let written: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &written).unwrap();
+        let map = Mapped::open(&path).unwrap();
+        let bytes = map.bytes();
+        map.no_neighbours();
+        for part in [&bytes[..], &bytes[5000..5001], &bytes[19_999..], &bytes[..0], &written[..100]] {
+            map.will_need(part);
+        }
+        drop(map);
+        assert_eq!(bytes, written);
+        std::fs::write(&path, []).unwrap();
+        let map = Mapped::open(&path).unwrap();
+        map.no_neighbours();
+        map.will_need(&written);
+        assert!(map.bytes().is_empty());
     }
-    // SAFETY: the map is read-only and its bytes are only ever parsed with checks; no reference
-    // outlives the `Bytes` that owns the map. What remains, a truncation by somebody else, is
-    // stated above.
-    #[allow(unsafe_code)]
-    let map = unsafe { Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
 }

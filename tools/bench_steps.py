@@ -2,7 +2,7 @@
 """What a training step from a cache costs beside the same step on labels alone, as ratios of runs that alternate.
 
     tools/bench_steps.py --cache DIR --config TRAIN.toml --out FOLDER [--name NAME] [--set KEY=VALUE]...
-                         [--tails prior,shape] [--rounds 5] [--every 20]
+                         [--tails prior,shape] [--rounds 5] [--every 20] [--programs BIN]
 
 Each round trains one run for each tail handling and one on labels alone (loss.weights = { cross_entropy = 1 }), the order
 turning from round to round; weights of the others are the config's. A run has three lines of --every steps, of which the
@@ -31,7 +31,7 @@ def seconds_per_sample(options, arm, own):
     shutil.rmtree(run, ignore_errors=True)
     keys = [f"tracking.every={options.every}", f"train.max_steps={LINES * options.every}", "train.epochs=1000"]
     keys += ["validation={}", "train.select_by=last", *options.set, *own]
-    command = [ROOT / "target/release/kd-train", "--cache", options.cache, "--config", options.config, "--out", run]
+    command = [options.programs / "kd-train", "--cache", options.cache, "--config", options.config, "--out", run]
     command = [str(word) for word in [*command, *sets(keys), "--quiet", "--format", "json"]]
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
         sys.exit(f"bench_steps: error: the run of {arm} failed")
@@ -48,6 +48,7 @@ def main():
     parser.add_argument("--name", default="steps")
     parser.add_argument("--tails", default="prior,shape", help="several by commas")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="folder of kd-train")
     parser.add_argument("--every", type=int, default=20, help="steps in a line")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()

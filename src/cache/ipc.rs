@@ -13,7 +13,7 @@ use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow::ipc::{Endianness, MetadataVersion, root_as_footer, root_as_message};
 
 use super::CacheError;
-use crate::mapped::map_file;
+use crate::mapped::Mapped;
 
 /// Before a message's metadata: a marker and the metadata's length.
 const MESSAGE_PREFIX: usize = 8;
@@ -33,10 +33,15 @@ pub(super) fn encode_batch(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
 
 /// The only record batch of an Arrow IPC file, its buffers lying in the map.
 pub(super) fn read_batch(path: &Path, schema: &SchemaRef) -> Result<RecordBatch, CacheError> {
-    let bytes = map_file(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
+    read_mapped(path, schema).map(|(batch, _)| batch)
+}
+
+/// The same, and the map.
+pub(super) fn read_mapped(path: &Path, schema: &SchemaRef) -> Result<(RecordBatch, Mapped), CacheError> {
+    let map = Mapped::open(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
     let arrow = |source| CacheError::Arrow { path: path.to_owned(), source };
     let invalid = |problem: String| arrow(ArrowError::IpcError(problem));
-    let buffer = Buffer::from(bytes);
+    let buffer = Buffer::from(map.bytes());
     // Magic, padding, footer length, magic: what is shorter has no footer.
     let tail = buffer.len().checked_sub(10).ok_or_else(|| invalid(format!("only {} bytes", buffer.len())))?;
     let footer_end: [u8; 10] = buffer[tail..].try_into().map_err(|_| invalid("no footer".into()))?;
@@ -80,7 +85,7 @@ pub(super) fn read_batch(path: &Path, schema: &SchemaRef) -> Result<RecordBatch,
     if batch.columns().iter().any(|column| column.null_count() > 0) {
         return Err(invalid("nulls".into()));
     }
-    Ok(batch)
+    Ok((batch, map))
 }
 
 /// Checks a record batch message against the columns it should have.

@@ -262,15 +262,15 @@ impl CacheReader {
         self.check_usable(rows, out)
     }
 
-    /// Reads `rows` from the disk into the system's memory, as far as they are mapped: in the order of the file, so
-    /// that a disk reads as fast as it can. Rows that cannot be read are left for those who ask for them.
-    pub fn read_ahead(&self, rows: Range<u64>) {
+    /// Asks the kernel to read `rows` from the disk, as far as they are mapped, without waiting for it; from then on it
+    /// reads no more of a shard than is touched or asked for. Rows that cannot be read are left for those who want them.
+    pub fn will_need(&self, rows: Range<u64>) {
         let (mut at, end) = (rows.start, rows.end.min(self.rows()));
         while at < end {
             let (index, first) = self.locate(at);
             let rows = (end - at).min(self.starts[index.as_usize() + 1] - at);
             if let Ok(shard) = self.shard(index) {
-                shard.read_ahead(first..first + rows as usize);
+                shard.will_need(first..first + rows as usize);
             }
             at += rows;
         }

@@ -18,7 +18,7 @@ use super::feature_read::FeatureColumn;
 use super::format::{
     DOCUMENTS, HEAD_COUNTS, HEAD_IDS, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS, TOKENS, VIEW,
 };
-use super::ipc::read_batch;
+use super::ipc::read_mapped;
 use super::read_ahead::Pages;
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};
 use crate::config::{StorageForm, ValueEncoding};
@@ -38,7 +38,7 @@ pub struct ShardReader {
     targets: Targets,
     features: Vec<FeatureColumn>,
     /// What of it lies in a map.
-    mapped: Pages,
+    mapped: Option<Pages>,
 }
 
 /// What samples are made of, where they are made of tokens.
@@ -147,9 +147,11 @@ impl ShardReader {
         coding: &Arc<Coding>,
     ) -> Result<Self, CacheError> {
         let path = dir.join(&entry.file);
-        let batch = match columns.form {
-            StorageForm::Arrow => read_batch(&path, &columns.schema())?,
-            StorageForm::Parquet => parquet_file::read(&path, &columns.schema())?,
+        let (batch, map) = match columns.form {
+            StorageForm::Arrow => {
+                read_mapped(&path, &columns.schema()).map(|(batch, map)| (batch, Some(map)))?
+            }
+            StorageForm::Parquet => (parquet_file::read(&path, &columns.schema())?, None),
         };
         let parts = Parts { path: &path, batch: &batch };
         if batch.num_rows() as u64 != entry.rows {
@@ -179,7 +181,7 @@ impl ShardReader {
             tokens,
             targets,
             features,
-            mapped: if columns.form == StorageForm::Arrow { Pages::new(&batch) } else { Pages::default() },
+            mapped: map.map(|map| Pages::new(map, &batch)),
             columns: columns.clone(),
             coding: Arc::clone(coding),
             path,
@@ -204,9 +206,9 @@ impl ShardReader {
         }
     }
 
-    /// Reads what is mapped of `rows` from the disk.
-    pub(super) fn read_ahead(&self, rows: Range<usize>) {
-        self.mapped.touch(rows);
+    /// Asks for what is mapped of `rows`.
+    pub(super) fn will_need(&self, rows: Range<usize>) {
+        self.mapped.iter().for_each(|pages| pages.will_need(rows.clone()));
     }
 
     /// Copies the positions of `row` into `out` from its row `to` on; returns how many. What fills shorter

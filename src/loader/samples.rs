@@ -192,16 +192,16 @@ impl Samples {
         }
     }
 
-    /// Reads from the disk what the caches hold of the view `view` of the samples `range`, in the dataset's own order,
-    /// so that it is in memory when batches ask for it. What is wrong with it is for these to say.
-    pub(super) fn read_ahead(&self, range: Range<u64>, view: u16) {
+    /// Asks for what the cache holds of the view `view` of the samples `range`, in the dataset's own order, so that it is
+    /// in memory when batches want it. What is wrong with it is for these to say.
+    pub(super) fn will_need(&self, range: Range<u64>, view: u16) {
         let Some(cache) = self.cache() else { return };
         let row = |index: u64| match &self.source {
             Source::Images { dataset, .. } => cache.row_of(dataset.id_at(index), view).ok().flatten(),
             Source::Tokens { .. } => Some(index),
         };
         if let (Some(first), Some(last)) = (row(range.start), row(range.end - 1)) {
-            cache.read_ahead(first..last + 1);
+            cache.will_need(first..last + 1);
         }
     }
 

@@ -36,7 +36,7 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize, 
                 let (samples, ended) = (&*samples, &ended);
                 scope.spawn(move || {
                     let go_on = |_: &Range<u64>| !ended.load(Ordering::Relaxed);
-                    wanted.into_iter().take_while(go_on).for_each(|range| samples.read_ahead(range, view));
+                    wanted.into_iter().take_while(go_on).for_each(|range| samples.will_need(range, view));
                 });
             }
             for start in (first..len).step_by(batch.max(1)) {
