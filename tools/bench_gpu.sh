@@ -45,6 +45,6 @@ steps() {
     python3 tools/bench_steps.py --programs "$bin" --cache "$out/cache" --config configs/train/fashion-mnist.toml \
         --out "$out/steps" --name "$name" --tails prior --every 50 --set "train.device=$device" "$@"
 }
-steps conv --set 'student={ kind = "conv" }'
+steps conv --set 'student={ kind = "conv", channels = [32, 64] }'
 steps resnet18 --set 'student={ kind = "resnet18" }'
 steps resnet18-bf16 --set 'student={ kind = "resnet18" }' --set train.precision=bf16

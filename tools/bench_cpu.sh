@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The ratios of benches/README.md that a CPU can give, in one go: half an hour on two cores that do nothing else.
+#
+#     tools/bench_cpu.sh OUT
+#
+# Steps that need what is not here are named and left out: the language model's (tools/setup.sh --language-model), and
+# the pass over a cache larger than memory (root). DISTILLKIT may be a checkout of DistillKit, whose decoder is then
+# measured too, with a python3 that has torch; LM_CACHES names folders of language models' caches to train a small
+# student from. Everything that is printed is kept in OUT/bench_cpu.txt.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case "${1:-}" in
+    '' | -*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
+out=$1
+mkdir -p "$out"
+exec > >(tee "$out/bench_cpu.txt") 2>&1
+PYTHONPATH=$(tools/setup.sh --python)${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH
+cargo build --release
+bin=${CARGO_TARGET_DIR:-target}/release
+bench() { cargo bench --profile release --bench "$@"; }
+say() { printf '\nbench_cpu: %s\n' "$1"; }
+
+say 'selection'
+bench selection
+say 'decoding'
+python3 tools/bench_decode.py --out "$out/decode" ${DISTILLKIT:+--distillkit "$DISTILLKIT"}
+say 'memory of the loss'
+bench loss_memory
+say 'the start of kd-train'
+bench start
+say 'a pass over a cache larger than memory'
+if [ "$(id -u)" = 0 ]; then
+    python3 tools/bench_epoch.py --out "$out/epoch" --orders 512/16384,1024/32768
+else
+    echo 'left out: needs root, for a memory group'
+fi
+
+say 'a build beside the bare teacher'
+bench build -- configs/cache/fashion-mnist.toml 5
+if [ -f data/smollm2-135m/model.onnx ]; then
+    bench build -- configs/cache/smollm2-python-docs.toml 3 dataset.limit=8 \
+        teacher.path=data/smollm2-135m/model.onnx dataset.tokenizer=data/smollm2-135m/tokenizer.json
+else
+    echo 'left out: SmolLM2, needs tools/setup.sh --language-model'
+fi
+
+say 'a step from a cache beside a step on labels'
+[ -f "$out/cache/manifest.json" ] ||
+    "$bin/kd-cache" build --config configs/cache/fashion-mnist.toml --out "$out/cache" --quiet
+steps() {
+    local name=$1
+    shift
+    python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name "$name" "$@"
+}
+images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior)
+steps conv "${images[@]}" --every 30 --set 'student={ kind = "conv", channels = [32, 64] }'
+steps resnet18 "${images[@]}" --every 3 --set train.batch=64 --set 'student={ kind = "resnet18" }'
+for cache in ${LM_CACHES:-}; do
+    steps "llama-$(basename "$cache")" --cache "$cache" --config configs/train/smollm2-python-docs.toml --tails prior,shape \
+        --every 4 --rounds 3 --set train.batch=2 --set tokenizer=data/smollm2-135m/tokenizer.json \
+        --set student.hidden_size=128 --set student.num_hidden_layers=2 --set student.num_attention_heads=4
+done
