@@ -7,6 +7,7 @@
 pub(super) const LANES: usize = 16;
 
 /// Runs `work` compiled for the widest registers of this machine. What it calls must be inlined into it.
+#[cfg(feature = "torch")]
 pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
     with_widest(work)
 }
@@ -17,6 +18,7 @@ pub(super) fn with_widest<Work: pulp::WithSimd>(work: Work) -> Work::Output {
 }
 
 /// The sum.
+#[cfg(feature = "torch")]
 #[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -46,6 +48,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The largest, −∞ of none.
+#[cfg(feature = "torch")]
 #[inline(always)]
 pub(crate) fn largest(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -71,11 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(feature = "torch")]
     fn lanes_and_what_is_left_over_are_all_there() {
         for len in [0usize, 1, 15, 16, 17, 100] {
             let a: Vec<f32> = (0..len).map(|i| i as f32).collect();
             assert_eq!(widest(|| sum(&a)), a.iter().sum::<f32>(), "{len}");
-            #[cfg(feature = "torch")]
             assert_eq!(widest(|| dot(&a, &a)), a.iter().map(|a| a * a).sum::<f32>(), "{len}");
             assert_eq!(widest(|| largest(&a)), if len == 0 { f32::NEG_INFINITY } else { len as f32 - 1.0 });
         }
