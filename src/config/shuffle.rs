@@ -7,8 +7,8 @@ use super::Fault;
 
 /// Samples are visited in blocks of neighbours, the blocks in random order, and the samples of so many blocks as the
 /// buffer takes in random order: for caches and datasets that do not fit into memory, whose reads would otherwise be
-/// one from here and one from there. The next buffer is read while the samples of one are in use; memory for both is
-/// asked of the operating system and given back, not held.
+/// one from here and one from there. The next buffer is read while the samples of one are in use: twice what it takes
+/// in the cache should fit into a quarter of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShuffleConfig {
