@@ -1,7 +1,8 @@
 //! Every version of the format stays what it is: today's writer gives the bytes of the fixtures, and
 //! today's reader their targets.
 //!
-//! The caches in `tests/fixtures/v1` to `v5` were written once and are kept for ever. `expected.json` of
+//! The shards in `tests/fixtures/v1` to `v5` were written once and are kept for ever; their tail models were fitted anew
+//! when targets here came to be taken from the definition, so that a faster selection changes no bit of them. `expected.json` of
 //! version 1 was computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of caches; those
 //! of version 3 are what the `f64` reference makes of the logits, rounded to steps, without a shard between;
 //! those of version 4 what was drawn, before it was written; those of version 5 have the features, rounded by the

@@ -14,7 +14,7 @@ use kd_cache::config::{FeaturePool, FeatureValues, PreprocessConfig, StorageForm
 use kd_cache::digest::Digest;
 use kd_cache::encoding::{Codebook, FeatureNumbers};
 use kd_cache::ids::{Position, SampleId, SampleView};
-use kd_cache::select::{Sampler, Selector};
+use kd_cache::select::{Sampler, Selector, reference::select_row};
 use kd_cache::tail_model::{Fitted, TailFit};
 use kd_cache::target::{Draws, TailModel, TailNodes, TailPrior, TargetBatch};
 
@@ -178,7 +178,7 @@ impl Synthetic {
         if !self.variable {
             return;
         }
-        let one = Selector::new(self.classes, 1, &self.tail_nodes()).unwrap().select(logits).unwrap();
+        let one = self.by_definition(1, logits);
         targets.vary();
         for row in (0..targets.rows).filter(|row| (first + row).is_multiple_of(2)) {
             targets.set_count(row, 1);
@@ -205,6 +205,25 @@ impl Synthetic {
         self.select(0, &self.logits())
     }
 
+    /// Heads and curves from the definition, in double precision: bytes of the format do not change with the last bits of
+    /// a faster selection.
+    fn by_definition(&self, k: usize, logits: &[f32]) -> TargetBatch {
+        let nodes = self.tail_nodes();
+        let of_curve = if k < self.classes { nodes.len() } else { 0 };
+        let mut targets = TargetBatch::zeroed(logits.len() / self.classes, k, of_curve);
+        for (row, logits) in logits.chunks(self.classes).enumerate() {
+            let exact = select_row(logits, k, &nodes);
+            targets.ids[row * k..][..k].copy_from_slice(&exact.ids);
+            for (value, exact) in targets.values[row * k..].iter_mut().zip(&exact.values) {
+                *value = *exact as f32;
+            }
+            for (g, exact) in targets.curve[row * of_curve..].iter_mut().zip(&exact.curve) {
+                *g = *exact as f32;
+            }
+        }
+        targets
+    }
+
     /// The targets of some rows of logits, `first` being the number of the first position.
     fn select(&self, first: usize, logits: &[f32]) -> TargetBatch {
         if let Some((number, temperature)) = self.draws {
@@ -217,7 +236,7 @@ impl Synthetic {
             let draws = Draws::new(number, temperature).unwrap();
             return Sampler::new(self.classes, draws, 0).draw(logits, &positions).unwrap();
         }
-        let mut targets = self.selector().select(logits).unwrap();
+        let mut targets = self.by_definition(self.k, logits);
         self.vary(first, logits, &mut targets);
         targets
     }
