@@ -54,7 +54,7 @@ fn order(word: &str) -> Order {
         "shuffled" => None,
         sizes => {
             let (block, buffer) = sizes.split_once('/').unwrap();
-            Some(ShuffleConfig { block: block.parse().unwrap(), buffer: buffer.parse().unwrap() })
+            Some(ShuffleConfig { block: block.parse().unwrap(), buffer: Some(buffer.parse().unwrap()) })
         }
     };
     Order::Shuffled { seed: 0, epoch: 0, within }

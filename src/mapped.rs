@@ -6,7 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::{Advice, Mmap};
+#[cfg(unix)]
+use memmap2::Advice;
+use memmap2::Mmap;
+
+/// Bytes that are asked for at a time: of more, kernels may read the beginning only (Linux as much as the disk reads
+/// ahead, 128 KiB unless it says otherwise).
+#[cfg(unix)]
+const PIECE: usize = 128 << 10;
 
 /// A file's bytes, read by the kernel page by page when they are touched.
 ///
@@ -42,17 +49,23 @@ impl Mapped {
     /// Says that touching one page is no sign that its neighbours are wanted: the kernel reads no more than is touched,
     /// or asked for by [`Self::will_need`]. A hint: where it is not taken, reading is slower.
     pub fn no_neighbours(&self) {
+        #[cfg(unix)]
         if let Some(map) = &self.0 {
             _ = map.advise(Advice::Random);
         }
     }
 
     /// Asks the kernel to read `part`, which lies in the map, without waiting for it. A hint, as above.
+    #[cfg_attr(not(unix), expect(unused_variables, reason = "there is nobody to ask"))]
     pub fn will_need(&self, part: &[u8]) {
-        let Some(map) = &self.0 else { return };
-        let offset = (part.as_ptr() as usize).wrapping_sub(map.as_ptr() as usize);
-        if offset < map.len() && part.len() <= map.len() - offset {
-            _ = map.advise_range(Advice::WillNeed, offset, part.len());
+        #[cfg(unix)]
+        if let Some(map) = &self.0 {
+            let offset = (part.as_ptr() as usize).wrapping_sub(map.as_ptr() as usize);
+            if offset < map.len() && part.len() <= map.len() - offset {
+                for at in (0..part.len()).step_by(PIECE) {
+                    _ = map.advise_range(Advice::WillNeed, offset + at, PIECE.min(part.len() - at));
+                }
+            }
         }
     }
 }

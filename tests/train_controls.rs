@@ -137,6 +137,7 @@ fn samples_are_mixed_in_a_buffer_where_that_is_asked_for() {
     assert_eq!(buffered, losses("again", &["train.shuffle={ block = 7, buffer = 21 }"]));
     // A buffer of the default size takes in all there are here.
     assert!(losses("default", &["train.shuffle={}"]).iter().all(|loss| loss.is_finite()));
+    assert!(losses("block", &["train.shuffle={ block = 1000 }"]).iter().all(|loss| loss.is_finite()));
     case.refused(
         &["train.shuffle={ block = 6, buffer = 10 }"],
         &["train.shuffle.buffer", "multiple", "6", "10"],

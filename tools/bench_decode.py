@@ -50,14 +50,14 @@ def rate(batch):
     return done / (time.perf_counter() - begun)
 
 
-def numpy_gather(path, size):
+def numpy_gather(path, size, positions):
     rows = numpy.random.default_rng(0)
     with open(path, "wb") as file:
         for _ in range(16):
-            file.write(os.urandom(POSITIONS // 16 * size))
+            file.write(os.urandom(-(-positions // 16) * size))
     records = numpy.memmap(path, dtype=numpy.dtype((numpy.void, size)), mode="r")
-    records[numpy.arange(POSITIONS)]  # every page once
-    return lambda: records[rows.integers(0, POSITIONS, BATCH)]
+    records[numpy.arange(positions)]  # every page once
+    return lambda: records[rows.integers(0, positions, BATCH)]
 
 
 def distillkit(checkout, classes, settings):
@@ -85,7 +85,7 @@ def distillkit(checkout, classes, settings):
 
 def ours(cache):
     command = ["cargo", "bench", "--profile", "release", "--bench", "decode", "--"]
-    command += [str(cache.resolve()), "1"] if cache else []
+    command += [str(cache.resolve()), "7"] if cache else []
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if run.returncode != 0:
         sys.exit("bench_decode: error: benches/decode.rs failed")
@@ -100,14 +100,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    size, classes = MADE_UP_BYTES, 49_152
+    size, classes, positions = MADE_UP_BYTES, 49_152, POSITIONS
     if options.cache:
         manifest = json.loads((options.cache / "manifest.json").read_text())
         positions = sum(shard.get("positions") or shard["rows"] for shard in manifest["shards"])
         size = -(-sum(shard["bytes"] for shard in manifest["shards"]) // positions)
         classes = manifest["classes"]
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
-        ways = {"NumPy": numpy_gather(Path(folder) / "records", size)}
+        ways = {"NumPy": numpy_gather(Path(folder) / "records", size, positions)}
         for name, settings in PRESETS.items() if options.distillkit else []:
             ways[name] = distillkit(options.distillkit, classes, settings)
         rates = {name: [] for name in ["ours", *ways]}

@@ -44,6 +44,7 @@ pub use identity::{
 };
 pub use lock::WriterLock;
 pub use manifest::{FileEntry, HeadLayout, Manifest, ShardEntry, StorageLayout, TailLayout};
+pub use read_ahead::Wanted;
 pub use reader::{CacheReader, read_encoder, read_manifest, read_tail_model};
 pub use shard_encode::{ShardRows, TokenRow};
 pub use shard_read::ShardReader;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::codebook_file::Coding;
 use super::format::{BUILD_FOLDER, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE};
+use super::read_ahead::Wanted;
 use super::{
     CacheError, EncoderTable, FileEntry, Manifest, ShardReader, TokenRow, ipc, journal, parquet_file,
     tail_file,
@@ -262,15 +263,15 @@ impl CacheReader {
         self.check_usable(rows, out)
     }
 
-    /// Asks the kernel to read `rows` from the disk, as far as they are mapped, without waiting for it; from then on it
+    /// Asks the kernel to read what is `wanted` of `rows` from the disk, as far as they are mapped, without waiting for it; from then on it
     /// reads no more of a shard than is touched or asked for. Rows that cannot be read are left for those who want them.
-    pub fn will_need(&self, rows: Range<u64>) {
+    pub fn will_need(&self, rows: Range<u64>, wanted: Wanted<'_>) {
         let (mut at, end) = (rows.start, rows.end.min(self.rows()));
         while at < end {
             let (index, first) = self.locate(at);
             let rows = (end - at).min(self.starts[index.as_usize() + 1] - at);
             if let Ok(shard) = self.shard(index) {
-                shard.will_need(first..first + rows as usize);
+                shard.will_need(&(first..first + rows as usize), wanted);
             }
             at += rows;
         }

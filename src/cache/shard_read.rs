@@ -19,7 +19,7 @@ use super::format::{
     DOCUMENTS, HEAD_COUNTS, HEAD_IDS, IdType, LABEL, SAMPLE_ID, TAIL_CODE, TAIL_CURVE, TARGETS, TOKENS, VIEW,
 };
 use super::ipc::read_mapped;
-use super::read_ahead::Pages;
+use super::read_ahead::{Pages, Wanted};
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};
 use crate::config::{StorageForm, ValueEncoding};
 use crate::encoding::{FeatureNumbers, Scale};
@@ -181,7 +181,7 @@ impl ShardReader {
             tokens,
             targets,
             features,
-            mapped: map.map(|map| Pages::new(map, &batch)),
+            mapped: map.map(|map| Pages::new(map, &batch, &columns.features)),
             columns: columns.clone(),
             coding: Arc::clone(coding),
             path,
@@ -207,8 +207,8 @@ impl ShardReader {
     }
 
     /// Asks for what is mapped of `rows`.
-    pub(super) fn will_need(&self, rows: Range<usize>) {
-        self.mapped.iter().for_each(|pages| pages.will_need(rows.clone()));
+    pub(super) fn will_need(&self, rows: &Range<usize>, wanted: Wanted<'_>) {
+        self.mapped.iter().for_each(|pages| pages.will_need(rows, wanted));
     }
 
     /// Copies the positions of `row` into `out` from its row `to` on; returns how many. What fills shorter

@@ -7,8 +7,8 @@ use super::Fault;
 
 /// Samples are visited in blocks of neighbours, the blocks in random order, and the samples of so many blocks as the
 /// buffer takes in random order: for caches and datasets that do not fit into memory, whose reads would otherwise be
-/// one from here and one from there. The next buffer is read while the samples of one are in use: twice what it takes
-/// in the cache should fit into a quarter of the memory.
+/// one from here and one from there. What caches in Arrow hold of the next buffer is read while the samples of one are in
+/// use; twice what a buffer takes should fit into a quarter of the memory. A dataset's files are read as they are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShuffleConfig {
@@ -16,23 +16,27 @@ pub struct ShuffleConfig {
     #[serde(default = "default_block")]
     #[schemars(range(min = 1))]
     pub block: u64,
-    /// Samples that are mixed at a time, a multiple of the block.
-    #[serde(default = "default_buffer")]
+    /// Samples that are mixed at a time, a multiple of the block; default: 64 blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    pub buffer: u64,
+    pub buffer: Option<u64>,
 }
 
 fn default_block() -> u64 {
     4096
 }
 
-fn default_buffer() -> u64 {
-    64 * default_block()
-}
+/// Blocks of a buffer unless it is given.
+const BLOCKS: u64 = 64;
 
 impl ShuffleConfig {
+    /// Samples that are mixed at a time.
+    pub fn buffer(self) -> u64 {
+        self.buffer.unwrap_or(self.block.saturating_mul(BLOCKS))
+    }
+
     pub(super) fn validate(self) -> Option<Fault> {
-        let Self { block, buffer } = self;
+        let Self { block, buffer: Some(buffer) } = self else { return None };
         let fits = block > 0 && buffer > 0 && buffer.is_multiple_of(block);
         (!fits).then(|| {
             let problem = format!("expected a multiple of train.shuffle.block, {block}; found {buffer}");

@@ -97,7 +97,7 @@ impl Blocks {
             shift,
             block,
             blocks: Permutation::new(samples / block, seed, stream),
-            together: (shuffle.buffer / block).max(1),
+            together: (shuffle.buffer() / block).max(1),
             seed,
             first_stream: FIRST_BUFFER_STREAM | u64::from(epoch) << 31,
             buffer: None,
@@ -180,7 +180,8 @@ mod tests {
     use super::*;
 
     fn visits(samples: u64, block: u64, buffer: u64, epoch: u32) -> (Visits, Vec<u64>) {
-        let order = Order::Shuffled { seed: 3, epoch, within: Some(ShuffleConfig { block, buffer }) };
+        let order =
+            Order::Shuffled { seed: 3, epoch, within: Some(ShuffleConfig { block, buffer: Some(buffer) }) };
         let mut visits = Visits::new(order, samples);
         let all = (0..samples).map(|turn| visits.at(turn)).collect();
         (visits, all)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::cache::{CacheError, CacheReader, TokenRow};
+use crate::cache::{CacheError, CacheReader, TokenRow, Wanted};
 use crate::dataset::{Dataset, DatasetError};
 use crate::ids::{SampleId, SampleView};
 use crate::preprocess::{Preprocess, PreprocessError};
@@ -192,16 +192,24 @@ impl Samples {
         }
     }
 
-    /// Asks for what the cache holds of the view `view` of the samples `range`, in the dataset's own order, so that it is
-    /// in memory when batches want it. What is wrong with it is for these to say.
+    /// Asks for what batches take out of the caches for the view `view` of the samples `range`, in the dataset's own
+    /// order, so that it is in memory when they want it. What is wrong with it is for them to say.
     pub(super) fn will_need(&self, range: Range<u64>, view: u16) {
-        let Some(cache) = self.cache() else { return };
-        let row = |index: u64| match &self.source {
-            Source::Images { dataset, .. } => cache.row_of(dataset.id_at(index), view).ok().flatten(),
-            Source::Tokens { .. } => Some(index),
+        let id = |index: u64| match &self.source {
+            Source::Images { dataset, .. } => Some(dataset.id_at(index)),
+            Source::Tokens { cache, .. } => cache.sample_id(index).ok(),
         };
-        if let (Some(first), Some(last)) = (row(range.start), row(range.end - 1)) {
-            cache.will_need(first..last + 1);
+        let (Some(first), Some(last)) = (id(range.start), id(range.end - 1)) else { return };
+        let targets = !matches!(self.source, Source::Tokens { targets: false, .. });
+        let none: &[usize] = &[];
+        let own = self.cache().map(|cache| (cache, Wanted { targets, features: &self.features }));
+        let further = self.further.iter().map(|cache| (cache, Wanted { targets, features: none }));
+        for (cache, wanted) in own.into_iter().chain(further) {
+            let row = |sample: SampleId| cache.row_of(sample, view).ok().flatten();
+            // Rows lie in the order of the samples.
+            if let (Some(first), Some(last)) = (row(first), row(last)) {
+                cache.will_need(first..last + 1, wanted);
+            }
         }
     }
 

@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(first, shuffled(0));
         assert_ne!(first, shuffled(1));
         assert_eq!(ids(Order::Sequential, 7).concat(), (0..100).collect::<Vec<_>>());
-        let within = Some(ShuffleConfig { block: 10, buffer: 30 });
+        let within = Some(ShuffleConfig { block: 10, buffer: Some(30) });
         let order = Order::Shuffled { seed: 7, epoch: 2, within };
         let in_blocks = ids(order, 32);
         assert_eq!(in_blocks, ids(order, 32));

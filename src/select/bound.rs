@@ -57,7 +57,8 @@ fn reached_by(values: &[f32], count: usize) -> Option<f32> {
         return None;
     }
     // All reach `low`; less than `count` reach what is above `high`.
-    let (mut low, mut high) = (rank(least), rank(most));
+    // Which of two zeros is the larger depends on the machine.
+    let (mut low, mut high) = (rank(least + 0.0), rank(most + 0.0));
     while low < high {
         let middle = (i64::from(low) + i64::from(high) + 1).div_euclid(2) as i32;
         let limit = of_rank(middle);
@@ -129,6 +130,13 @@ mod tests {
         row[20] = -0.0;
         let [bound, narrow] = bounds(&row, 1, 2);
         assert!(bound.unwrap() > -1.0 && bound.unwrap() <= 0.0 && bound == narrow, "{bound:?} {narrow:?}");
+        for zeros in [[0.0, -0.0], [-0.0, 0.0]] {
+            let mut row = [-3.0f32; 64];
+            row[5] = zeros[0];
+            row[21] = zeros[1];
+            let [bound, narrow] = bounds(&row, 1, 1).map(|bound| bound.unwrap().to_bits());
+            assert_eq!(bound, narrow);
+        }
         assert_eq!(bounds(&[f32::NAN; 64], 1, 2), [None; 2]);
         assert_eq!(bounds(&[1.0; 3], 1, 2), [None; 2]);
     }

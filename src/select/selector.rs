@@ -168,7 +168,7 @@ impl WithSimd for Row<'_> {
         close.clear();
         close.extend(keys.iter().filter(|key| **key >= first).map(|key| logit_of(*key)));
         if NodeSums::reaches(tail_max) {
-            selector.sums.over(simd, close, tail_max, sums);
+            selector.sums.over(simd, close, tail_max, keys, sums);
         } else {
             selector.sums.exactly(close, tail_max, sums);
         }
@@ -198,7 +198,9 @@ fn candidates<S: Simd>(
     // thousand; the second bound is reached by as many as are wanted.
     let guess = (wanted + wanted / 2 + 32).div_ceil(STEP);
     let bounds = [(STEP, guess), (1, wanted)];
-    for (step, count) in &bounds[usize::from(row.len() < LONG)..] {
+    // Where the head has all there is, nothing is summed.
+    let tried = if sums.is_empty() { bounds.len() } else { usize::from(row.len() < LONG) };
+    for (step, count) in &bounds[tried..] {
         let reference = bound(simd, row, *step, *count, maxima).filter(|bound| NodeSums::reaches(*bound));
         let Some(reference) = reference else { continue };
         if !node_sums.below(simd, row, reference, keys, sums) {
@@ -269,6 +271,20 @@ mod tests {
     }
 
     #[test]
+    fn many_classes_far_below_the_tails_largest_are_not_rounded_away() {
+        for (classes, k) in [(1024, 511), (1024, 100), (1000, 12), (49_152, 12), (49_152, 5000)] {
+            for low in [-9.7, -13.5, -16.1] {
+                // The head, one class at the tail's largest, and many that come to something together.
+                let at = |i: usize| {
+                    if i * 7919 % classes <= k { (i * 7919 % classes) as f32 / 100.0 } else { low }
+                };
+                let row: Vec<f32> = (0..classes).map(at).collect();
+                check(&row, classes, k, &TailNodes::default());
+            }
+        }
+    }
+
+    #[test]
     fn classes_that_a_teacher_masks_are_no_trouble() {
         for masked in [f32::MIN, -1e30, -65504.0] {
             for left in [3, 12, 13, 40] {
@@ -321,6 +337,9 @@ mod tests {
 
     #[test]
     fn the_whole_row_as_head_has_no_curve() {
+        for classes in [1, 15, 16, 17, 32, 64, 100, 1024, LONG, LONG + 16] {
+            check(&long(classes, 2, 20.0, -3.0), classes, classes, &TailNodes::default());
+        }
         let batch = Selector::new(3, 3, &TailNodes::default()).unwrap().select(&[1.0, 3.0, 2.0]).unwrap();
         assert_eq!((&batch.ids[..], &batch.values[..]), (&[1, 2, 0][..], &[0.0, -1.0, -2.0][..]));
         assert_eq!((batch.nodes, batch.curve.len()), (0, 0));
@@ -328,7 +347,7 @@ mod tests {
 
     #[test]
     fn the_first_bad_logit_is_named() {
-        for (classes, k) in [(40, 2), (40, 40), (1000, 12), (LONG + 9, 12)] {
+        for (classes, k) in [(40, 2), (40, 40), (64, 64), (1000, 12), (LONG + 9, 12)] {
             for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut logits = vec![0.0f32; 5 * classes];
                 logits[4 * classes - 1] = bad;
