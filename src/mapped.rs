@@ -1,4 +1,4 @@
-//! Maps files read-only: the only `unsafe` of the crate outside the GPU loader in `libtorch` (see SAFETY.md).
+//! Maps files read-only: the only `unsafe` of the crate outside of `libtorch` (see SAFETY.md).
 
 use std::fs::File;
 use std::io;

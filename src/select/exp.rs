@@ -1,4 +1,8 @@
-//! The exponential of many non-positive numbers, in a form that compilers vectorise.
+//! The exponential of many non-positive numbers: in a form that compilers vectorise, and in explicit vectors.
+
+use pulp::{Simd, bytemuck};
+
+use super::lanes::ABREAST;
 
 /// Below this, `exp` is a subnormal; such terms vanish beside the largest, which is 1.
 const LOWEST: f32 = -87.0;
@@ -24,6 +28,73 @@ pub(crate) fn exp_non_positive(x: f32) -> f32 {
     // n is a whole number in [−126, 0], and stands in the lowest bits of `rounded`. A conversion, or
     // an addition that is checked for overflow, would keep the loop from being vectorised.
     p * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
+}
+
+/// `2^t` for `−125 ≤ t ≤ 0` in vectors, in two thirds of the operations that [`exp_non_positive`] takes.
+///
+/// `t` is split into the nearest whole number, which goes into the exponent, and the rest, whose power is a polynomial
+/// of degree 5 that begins with `1 + t ln 2`, minimax in relative error over `[−½, ½]`: 1.1e−7 (fitted by Lawson's
+/// algorithm).
+#[derive(Clone, Copy)]
+pub(crate) struct Exp2<S: Simd> {
+    zero: S::f32s,
+    lowest: S::f32s,
+    round: S::f32s,
+    mantissa: S::u32s,
+    polynomial: [S::f32s; 6],
+}
+
+/// Falling powers.
+const POLYNOMIAL: [f32; 6] =
+    [0.001_330_060_7, 0.009_669_691, 0.055_505_585, 0.240_222_83, std::f32::consts::LN_2, 1.0];
+
+impl<S: Simd> Exp2<S> {
+    #[inline(always)]
+    pub(crate) fn new(simd: S) -> Self {
+        let mut polynomial = [simd.splat_f32s(0.0); 6];
+        for (vector, c) in polynomial.iter_mut().zip(POLYNOMIAL) {
+            *vector = simd.splat_f32s(c);
+        }
+        Self {
+            zero: simd.splat_f32s(0.0),
+            lowest: simd.splat_f32s(-125.0),
+            // Adding and taking away 1.5 · 2^23 rounds to an integer without a branch.
+            round: simd.splat_f32s(12_582_912.0),
+            mantissa: simd.splat_u32s(23),
+            polynomial,
+        }
+    }
+
+    /// What lies outside of [−125, 0] is taken to its nearer end.
+    #[inline(always)]
+    pub(crate) fn cut(&self, simd: S, mut t: [S::f32s; ABREAST]) -> [S::f32s; ABREAST] {
+        for t in &mut t {
+            *t = simd.max_f32s(simd.min_f32s(*t, self.zero), self.lowest);
+        }
+        t
+    }
+
+    /// `2^t` of each.
+    #[inline(always)]
+    pub(crate) fn of(&self, simd: S, t: [S::f32s; ABREAST]) -> [S::f32s; ABREAST] {
+        let (mut whole, mut rest) = (t, t);
+        for (whole, rest) in whole.iter_mut().zip(&mut rest) {
+            *whole = simd.add_f32s(*whole, self.round);
+            *rest = simd.sub_f32s(*rest, simd.sub_f32s(*whole, self.round));
+        }
+        let mut power = [self.polynomial[0]; ABREAST];
+        for c in &self.polynomial[1..] {
+            for (power, rest) in power.iter_mut().zip(rest) {
+                *power = simd.mul_add_f32s(*power, rest, *c);
+            }
+        }
+        for (power, whole) in power.iter_mut().zip(whole) {
+            // The whole number stands in the lowest bits.
+            let exponent = simd.wrapping_dyn_shl_u32s(bytemuck::cast(whole), self.mantissa);
+            *power = bytemuck::cast(simd.add_u32s(bytemuck::cast(*power), exponent));
+        }
+        power
+    }
 }
 
 #[cfg(test)]

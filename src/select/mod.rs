@@ -11,6 +11,8 @@ mod selector;
 mod shorten;
 mod sums;
 
+#[cfg(feature = "torch")]
+pub(crate) use exp::Exp2;
 pub(crate) use exp::exp_non_positive;
 pub use sampler::Sampler;
 pub use selector::{NonFinite, Selector};

@@ -2,14 +2,11 @@
 
 use pulp::{Simd, bytemuck};
 
+use super::exp::Exp2;
 use super::keys::key;
-use super::lanes::LANES;
+use super::lanes::{ABREAST, LANES, TILE};
 use crate::target::TailNodes;
 
-/// Vectors that go through the polynomial side by side, because each of its steps waits for the one before.
-const ABREAST: usize = 4;
-/// Values that are looked at together.
-const TILE: usize = ABREAST * LANES;
 /// Values that are summed in single precision; the sums of blocks are added up in double precision.
 const BLOCK: usize = 16 * TILE;
 
@@ -142,70 +139,28 @@ impl Scaled {
     }
 }
 
-/// The constants of `2^t` in vectors.
-///
-/// `t ≤ 0` is split into the nearest whole number, which goes into the exponent, and the rest, whose power is a
-/// polynomial of degree 5 that begins with `1 + t ln 2`, minimax in relative error over `[−½, ½]`: 1.1e−7 (fitted by
-/// Lawson's algorithm). Below 2^−125 it is 2^−125.
+/// `2^min(t, 0)` of values in vectors.
 #[derive(Clone, Copy)]
-struct Exp2<S: Simd> {
+struct Relative<S: Simd> {
     scale: S::f32s,
     offset: S::f32s,
-    zero: S::f32s,
-    lowest: S::f32s,
-    round: S::f32s,
-    mantissa: S::u32s,
-    polynomial: [S::f32s; 6],
+    exp2: Exp2<S>,
 }
 
-/// Falling powers.
-const POLYNOMIAL: [f32; 6] =
-    [0.001_330_060_7, 0.009_669_691, 0.055_505_585, 0.240_222_83, std::f32::consts::LN_2, 1.0];
-
-impl<S: Simd> Exp2<S> {
+impl<S: Simd> Relative<S> {
     #[inline(always)]
     fn new(simd: S, scaled: Scaled) -> Self {
-        let mut polynomial = [simd.splat_f32s(0.0); 6];
-        for (vector, c) in polynomial.iter_mut().zip(POLYNOMIAL) {
-            *vector = simd.splat_f32s(c);
-        }
-        Self {
-            scale: simd.splat_f32s(scaled.scale),
-            offset: simd.splat_f32s(scaled.offset),
-            zero: simd.splat_f32s(0.0),
-            lowest: simd.splat_f32s(-125.0),
-            // Adding and taking away 1.5 · 2^23 rounds to an integer without a branch.
-            round: simd.splat_f32s(12_582_912.0),
-            mantissa: simd.splat_u32s(23),
-            polynomial,
-        }
+        let (scale, offset) = (simd.splat_f32s(scaled.scale), simd.splat_f32s(scaled.offset));
+        Self { scale, offset, exp2: Exp2::new(simd) }
     }
 
-    /// `2^min(t, 0)` of each.
     #[inline(always)]
     fn of(&self, simd: S, z: [S::f32s; ABREAST]) -> [S::f32s; ABREAST] {
         let mut t = z;
         for t in &mut t {
-            let scaled = simd.mul_add_f32s(*t, self.scale, self.offset);
-            *t = simd.max_f32s(simd.min_f32s(scaled, self.zero), self.lowest);
+            *t = simd.mul_add_f32s(*t, self.scale, self.offset);
         }
-        let (mut whole, mut rest) = (t, t);
-        for (whole, rest) in whole.iter_mut().zip(&mut rest) {
-            *whole = simd.add_f32s(*whole, self.round);
-            *rest = simd.sub_f32s(*rest, simd.sub_f32s(*whole, self.round));
-        }
-        let mut power = [self.polynomial[0]; ABREAST];
-        for c in &self.polynomial[1..] {
-            for (power, rest) in power.iter_mut().zip(rest) {
-                *power = simd.mul_add_f32s(*power, rest, *c);
-            }
-        }
-        for (power, whole) in power.iter_mut().zip(whole) {
-            // The whole number stands in the lowest bits.
-            let exponent = simd.wrapping_dyn_shl_u32s(bytemuck::cast(whole), self.mantissa);
-            *power = bytemuck::cast(simd.add_u32s(bytemuck::cast(*power), exponent));
-        }
-        power
+        self.exp2.of(simd, self.exp2.cut(simd, t))
     }
 }
 
@@ -251,7 +206,8 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
     keys: &mut Vec<i64>,
     sums: &mut [f64; N],
 ) -> bool {
-    let exp = Exp2::new(simd, scaled);
+    let exp = Relative::new(simd, scaled);
+    let zero = simd.splat_f32s(0.0);
     let reached = simd.splat_f32s(limit);
     let exponent = simd.splat_u32s(f32::INFINITY.to_bits());
     let mut worst = simd.splat_u32s(0);
@@ -281,11 +237,11 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
                 vectors
             };
             for part in 0..parts {
-                let mut z = [exp.zero; ABREAST];
+                let mut z = [zero; ABREAST];
                 for (run, z) in z.iter_mut().enumerate() {
                     *z = vectors[run * parts + part];
                 }
-                let mut of_part = [exp.zero; N];
+                let mut of_part = [zero; N];
                 for (sum, lanes) in of_part.iter_mut().zip(&lanes) {
                     *sum = S::as_simd_f32s(lanes).0[part];
                 }
