@@ -21,6 +21,7 @@ pub mod ids;
 pub mod mapped;
 pub mod permutation;
 pub mod target;
+pub mod vectors;
 
 pub mod config;
 

@@ -1,8 +1,8 @@
 //! Every version of the format stays what it is: today's writer gives the bytes of the fixtures, and
 //! today's reader their targets.
 //!
-//! The shards in `tests/fixtures/v1` to `v5` were written once and are kept for ever; their tail models were fitted anew
-//! when targets here came to be taken from the definition, so that a faster selection changes no bit of them. `expected.json` of
+//! What lies in `tests/fixtures/v1` to `v5` was written once and is kept for ever: targets are taken from the definition and
+//! tail models from the fixtures themselves, so that neither a faster selection nor a better fit changes a bit. `expected.json` of
 //! version 1 was computed from the raw logits by `tools/fixture_v1.py`, which knows nothing of caches; those
 //! of version 3 are what the `f64` reference makes of the logits, rounded to steps, without a shard between;
 //! those of version 4 what was drawn, before it was written; those of version 5 have the features, rounded by the
@@ -36,21 +36,26 @@ fn folder(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
 }
 
-/// A cache of every version and layout, and where it is kept.
+/// A cache of every version and layout, with the tail model that it was written with, and where it is kept.
 fn versions() -> [(Synthetic, PathBuf); 11] {
+    let kept = |(cache, name): (Synthetic, &str)| {
+        let dir = folder(name);
+        (cache.fitted_in(&dir), dir)
+    };
     [
-        (Synthetic::fixture(), folder("v1/cache")),
-        (Synthetic::with_shape(), folder("v2/cache")),
-        (Synthetic::packed(), folder("v3/packed/cache")),
-        (Synthetic::lists(), folder("v3/lists/cache")),
-        (Synthetic::anchors(), folder("v3/anchors/cache")),
-        (Synthetic::grown(), folder("v4/steps/cache")),
-        (Synthetic::sampled(), folder("v4/packed/cache")),
-        (Synthetic::sampled_lists(), folder("v4/lists/cache")),
-        (Synthetic::featured(), folder("v5/fixed/cache")),
-        (Synthetic::featured_packed(), folder("v5/packed/cache")),
-        (Synthetic::featured_lists(), folder("v5/lists/cache")),
+        (Synthetic::fixture(), "v1/cache"),
+        (Synthetic::with_shape(), "v2/cache"),
+        (Synthetic::packed(), "v3/packed/cache"),
+        (Synthetic::lists(), "v3/lists/cache"),
+        (Synthetic::anchors(), "v3/anchors/cache"),
+        (Synthetic::grown(), "v4/steps/cache"),
+        (Synthetic::sampled(), "v4/packed/cache"),
+        (Synthetic::sampled_lists(), "v4/lists/cache"),
+        (Synthetic::featured(), "v5/fixed/cache"),
+        (Synthetic::featured_packed(), "v5/packed/cache"),
+        (Synthetic::featured_lists(), "v5/lists/cache"),
     ]
+    .map(kept)
 }
 
 /// Every file below `dir`, by its path in it.
@@ -293,6 +298,7 @@ fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
         (Synthetic::featured_packed(), "v5/packed/cache", "v5/packed/expected.json", &PACKED),
         (Synthetic::featured_lists(), "v5/lists/cache", "v5/packed/expected.json", &PACKED),
     ] {
+        let cache = cache.fitted_in(&folder(name));
         let wanted = rounded(&cache);
         let json = folder(json);
         if std::env::var_os("KD_CACHE_WRITE_FIXTURE").is_some() && !json.exists() {
@@ -327,8 +333,9 @@ fn later_versions_decode_to_the_targets_rounded_to_whole_numbers() {
 /// right; and it is nearer to the teacher than the prior is.
 #[test]
 fn the_shape_is_calibrated_and_nearer_than_the_prior() {
-    let cache = Synthetic::with_shape();
-    let reader = CacheReader::open(&folder("v2/cache")).unwrap();
+    let (cache, dir) = (Synthetic::with_shape(), tempfile::tempdir().unwrap());
+    cache.write(dir.path());
+    let reader = CacheReader::open(dir.path()).unwrap();
     let (manifest, logits) = (reader.manifest(), cache.logits());
     let mut targets = TargetBatch::default();
     reader.gather(&(0..12).collect::<Vec<u64>>(), &mut targets).unwrap();

@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::keys::{of_rank, rank};
-use super::lanes::LANES;
+use crate::vectors::LANES;
 
 /// Maxima for each value that is wanted. With four, a quarter of the groups hold one of them, and about one group in
 /// seven of those a second one: hardly more values than wanted reach the bound.
@@ -78,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::select::lanes::with_widest;
+    use crate::vectors::with_widest;
 
     /// The bound with the widest registers and with none.
     fn bounds(row: &[f32], step: usize, count: usize) -> [Option<f32>; 2] {

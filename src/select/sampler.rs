@@ -4,11 +4,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
-use super::exp::exp_non_positive;
-use super::lanes::all_finite;
 use super::selector::NonFinite;
 use crate::ids::Position;
 use crate::target::{Draws, TargetBatch};
+use crate::vectors::{all_finite, exp_non_positive};
 
 /// Classes whose weights are summed before any of them is looked at alone.
 const BLOCK: usize = 512;

@@ -5,10 +5,10 @@ use rayon::prelude::*;
 
 use super::bound::bound;
 use super::keys::{id_of, key, least, logit_of};
-use super::lanes::{all_finite, with_widest};
 use super::shorten::shorten;
 use super::sums::NodeSums;
 use crate::target::{TailNodes, TargetBatch};
+use crate::vectors::{all_finite, with_widest};
 
 /// A logit that is NaN or infinite.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]

@@ -2,10 +2,9 @@
 
 use pulp::{Simd, bytemuck};
 
-use super::exp::Exp2;
 use super::keys::key;
-use super::lanes::{ABREAST, LANES, TILE};
 use crate::target::TailNodes;
+use crate::vectors::{ABREAST, Exp2, LANES, TILE};
 
 /// Values that are summed in single precision; the sums of blocks are added up in double precision.
 const BLOCK: usize = 16 * TILE;
@@ -292,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::permutation::Permutation;
-    use crate::select::lanes::with_widest;
+    use crate::vectors::with_widest;
 
     struct Below<'a>(&'a NodeSums, &'a [f32], f32);
 

@@ -5,12 +5,14 @@
 //! `q_j ∝ exp(b_β(j) + β Σ_i D_ji c_i)`, so that a round costs `positions × classes × rank`.
 
 use std::io;
+use std::ops::Range;
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::heads::Heads;
-use crate::select::exp_non_positive;
 use crate::target::TailNodes;
+use crate::vectors::{Exp2, TILE, filled_up, softmax, with_widest};
 
 /// Rounds at most, a pass over the positions each.
 pub(super) const MAX_ROUNDS: usize = 12;
@@ -22,6 +24,8 @@ const FLOOR: f64 = 1e-9;
 const ROWS_PER_TASK: usize = 32;
 /// Tasks whose sums are in memory at once.
 const TASKS: usize = 8;
+/// Values that are summed in single precision; the sums of blocks are added up in double precision.
+const BLOCK: usize = 16 * TILE;
 
 /// What a position brings along.
 pub(super) struct Positions<'a> {
@@ -82,34 +86,18 @@ fn predict(
     b: &[Vec<f64>],
 ) -> Vec<Vec<f64>> {
     let classes = b[0].len();
-    let b: Vec<Vec<f32>> = b.iter().map(|b| b.iter().map(|b| *b as f32).collect()).collect();
+    let b: Vec<Vec<f32>> = b.iter().map(|b| filled_up(b.iter().map(|b| *b as f32))).collect();
+    let basis = basis.iter().flat_map(|direction| filled_up(direction.iter().copied())).collect();
+    let known = Known { classes, nodes: nodes.as_slice(), basis, b };
     let mut sums = vec![vec![0.0f64; classes]; nodes.len()];
     let rows = positions.mass[0].len();
     let tasks: Vec<usize> = (0..rows).step_by(ROWS_PER_TASK).collect();
     for tasks in tasks.chunks(TASKS) {
-        let parts: Vec<Vec<Vec<f32>>> = tasks
-            .par_iter()
-            .map(|first| {
-                let mut part = vec![vec![0.0f32; classes]; nodes.len()];
-                let (mut moved, mut e) = (vec![0.0f32; classes], vec![0.0f32; classes]);
-                for row in *first..(first + ROWS_PER_TASK).min(rows) {
-                    move_along(basis, positions.code(row, basis.len()), &mut moved);
-                    for (node, beta) in nodes.as_slice().iter().enumerate() {
-                        let mass = positions.mass[node][row];
-                        add_row(
-                            &b[node],
-                            *beta as f32,
-                            &moved,
-                            positions.heads.of(row),
-                            mass,
-                            &mut e,
-                            &mut part[node],
-                        );
-                    }
-                }
-                part
-            })
-            .collect();
+        let predict = |first: &usize| {
+            let rows = *first..(first + ROWS_PER_TASK).min(rows);
+            with_widest(Task { known: &known, positions, rows })
+        };
+        let parts: Vec<Vec<Vec<f32>>> = tasks.par_iter().map(predict).collect();
         for part in parts {
             for (sums, part) in sums.iter_mut().zip(part) {
                 for (sum, part) in sums.iter_mut().zip(part) {
@@ -121,44 +109,65 @@ fn predict(
     sums
 }
 
+/// What a round begins with. What is of all classes is filled up with zeros to whole tiles.
+struct Known<'a> {
+    classes: usize,
+    nodes: &'a [f64],
+    /// `[rank, classes]`, filled up.
+    basis: Vec<f32>,
+    /// `[nodes][classes]`, filled up.
+    b: Vec<Vec<f32>>,
+}
+
+/// Some positions.
+struct Task<'a> {
+    known: &'a Known<'a>,
+    positions: &'a Positions<'a>,
+    rows: Range<usize>,
+}
+
+impl WithSimd for Task<'_> {
+    /// Their predicted masses: `[nodes][classes]`, filled up.
+    type Output = Vec<Vec<f32>>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        let Self { known, positions, rows } = self;
+        let exp = Exp2::new(simd);
+        let zeros = vec![0.0f32; known.b[0].len()];
+        let (mut moved, mut z, mut e) = (zeros.clone(), zeros.clone(), zeros.clone());
+        let mut sums = vec![zeros.clone(); known.nodes.len()];
+        let rank = known.basis.len() / zeros.len();
+        for row in rows {
+            let code: Vec<f32> = positions.code(row, rank).iter().map(|code| f32::from(*code)).collect();
+            softmax::log_weights(simd, &zeros, &known.basis, &code, &mut moved);
+            for (node, (beta, sums)) in known.nodes.iter().zip(&mut sums).enumerate() {
+                softmax::log_weights(simd, &known.b[node], &moved, &[*beta as f32], &mut z);
+                z[known.classes..].fill(f32::NEG_INFINITY);
+                for id in positions.heads.of(row) {
+                    z[*id as usize] = f32::NEG_INFINITY;
+                }
+                let largest = softmax::largest(simd, &z);
+                if largest == f32::NEG_INFINITY {
+                    continue;
+                }
+                let mut total = 0.0f64;
+                for (z, e) in z.chunks(BLOCK).zip(e.chunks_mut(BLOCK)) {
+                    let scale = std::f32::consts::LOG2_E;
+                    total += f64::from(softmax::exponentials(simd, &exp, z, largest, scale, e));
+                }
+                let scale = (positions.mass[node][row] / total) as f32;
+                for (sum, e) in sums.iter_mut().zip(&e) {
+                    *sum += scale * *e;
+                }
+            }
+        }
+        sums
+    }
+}
+
 impl Positions<'_> {
     fn code(&self, row: usize, rank: usize) -> &[i8] {
         &self.codes[row * rank..(row + 1) * rank]
-    }
-}
-
-/// `moved[j] = Σ_i basis[i][j] code[i]`.
-fn move_along(basis: &[Vec<f32>], code: &[i8], moved: &mut [f32]) {
-    moved.fill(0.0);
-    for (direction, code) in basis.iter().zip(code).filter(|(_, code)| **code != 0) {
-        let code = f32::from(*code);
-        for (moved, d) in moved.iter_mut().zip(direction) {
-            *moved += code * d;
-        }
-    }
-}
-
-/// Adds `mass · q` of one position to `sums`; `e` is scratch.
-fn add_row(b: &[f32], beta: f32, moved: &[f32], head: &[u32], mass: f64, e: &mut [f32], sums: &mut [f32]) {
-    for ((e, b), moved) in e.iter_mut().zip(b).zip(moved) {
-        *e = b + beta * moved;
-    }
-    for id in head {
-        e[*id as usize] = f32::NEG_INFINITY;
-    }
-    let largest = e.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if largest == f32::NEG_INFINITY {
-        return;
-    }
-    let mut total = 0.0f64;
-    for block in e.chunks_mut(1024) {
-        for e in block.iter_mut() {
-            *e = exp_non_positive(*e - largest);
-        }
-        total += f64::from(block.iter().sum::<f32>());
-    }
-    let scale = (mass / total) as f32;
-    for (sum, e) in sums.iter_mut().zip(e) {
-        *sum += scale * *e;
     }
 }

@@ -1,7 +1,7 @@
 //! `exp(β x)` at every node from as few exponentials as the nodes allow.
 
-use crate::select::exp_non_positive;
 use crate::target::TailNodes;
+use crate::vectors::exp_non_positive;
 
 /// Values handled at once: they and their powers stay in the first-level cache.
 pub(super) const BLOCK: usize = 256;

@@ -2,20 +2,20 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "test code, of which each test takes a part")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kd_cache::cache::format::{FORMAT, IdType};
 use kd_cache::cache::{
     Beginnings, CacheWriter, DatasetIdentity, EncoderTable, FeatureLayout, Found, HeadLayout, Manifest,
     PreprocessIdentity, ShardRows, StorageLayout, TailLayout, TeacherIdentity, TeacherRun, TokenRow,
-    TokensIdentity,
+    TokensIdentity, read_encoder, read_manifest, read_tail_model,
 };
 use kd_cache::config::{FeaturePool, FeatureValues, PreprocessConfig, StorageForm, ValueEncoding};
 use kd_cache::digest::Digest;
 use kd_cache::encoding::{Codebook, FeatureNumbers};
 use kd_cache::ids::{Position, SampleId, SampleView};
 use kd_cache::select::{Sampler, Selector, reference::select_row};
-use kd_cache::tail_model::{Fitted, TailFit};
+use kd_cache::tail_model::{Fitted, TailEncoder, TailFit};
 use kd_cache::target::{Draws, TailModel, TailNodes, TailPrior, TargetBatch};
 
 /// What a synthetic cache is like.
@@ -40,6 +40,8 @@ pub struct Synthetic {
     pub draws: Option<(u16, f64)>,
     /// Features: how their numbers are kept, and how many.
     pub features: Vec<(FeatureValues, usize)>,
+    /// The cache whose tail model is taken; without one it is fitted.
+    pub fitted_in: Option<PathBuf>,
 }
 
 impl Synthetic {
@@ -60,6 +62,7 @@ impl Synthetic {
             growth: 0.0,
             draws: None,
             features: Vec::new(),
+            fitted_in: None,
         }
     }
 
@@ -122,6 +125,11 @@ impl Synthetic {
     /// The cache of `tests/fixtures/v5/lists`: the same in Parquet.
     pub fn featured_lists() -> Self {
         Self { form: StorageForm::Parquet, ..Self::featured_packed() }
+    }
+
+    /// With the tail model of the cache in `dir`, if there is one.
+    pub fn fitted_in(self, dir: &Path) -> Self {
+        Self { fitted_in: dir.exists().then(|| dir.to_owned()), ..self }
     }
 
     /// The name of a feature.
@@ -252,6 +260,14 @@ impl Synthetic {
 
     /// The tail model of all rows, or `None` where there is no tail.
     pub fn fitted(&self) -> Option<Fitted> {
+        if let Some(dir) = &self.fitted_in {
+            let manifest = read_manifest(dir).unwrap();
+            let model = read_tail_model(dir, &manifest).unwrap()?;
+            let encoder = read_encoder(dir, &manifest).unwrap().map(|EncoderTable { mean, weights }| {
+                TailEncoder::new(self.rank, mean, weights, model.shape().unwrap().basis()).unwrap()
+            });
+            return Some(Fitted { model, encoder, codes: Vec::new() });
+        }
         self.plan().has_tail().then(|| {
             let dir = tempfile::tempdir().unwrap();
             let scratch = dir.path().join("sample");

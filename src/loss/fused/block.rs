@@ -4,74 +4,10 @@
 
 use pulp::Simd;
 
-use crate::select::Exp2;
-use crate::select::lanes::{ABREAST, LANES, TILE};
+use crate::vectors::{ABREAST, Exp2, LANES, TILE};
 
 /// Values of a block.
 pub(super) const BLOCK: usize = 16 * TILE;
-
-/// The largest, −∞ where all are.
-#[inline(always)]
-pub(super) fn largest<S: Simd>(simd: S, x: &[f32]) -> f32 {
-    let mut most = [simd.splat_f32s(f32::NEG_INFINITY); ABREAST];
-    for vectors in S::as_simd_f32s(x).0.chunks_exact(ABREAST) {
-        for (most, x) in most.iter_mut().zip(vectors) {
-            *most = simd.max_f32s(*most, *x);
-        }
-    }
-    let mut lanes = [f32::NEG_INFINITY; ABREAST * LANES];
-    S::as_mut_simd_f32s(&mut lanes).0[..ABREAST].copy_from_slice(&most);
-    lanes.iter().fold(f32::NEG_INFINITY, |most, x| if *x > most { *x } else { most })
-}
-
-/// `out = 2^(scale (x − base))`, no `x` being above `base`; with their sum.
-#[inline(always)]
-pub(super) fn exponentials<S: Simd>(
-    simd: S,
-    exp: &Exp2<S>,
-    x: &[f32],
-    base: f32,
-    scale: f32,
-    out: &mut [f32],
-) -> f32 {
-    let parts = LANES / S::F32_LANES;
-    let (base, scale) = (simd.splat_f32s(base), simd.splat_f32s(scale));
-    let mut lanes = [0.0f32; LANES];
-    let (x, out) = (S::as_simd_f32s(x).0, S::as_mut_simd_f32s(out).0);
-    for (x, out) in x.chunks_exact(ABREAST * parts).zip(out.chunks_exact_mut(ABREAST * parts)) {
-        for part in 0..parts {
-            let mut t = [base; ABREAST];
-            for (run, t) in t.iter_mut().enumerate() {
-                *t = simd.mul_f32s(simd.sub_f32s(x[run * parts + part], base), scale);
-            }
-            let mut sum = S::as_simd_f32s(&lanes).0[part];
-            for (run, e) in exp.of(simd, exp.cut(simd, t)).into_iter().enumerate() {
-                out[run * parts + part] = e;
-                sum = simd.add_f32s(sum, e);
-            }
-            S::as_mut_simd_f32s(&mut lanes).0[part] = sum;
-        }
-    }
-    lanes.iter().sum()
-}
-
-/// `out = log_w + code · basis`, the basis being of these classes alone: `[rank, classes]`.
-#[inline(always)]
-pub(super) fn log_weights<S: Simd>(simd: S, log_w: &[f32], basis: &[f32], code: &[f32], out: &mut [f32]) {
-    let (log_w, out) = (S::as_simd_f32s(log_w).0, S::as_mut_simd_f32s(out).0);
-    let (basis, all) = (S::as_simd_f32s(basis).0, log_w.len());
-    for (at, (log_w, out)) in log_w.chunks_exact(ABREAST).zip(out.chunks_exact_mut(ABREAST)).enumerate() {
-        let mut sum = [log_w[0]; ABREAST];
-        sum.copy_from_slice(log_w);
-        for (c, direction) in code.iter().zip(basis.chunks_exact(all)) {
-            let c = simd.splat_f32s(*c);
-            for (sum, d) in sum.iter_mut().zip(&direction[at * ABREAST..][..ABREAST]) {
-                *sum = simd.mul_add_f32s(c, *d, *sum);
-            }
-        }
-        out.copy_from_slice(&sum);
-    }
-}
 
 /// Sums over the weights `e` that the tail's exponentials are.
 #[derive(Clone, Copy, Debug, Default)]

@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 
 use super::DecodedBatch;
 use crate::libtorch::{Floats, filled};
-use crate::select::lanes::{TILE, with_widest};
+use crate::vectors::{TILE, filled_up, with_widest};
 use block::BLOCK;
 use row::{Rows, Scratch};
 
@@ -117,13 +117,6 @@ impl Spread {
             Self::Shape { .. } => 4,
         }
     }
-}
-
-/// `values`, and zeros to whole tiles.
-fn filled_up(values: impl Iterator<Item = f32>) -> Vec<f32> {
-    let mut values: Vec<f32> = values.collect();
-    values.resize(values.len().next_multiple_of(TILE), 0.0);
-    values
 }
 
 impl Targets {

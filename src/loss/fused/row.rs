@@ -7,8 +7,7 @@ use pulp::{Simd, WithSimd};
 
 use super::block::{self, BLOCK, Weighted};
 use super::{Head, KlPart, LabelPart, Spread};
-use crate::select::Exp2;
-use crate::select::lanes::{TILE, all_finite};
+use crate::vectors::{Exp2, TILE, all_finite, softmax};
 
 /// What a thread needs beside the rows themselves; kept from one group of rows to the next.
 #[derive(Default)]
@@ -210,15 +209,15 @@ impl<'a> Row<'a> {
         let mut sums = Sums::default();
         let log2_e = std::f64::consts::LOG2_E;
         if self.plain {
-            sums.plain_most = block::largest(simd, x).max(f32::MIN);
-            sums.plain = block::exponentials(simd, exp, x, sums.plain_most, log2_e as f32, plain);
+            sums.plain_most = softmax::largest(simd, x).max(f32::MIN);
+            sums.plain = softmax::exponentials(simd, exp, x, sums.plain_most, log2_e as f32, plain);
         }
         for (_, id) in self.head(number) {
             x[id] = f32::NEG_INFINITY;
         }
         // Beside the least of all floats what is −∞ is still nothing.
-        sums.most = block::largest(simd, x).max(f32::MIN);
-        sums.sum = block::exponentials(simd, exp, x, sums.most, (self.beta * log2_e) as f32, student);
+        sums.most = softmax::largest(simd, x).max(f32::MIN);
+        sums.sum = softmax::exponentials(simd, exp, x, sums.most, (self.beta * log2_e) as f32, student);
         let Some((_, head)) = &self.kl else { return sums };
         if head.log_tail.is_none() {
             return sums;
@@ -235,12 +234,12 @@ impl<'a> Row<'a> {
             Spread::Shape { log_w, basis } => {
                 let rank = head.code.len();
                 let basis = &basis[at.start * rank..at.end * rank];
-                block::log_weights(simd, &log_w[at], basis, head.code, tail);
+                softmax::log_weights(simd, &log_w[at], basis, head.code, tail);
                 for (_, id) in self.head(number) {
                     tail[id] = f32::NEG_INFINITY;
                 }
                 tail[logits.len()..].fill(f32::NEG_INFINITY);
-                sums.tail_most = block::largest(simd, tail).max(f32::MIN);
+                sums.tail_most = softmax::largest(simd, tail).max(f32::MIN);
                 sums.tail = block::weigh(simd, exp, tail, sums.tail_most, x, near);
             }
         }

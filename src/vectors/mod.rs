@@ -1,7 +1,13 @@
 //! Many numbers at once, for whatever vector registers the machine has.
 //!
 //! Sums have sixteen lanes, which are added up in one order, so that results are the same to the bit whatever the width of
-//! the registers.
+//! the registers. Multiplications and additions of [`softmax`] and [`Exp2`] are fused; a machine without fused arithmetic emulates
+//! it, which is slow.
+
+mod exp;
+pub(crate) mod softmax;
+
+pub(crate) use exp::{Exp2, exp_non_positive};
 
 /// Lanes of a sum.
 pub(crate) const LANES: usize = 16;
@@ -13,6 +19,13 @@ pub(crate) const TILE: usize = ABREAST * LANES;
 /// Runs `work` with the vectors of the widest registers of this machine. What it calls must be inlined into it.
 pub(crate) fn with_widest<Work: pulp::WithSimd>(work: Work) -> Work::Output {
     pulp::Arch::new().dispatch(work)
+}
+
+/// `values`, and zeros to whole tiles.
+pub(crate) fn filled_up(values: impl Iterator<Item = f32>) -> Vec<f32> {
+    let mut values: Vec<f32> = values.collect();
+    values.resize(values.len().next_multiple_of(TILE), 0.0);
+    values
 }
 
 /// Whether no value is NaN or infinite (an exponent of all ones).

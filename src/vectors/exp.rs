@@ -2,7 +2,7 @@
 
 use pulp::{Simd, bytemuck};
 
-use super::lanes::ABREAST;
+use super::ABREAST;
 
 /// Below this, `exp` is a subnormal; such terms vanish beside the largest, which is 1.
 const LOWEST: f32 = -87.0;
