@@ -20,10 +20,8 @@ use std::path::{Path, PathBuf};
 
 use kd_cache::cache::CacheReader;
 use kd_cache::config::ValueEncoding;
-use kd_cache::loss::{Decoder, TargetSpace, TargetTensors};
 use kd_cache::permutation::Permutation;
-use kd_cache::target::{DEFAULT_NODES, TailHandling, TargetBatch, Temperature};
-use tch::Device;
+use kd_cache::target::{BatchDecoder, DEFAULT_NODES, DecodedTargets, TailHandling, TargetBatch, Temperature};
 
 use figures::{Arm, spread, take_turns};
 
@@ -96,19 +94,10 @@ fn main() {
         },
         PathBuf::from,
     );
-    tch::set_num_threads(1);
-    let _guard = tch::no_grad_guard();
     let reader = CacheReader::open(&dir).unwrap();
     let manifest = reader.manifest();
-    let space = TargetSpace {
-        classes: manifest.classes,
-        k: manifest.head.k,
-        draws: manifest.draws(),
-        nodes: manifest.tail.nodes.clone(),
-        tail_model: reader.tail_model().cloned(),
-    };
     let temperature = Temperature::new(TEMPERATURE).unwrap();
-    let decoder = Decoder::new(&space, temperature, TailHandling::Prior, Device::Cpu);
+    let decoder = BatchDecoder::new(&manifest.tail.nodes, manifest.classes, temperature, TailHandling::Prior);
     // Every page is touched once, so that the first batches do not pay for all.
     let mut out = TargetBatch::default();
     let mut positions = 0;
@@ -123,15 +112,15 @@ fn main() {
     let mut in_order = Batches::new(&reader, rows, false);
     let mut at_random = Batches::new(&reader, rows, true);
     let mut decoded = Batches::new(&reader, rows, true);
+    let mut target = DecodedTargets::default();
     let mut arms: Vec<Arm<'_>> = vec![
         ("in order", Box::new(|| _ = black_box(in_order.gather()))),
         ("at random", Box::new(|| _ = black_box(at_random.gather()))),
         (
             "at random, decoded",
             Box::new(|| {
-                let targets = TargetTensors::new(decoded.gather(), Device::Cpu);
-                let target = decoder.decode(&targets);
-                _ = black_box((target.log_head.exp(), target.log_tail.map(|tail| tail.exp())));
+                decoder.decode(decoded.gather(), &mut target);
+                _ = black_box(&target);
             }),
         ),
     ];

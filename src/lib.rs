@@ -20,8 +20,9 @@ pub mod durable;
 pub mod ids;
 pub mod mapped;
 pub mod permutation;
-pub mod target;
 pub mod vectors;
+
+pub mod target;
 
 pub mod config;
 

@@ -10,7 +10,7 @@ use half::f16;
 use super::CacheError;
 use super::columns::ShardLayout;
 use super::features::FeatureLayout;
-use super::shard_read::{Parts, primitive};
+use super::parts::{Items, Parts, primitive};
 use crate::config::FeatureValues;
 use crate::encoding::{FeatureNumbers, read_f16, read_i8};
 
@@ -22,20 +22,15 @@ pub(super) enum FeatureColumn {
 }
 
 impl FeatureColumn {
-    /// The columns of `layout`; `positions`, of a dataset of tokens, are those of each row.
+    /// The columns of `layout`; `starts`, of a dataset of tokens, are where the positions of each row begin.
     pub(super) fn new(
         parts: &Parts<'_>,
         layout: &FeatureLayout,
-        positions: Option<&dyn Fn(usize) -> usize>,
+        starts: Option<&[i32]>,
     ) -> Result<Self, CacheError> {
         let (name, width) = (layout.column(), layout.width);
-        let vectors = match positions {
-            Some(positions) => {
-                let numbers = |row: usize| positions(row).saturating_mul(width);
-                parts.part(&name, ShardLayout::Lists, &numbers)?
-            }
-            None => parts.part(&name, ShardLayout::Fixed, &|_| width)?,
-        };
+        let form = if starts.is_some() { ShardLayout::Lists } else { ShardLayout::Fixed };
+        let vectors = parts.part(&name, form, Items::of_positions(starts, width))?;
         match layout.values {
             FeatureValues::F16 => {
                 let values = primitive::<Float16Type>(vectors).ok_or_else(|| parts.missing(&name))?;
@@ -44,8 +39,8 @@ impl FeatureColumn {
             FeatureValues::I8 => {
                 let whole = primitive::<Int8Type>(vectors).ok_or_else(|| parts.missing(&name))?;
                 let name = layout.scale_column();
-                let scales = match positions {
-                    Some(positions) => parts.part(&name, ShardLayout::Lists, positions)?,
+                let scales = match starts {
+                    Some(_) => parts.part(&name, form, Items::of_positions(starts, 1))?,
                     None => parts.column(&name)?,
                 };
                 let scales = scales.as_primitive_opt::<Float32Type>().map(|scales| scales.values().clone());

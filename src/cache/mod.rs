@@ -28,11 +28,13 @@ mod journal;
 mod lock;
 mod manifest;
 mod parquet_file;
+mod parts;
 mod read_ahead;
 mod reader;
 mod shard_encode;
 mod shard_read;
 mod tail_file;
+mod target_columns;
 mod writer;
 
 pub use codebook_file::{Coding, measure_shard};

@@ -3,8 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::fused::{KlPart, Spread, Targets, numbers};
-use super::targets::{Decoder, float_tensor, log_weights};
-use super::{DecodedBatch, LossError, TargetSpace, TargetTensors};
+use super::targets::{DecodedBatch, Decoder, float_tensor, log_weights};
+use super::{LossError, TargetSpace, TargetTensors};
 use crate::target::{TailHandling, Temperature};
 
 /// Up to so many classes a tail spread by the prior is written out densely, which is exact to the last

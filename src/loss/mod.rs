@@ -24,7 +24,7 @@ pub use kl::KlDivergence;
 pub use ranking::ranking;
 pub use returned::ReturnedLoss;
 pub use schedule::{LossSchedule, LossValues};
-pub use targets::{DecodedBatch, Decoder, TargetSpace, TargetTensors};
+pub use targets::{TargetSpace, TargetTensors};
 pub use weighted::{LossTerms, Means, WeightedLoss};
 
 use crate::target::{NotCovered, TailHandling, TemperatureError};

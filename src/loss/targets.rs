@@ -86,7 +86,7 @@ impl TargetTensors {
 
 /// Decodes heads and tail masses at one temperature as one tail handling sees them.
 #[derive(Debug)]
-pub struct Decoder {
+pub(super) struct Decoder {
     beta: f64,
     classes: usize,
     tail: Option<TailCurve>,
@@ -101,37 +101,30 @@ struct TailCurve {
 
 /// A batch of targets at one temperature.
 #[derive(Debug)]
-pub struct DecodedBatch {
+pub(super) struct DecodedBatch {
     /// Log-probabilities of the head's classes: `[batch, k]`.
-    pub log_head: Tensor,
+    pub(super) log_head: Tensor,
     /// Log of the mass of everything else: `[batch]`; `None` where there is nothing else.
-    pub log_tail: Option<Tensor>,
+    pub(super) log_tail: Option<Tensor>,
 }
 
 impl Decoder {
     /// A decoder of batches on `device`.
-    pub fn new(space: &TargetSpace, temperature: Temperature, tail: TailHandling, device: Device) -> Self {
+    pub(super) fn new(
+        space: &TargetSpace,
+        temperature: Temperature,
+        tail: TailHandling,
+        device: Device,
+    ) -> Self {
         let beta = temperature.beta();
-        // g(β) is linear in the stored nodes, g(0) = log(V − k) being the one that is not stored.
-        let curve_at = |temperature: Temperature, factor: f64| {
-            let weights: Vec<f64> = space.nodes.weights(temperature).iter().map(|w| w * factor).collect();
-            let nodes: Vec<f32> = weights[1..].iter().map(|w| *w as f32).collect();
-            TailCurve { at_zero: weights[0], weights: Tensor::from_slice(&nodes).to_device(device) }
-        };
-        let tail = match tail {
-            _ if !space.has_tail() => None,
-            TailHandling::Shape | TailHandling::Prior | TailHandling::Uniform => {
-                Some(curve_at(temperature, 1.0))
-            }
-            // The mass left over at T = 1, tempered like a class.
-            TailHandling::Bucket => Some(curve_at(Temperature::ONE, beta)),
-            TailHandling::Renormalize => None,
-        };
+        let weights = space.has_tail().then(|| tail.curve_weights(&space.nodes, temperature)).flatten();
+        let tail = weights
+            .map(|weights| TailCurve { at_zero: weights[0], weights: float_tensor(&weights[1..], device) });
         Self { beta, classes: space.classes, tail }
     }
 
     /// The head's classes and the tail's mass, as logarithms.
-    pub fn decode(&self, targets: &TargetTensors) -> DecodedBatch {
+    pub(super) fn decode(&self, targets: &TargetTensors) -> DecodedBatch {
         let head = &targets.values * self.beta;
         let log_sum = head.logsumexp([-1], true);
         let Some(TailCurve { at_zero, weights }) = &self.tail else {

@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{TailNodes, Temperature};
+
 /// How the mass outside the head is spread over the other classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -33,6 +35,21 @@ impl TailHandling {
     /// Whether the tail is spread over classes with its mass at `T` read from the curve.
     pub fn reads_curve(self) -> bool {
         matches!(self, Self::Shape | Self::Prior | Self::Uniform)
+    }
+
+    /// With which weights the logarithm of the tail's sum at `temperature` is made of `log(V − k)`, the first, and of a
+    /// curve at `nodes`, the others; `None` where the tail has no mass. It is linear in these, so that they are the same
+    /// for all positions.
+    pub fn curve_weights(self, nodes: &TailNodes, temperature: Temperature) -> Option<Vec<f64>> {
+        match self {
+            Self::Shape | Self::Prior | Self::Uniform => Some(nodes.weights(temperature)),
+            // The mass left over at T = 1, tempered like a class.
+            Self::Bucket => {
+                let at_one = nodes.weights(Temperature::ONE);
+                Some(at_one.iter().map(|weight| weight * temperature.beta()).collect())
+            }
+            Self::Renormalize => None,
+        }
     }
 
     /// The word used in configs and reports.

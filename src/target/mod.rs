@@ -18,6 +18,7 @@
 
 mod batch;
 mod decode;
+mod decode_batch;
 mod draws;
 mod features;
 mod handling;
@@ -28,6 +29,7 @@ mod temperature;
 
 pub use batch::{PADDING, TargetBatch};
 pub use decode::{DecodedTarget, PositionTarget};
+pub use decode_batch::{BatchDecoder, DecodedTargets};
 pub use draws::{Draws, UnsoundDraws};
 pub use features::FeatureBatch;
 pub use handling::TailHandling;

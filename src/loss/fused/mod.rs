@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use super::DecodedBatch;
+use super::targets::DecodedBatch;
 use crate::libtorch::{Floats, filled};
 use crate::vectors::{TILE, filled_up, with_widest};
 use block::BLOCK;

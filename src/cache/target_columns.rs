@@ -1,0 +1,241 @@
+//! The columns of a shard's targets, as they lie in it.
+
+use std::ops::Range;
+
+use arrow::array::Array;
+use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::{Float16Type, Float32Type, Int8Type, Int16Type, UInt8Type, UInt16Type, UInt32Type};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::CacheError;
+use super::columns::{ShardColumns, head_name};
+use super::format::{HEAD_COUNTS, HEAD_IDS, IdType, TAIL_CODE, TAIL_CURVE};
+use super::parts::{Items, Parts, primitive};
+use crate::config::ValueEncoding;
+use crate::encoding::Scale;
+use crate::target::{TargetBatch, UnsoundDraws};
+
+/// Heads, curves and codes of all positions.
+#[derive(Debug)]
+pub(super) struct TargetColumns {
+    ids: IdColumn,
+    values: ValueColumn,
+    curve: Option<ValueColumn>,
+    codes: Option<ScalarBuffer<i8>>,
+    heads: Option<Heads>,
+}
+
+/// Heads that differ in size.
+#[derive(Debug)]
+struct Heads {
+    counts: ScalarBuffer<u16>,
+    /// By position: where its head begins.
+    starts: Vec<usize>,
+}
+
+impl TargetColumns {
+    /// The columns that `columns` say; `starts`, of a dataset of tokens, are where the positions of each row begin.
+    pub(super) fn new(
+        parts: &Parts<'_>,
+        columns: &ShardColumns,
+        scale: Option<Scale>,
+        starts: Option<&[i32]>,
+    ) -> Result<Self, CacheError> {
+        let layout = columns.layout();
+        let heads = match columns.variable {
+            false => None,
+            true => {
+                let counts = parts.part(HEAD_COUNTS, layout, Items::of_positions(starts, 1))?;
+                let counts = primitive::<UInt16Type>(counts).ok_or_else(|| parts.missing(HEAD_COUNTS))?;
+                Some(Heads::new(counts, columns.k).map_err(|found| {
+                    let expected = format!("heads of 1 to {} classes", columns.k);
+                    parts.damaged(HEAD_COUNTS, expected, format!("one of {found}"))
+                })?)
+            }
+        };
+        let in_heads = match &heads {
+            None => Items::of_positions(starts, columns.k),
+            Some(heads) => Items::OfHeads(starts, &heads.starts),
+        };
+        let ids = IdColumn::new(parts.part(HEAD_IDS, layout, in_heads)?, columns.ids);
+        let name = head_name(columns.values);
+        let values = ValueColumn::new(parts.part(name, layout, in_heads)?, columns.values, scale);
+        let curve = || {
+            let items = parts.part(TAIL_CURVE, layout, Items::of_positions(starts, columns.nodes))?;
+            ValueColumn::new(items, columns.values, scale).ok_or_else(|| parts.missing(TAIL_CURVE))
+        };
+        let codes = || {
+            let items = parts.part(TAIL_CODE, layout, Items::of_positions(starts, columns.rank))?;
+            primitive::<Int8Type>(items).ok_or_else(|| parts.missing(TAIL_CODE))
+        };
+        let (curve, codes) = ((columns.nodes > 0).then(curve), (columns.rank > 0).then(codes));
+        Ok(Self {
+            ids: ids.ok_or_else(|| parts.missing(HEAD_IDS))?,
+            values: values.ok_or_else(|| parts.missing(name))?,
+            curve: curve.transpose()?,
+            codes: codes.transpose()?,
+            heads,
+        })
+    }
+
+    /// Reads either end of what there is of a position that a batch of these sizes will have, so that the processor fetches
+    /// it while it reads those of other positions. What it gives means nothing.
+    pub(super) fn touch(&self, position: usize, sizes: &TargetBatch) -> u32 {
+        let ends = |each: usize| [position * each, (position + 1) * each - 1];
+        let head = match &self.heads {
+            None => ends(sizes.k),
+            Some(heads) => [heads.starts[position], heads.starts[position + 1] - 1],
+        };
+        let mut seen = 0;
+        for at in head {
+            seen ^= self.ids.bits(at) ^ self.values.bits(at);
+        }
+        if let Some(curve) = &self.curve {
+            seen = ends(sizes.nodes).into_iter().fold(seen, |seen, at| seen ^ curve.bits(at));
+        }
+        if let Some(codes) = &self.codes {
+            seen = ends(sizes.rank).into_iter().fold(seen, |seen, at| seen ^ codes[at] as u32);
+        }
+        seen
+    }
+
+    /// Copies `positions` into the rows of `out` from `to` on; `Err`: numbers of draws that are none.
+    pub(super) fn copy(
+        &self,
+        positions: Range<usize>,
+        out: &mut TargetBatch,
+        to: usize,
+    ) -> Result<(), UnsoundDraws> {
+        let (k, nodes, rank) = (out.k, out.nodes, out.rank);
+        let (at, count) = (positions.start, positions.len());
+        if let Some(curve) = &self.curve {
+            curve.copy(at * nodes, &mut out.curve[to * nodes..][..count * nodes])?;
+        }
+        if let Some(codes) = &self.codes {
+            out.codes[to * rank..][..count * rank].copy_from_slice(&codes[at * rank..][..count * rank]);
+        }
+        let Some(heads) = &self.heads else {
+            self.ids.copy(at * k, &mut out.ids[to * k..][..count * k]);
+            return self.values.copy(at * k, &mut out.values[to * k..][..count * k]);
+        };
+        for (row, position) in positions.enumerate() {
+            let count = usize::from(heads.counts[position]);
+            let start = heads.starts[position];
+            self.ids.copy(start, &mut out.ids[(to + row) * k..][..count]);
+            self.values.copy(start, &mut out.values[(to + row) * k..][..count])?;
+            out.set_count(to + row, count);
+        }
+        Ok(())
+    }
+}
+
+impl Heads {
+    /// `Err`: a size that none may have.
+    fn new(counts: ScalarBuffer<u16>, k: usize) -> Result<Self, u16> {
+        let mut starts = Vec::with_capacity(counts.len() + 1);
+        let mut start = 0;
+        for count in counts.iter() {
+            if *count == 0 || usize::from(*count) > k {
+                return Err(*count);
+            }
+            starts.push(start);
+            start += usize::from(*count);
+        }
+        starts.push(start);
+        Ok(Self { counts, starts })
+    }
+}
+
+/// Class ids of whichever width.
+#[derive(Debug)]
+pub(super) enum IdColumn {
+    U8(ScalarBuffer<u8>),
+    U16(ScalarBuffer<u16>),
+    U32(ScalarBuffer<u32>),
+}
+
+impl IdColumn {
+    pub(super) fn new(array: &dyn Array, ids: IdType) -> Option<Self> {
+        Some(match ids {
+            IdType::U8 => Self::U8(primitive::<UInt8Type>(array)?),
+            IdType::U16 => Self::U16(primitive::<UInt16Type>(array)?),
+            IdType::U32 => Self::U32(primitive::<UInt32Type>(array)?),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::U8(ids) => ids.len(),
+            Self::U16(ids) => ids.len(),
+            Self::U32(ids) => ids.len(),
+        }
+    }
+
+    fn bits(&self, at: usize) -> u32 {
+        match self {
+            Self::U8(ids) => u32::from(ids[at]),
+            Self::U16(ids) => u32::from(ids[at]),
+            Self::U32(ids) => ids[at],
+        }
+    }
+
+    pub(super) fn copy(&self, start: usize, out: &mut [u32]) {
+        let range = start..start + out.len();
+        match self {
+            Self::U8(ids) => out.iter_mut().zip(&ids[range]).for_each(|(out, id)| *out = u32::from(*id)),
+            Self::U16(ids) => out.iter_mut().zip(&ids[range]).for_each(|(out, id)| *out = u32::from(*id)),
+            Self::U32(ids) => out.copy_from_slice(&ids[range]),
+        }
+    }
+}
+
+/// Logits or curves, whatever they are kept as.
+#[derive(Debug)]
+enum ValueColumn {
+    F16(ScalarBuffer<f16>),
+    F32(ScalarBuffer<f32>),
+    /// Logits in steps, or numbers of draws.
+    Whole(ScalarBuffer<u16>, Scale),
+    /// Curves.
+    Curve(ScalarBuffer<i16>, Scale),
+}
+
+impl ValueColumn {
+    fn new(array: &dyn Array, values: ValueEncoding, scale: Option<Scale>) -> Option<Self> {
+        Some(match values {
+            ValueEncoding::F16 => Self::F16(primitive::<Float16Type>(array)?),
+            ValueEncoding::F32 => Self::F32(primitive::<Float32Type>(array)?),
+            ValueEncoding::Quantized | ValueEncoding::Counts => match primitive::<UInt16Type>(array) {
+                Some(whole) => Self::Whole(whole, scale?),
+                None => Self::Curve(primitive::<Int16Type>(array)?, scale?),
+            },
+        })
+    }
+
+    fn bits(&self, at: usize) -> u32 {
+        match self {
+            Self::F16(values) => u32::from(values[at].to_bits()),
+            Self::F32(values) => values[at].to_bits(),
+            Self::Whole(values, _) => u32::from(values[at]),
+            Self::Curve(values, _) => values[at] as u32,
+        }
+    }
+
+    /// `out` are the values of one head where they are numbers of draws.
+    fn copy(&self, start: usize, out: &mut [f32]) -> Result<(), UnsoundDraws> {
+        let range = start..start + out.len();
+        match self {
+            Self::F16(values) => values[range].convert_to_f32_slice(out),
+            Self::F32(values) => out.copy_from_slice(&values[range]),
+            Self::Whole(counts, Scale::Draws(draws)) => {
+                return draws.logits(counts[range].iter().copied(), out);
+            }
+            Self::Whole(below, scale) => return scale.logits(&below[range], out),
+            Self::Curve(values, scale) => {
+                out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = scale.curve_of(*v));
+            }
+        }
+        Ok(())
+    }
+}
