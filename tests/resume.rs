@@ -10,6 +10,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::common::{Said, build, build_command, cache_config, files, kd_cache};
+use crate::features;
 use kd_cache::cache::WriterLock;
 
 /// Many small shards, so that there is much to interrupt.
@@ -30,8 +31,13 @@ impl Case {
     }
 
     fn with(set: &[&'static str]) -> Self {
+        Self::of(|dir| cache_config(dir, "linear.onnx"), set)
+    }
+
+    /// Of the config that `config` writes into a folder.
+    fn of(config: impl FnOnce(&Path) -> PathBuf, set: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = cache_config(dir.path(), "linear.onnx");
+        let config = config(dir.path());
         let out = dir.path().join("whole");
         let set = [&SET, set].concat();
         build(&config, &out, &set).code(0);
@@ -152,6 +158,17 @@ fn codes_go_on_as_they_began() {
     bytes[at] ^= 1;
     std::fs::write(&encoder, bytes).unwrap();
     build(&case.config, &out, &case.set).refused(&["encoder.arrow", "expected sha256:"]);
+}
+
+/// Features stand in the same shards as the targets.
+#[test]
+fn a_killed_build_goes_on_with_its_features() {
+    let case = Case::of(|dir| features::config(dir, "features.onnx", features::CELLS), &[]);
+    for shards in [0, 1, 30, 60] {
+        let out = case.out(&format!("killed-{shards}"));
+        case.surely_interrupted(&out, shards, "KILL");
+        case.finish(&out);
+    }
 }
 
 #[test]

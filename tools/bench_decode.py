@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast targets are read at random and decoded, beside DistillKit's decoder and beside NumPy, in turns.
 
-    tools/bench_decode.py --out FOLDER [--cache DIR] [--distillkit CHECKOUT] [--rounds 5]
+    tools/bench_decode.py --out FOLDER [--cache DIR] [--distillkit CHECKOUT] [--programs BIN] [--rounds 5]
 
 Needs NumPy, and torch for DistillKit, whose own code is run from CHECKOUT. All of them use one thread.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy
 
-from rate_distortion import ROOT
+from rate_distortion import ROOT, bench
 
 BATCH = 256
 POSITIONS = 1 << 20
@@ -83,9 +83,8 @@ def distillkit(checkout, classes, settings):
     return batch
 
 
-def ours(cache):
-    command = ["cargo", "bench", "--profile", "release", "--bench", "decode", "--"]
-    command += [str(cache.resolve()), "7"] if cache else []
+def ours(cache, programs):
+    command = [*bench("decode", programs), *([str(cache.resolve()), "7"] if cache else [])]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if run.returncode != 0:
         sys.exit("bench_decode: error: benches/decode.rs failed")
@@ -97,6 +96,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--distillkit", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="folder with decode, if it is built")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def main():
         for at in range(options.rounds):
             order = list(rates)
             for name in order[at % len(order) :] + order[: at % len(order)]:
-                rates[name].append(ours(options.cache) if name == "ours" else rate(ways[name]))
+                rates[name].append(ours(options.cache, options.programs) if name == "ours" else rate(ways[name]))
                 print(f"round {at + 1}, {name}: {rates[name][-1]:.0f} positions/s", file=sys.stderr)
     (options.out / "decode.json").write_text(json.dumps({"record_bytes": size, "rates": rates}, indent=1) + "\n")
     print(f"Records of {size} bytes.\n\n| beside | ours / theirs |\n|---|---|")

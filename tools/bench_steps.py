@@ -3,12 +3,15 @@
 
     tools/bench_steps.py --cache DIR --config TRAIN.toml --out FOLDER [--name NAME] [--set KEY=VALUE]...
                          [--tails prior,shape] [--rounds 5] [--every 20] [--programs BIN]
+                         [--online CACHE.toml [--cache-set KEY=VALUE]...]
 
 Each round trains one run for each tail handling and one on labels alone (loss.weights = { cross_entropy = 1 }), the order
 turning from round to round; weights of the others are the config's. A run has three lines of --every steps, of which the
 first is not counted: libraries load and memory is claimed in it. A ratio is seconds a sample over seconds a sample on
 labels, of one round; printed are the median, the least and the largest over the rounds, as a row of a Markdown table.
-Numbers go to FOLDER/NAME.json. Run it on a machine that does nothing else.
+With --online, for language models, each round also has a run with the teacher of CACHE.toml in every step (benches/online.rs); a
+second table then says how many times as long a sample takes online, beside what it would take were a step from the cache as
+quick as one on labels, (teacher + labels) / labels. Numbers go to FOLDER/NAME.json. Run it on a machine that does nothing else.
 """
 
 import argparse
@@ -17,11 +20,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-from rate_distortion import ROOT, sets
+from rate_distortion import ROOT, bench, sets
 
 LINES = 3
+ONLINE = "online"
+TEACHER = "teacher"
 LABELS = ["loss.weights={ cross_entropy = 1.0 }", "loss.features=[]"]
 
 
@@ -36,8 +42,31 @@ def seconds_per_sample(options, arm, own):
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
         sys.exit(f"bench_steps: error: the run of {arm} failed")
     lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
-    shutil.rmtree(run)
+    if options.online and own is LABELS:
+        shutil.rmtree(options.out / ONLINE, ignore_errors=True)
+        run.rename(options.out / ONLINE)
+    else:
+        shutil.rmtree(run)
     return statistics.mean(1 / line["samples_per_second"] for line in lines[1:])
+
+
+def online(options):
+    """Seconds a sample of a run with the teacher in every step, and those of the teacher alone, in the folder of a run on
+    labels, whose config it takes."""
+    command = [*bench("online", options.programs), (options.out / ONLINE).resolve(), options.cache.resolve()]
+    command = [str(word) for word in [*command, options.online.resolve(), "1", *options.cache_set]]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit("bench_steps: error: benches/online.rs failed")
+    report = json.loads(done.stdout.strip().splitlines()[-1])
+    config = tomllib.loads((options.out / ONLINE / "config.toml").read_text())
+    samples = report["steps"] * config["train"]["batch"]
+    return report["seconds"] / samples, report["teacher_seconds"] / samples
+
+
+def spread(values, digits):
+    """Median, least and largest."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def main():
@@ -48,25 +77,42 @@ def main():
     parser.add_argument("--name", default="steps")
     parser.add_argument("--tails", default="prior,shape", help="several by commas")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="folder of kd-train")
+    parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="folder of kd-train, perhaps of online too")
     parser.add_argument("--every", type=int, default=20, help="steps in a line")
+    parser.add_argument("--online", type=Path, metavar="CACHE.toml", help="config that the cache was built with")
+    parser.add_argument("--cache-set", action="append", default=[], metavar="KEY=VALUE", help="of CACHE.toml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     arms = {"labels": LABELS} | {tail: [f"loss.tail={tail}"] for tail in options.tails.split(",")}
-    times = {arm: [] for arm in arms}
+    if options.online:
+        # After the labels, whose run it begins with.
+        arms |= {ONLINE: None}
+    times = {arm: [] for arm in [*arms, *([TEACHER] if options.online else [])]}
     for at in range(options.rounds):
         order = list(arms)
-        for arm in order[at % len(order) :] + order[: at % len(order)]:
-            times[arm].append(seconds_per_sample(options, arm, arms[arm]))
+        turned = order if options.online else order[at % len(order) :] + order[: at % len(order)]
+        for arm in turned:
+            if arm == ONLINE:
+                for name, seconds in zip((ONLINE, TEACHER), online(options)):
+                    times[name].append(seconds)
+            else:
+                times[arm].append(seconds_per_sample(options, arm, arms[arm]))
             print(f"round {at + 1}, {arm}: {1 / times[arm][-1]:.1f} samples/s", file=sys.stderr)
-    cells = [options.name]
-    for arm in list(arms)[1:]:
+    cells, tails = [options.name], [arm for arm in arms if arm not in ("labels", ONLINE)]
+    for arm in tails:
         ratios = [own / labels for own, labels in zip(times[arm], times["labels"])]
-        cells.append(f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+        cells.append(spread(ratios, 3))
     (options.out / f"{options.name}.json").write_text(json.dumps(times, indent=1) + "\n")
-    print("| step | " + " | ".join(list(arms)[1:]) + " |\n" + "|---" * len(arms) + "|")
+    print("| step | " + " | ".join(tails) + " |\n" + "|---" * len(cells) + "|")
     print("| " + " | ".join(cells) + " |")
+    if options.online:
+        ideal = [(teacher + labels) / labels for teacher, labels in zip(times[TEACHER], times["labels"])]
+        print(f"\n| target | times as long online | of the ideal {statistics.median(ideal):.2f} |\n|---|---|---|")
+        for tail in tails:
+            longer = [taken / own for taken, own in zip(times[ONLINE], times[tail])]
+            of_ideal = [longer / ideal for longer, ideal in zip(longer, ideal)]
+            print(f"| {tail} | {spread(longer, 2)} | {spread(of_ideal, 3)} |")
 
 
 if __name__ == "__main__":

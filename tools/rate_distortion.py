@@ -49,6 +49,12 @@ def sets(pairs):
     return [word for pair in pairs for word in ("--set", pair)]
 
 
+def bench(name, programs):
+    """The command that runs a bench: a program of its name in the folder, or cargo."""
+    own = programs / name
+    return [own.resolve()] if own.is_file() else ["cargo", "bench", "--profile", "release", "--bench", name, "--"]
+
+
 def measure(options, k, rank):
     cache = options.out / f"k{k}-r{rank}"
     parquet = options.out / f"k{k}-r{rank}-parquet"

@@ -19,6 +19,7 @@ use super::target_columns::{IdColumn, TargetColumns};
 use super::{CacheError, ShardEntry, TokenRow, parquet_file};
 use crate::config::StorageForm;
 use crate::encoding::FeatureNumbers;
+use crate::mapped::fetch;
 use crate::target::{TargetBatch, UnsoundDraws};
 
 /// One shard. Of an Arrow file the columns lie in the map; a Parquet file has been decoded.
@@ -129,16 +130,18 @@ impl ShardReader {
         self.mapped.iter().for_each(|pages| pages.will_need(rows, wanted));
     }
 
-    /// Reads something of what [`Self::copy_row`] will read of `row` into a batch of the sizes of `sizes`; see
-    /// [`TargetColumns::touch`].
-    pub(super) fn touch(&self, row: usize, sizes: &TargetBatch) -> u32 {
+    /// Has what [`Self::copy_row`] will read first of `row` into a batch of these sizes fetched from memory.
+    #[inline]
+    pub(super) fn fetch(&self, row: usize, sizes: &TargetBatch) {
         match &self.targets {
             Targets::Columns(columns) => {
                 let positions = self.positions(row..row + 1);
-                if positions.is_empty() { 0 } else { columns.touch(positions.start, sizes) }
+                if !positions.is_empty() {
+                    columns.fetch(positions.start, sizes);
+                }
             }
             Targets::Packed(offsets, bytes) => {
-                bytes.get(offsets[row] as usize).map_or(0, |byte| u32::from(*byte))
+                fetch(&bytes[offsets[row] as usize..offsets[row + 1] as usize]);
             }
         }
     }

@@ -14,6 +14,7 @@ use super::format::{HEAD_COUNTS, HEAD_IDS, IdType, TAIL_CODE, TAIL_CURVE};
 use super::parts::{Items, Parts, primitive};
 use crate::config::ValueEncoding;
 use crate::encoding::Scale;
+use crate::mapped::fetch;
 use crate::target::{TargetBatch, UnsoundDraws};
 
 /// Heads, curves and codes of all positions.
@@ -79,25 +80,22 @@ impl TargetColumns {
         })
     }
 
-    /// Reads either end of what there is of a position that a batch of these sizes will have, so that the processor fetches
-    /// it while it reads those of other positions. What it gives means nothing.
-    pub(super) fn touch(&self, position: usize, sizes: &TargetBatch) -> u32 {
-        let ends = |each: usize| [position * each, (position + 1) * each - 1];
+    /// Has what a batch of these sizes will have of a position fetched from memory.
+    #[inline]
+    pub(super) fn fetch(&self, position: usize, sizes: &TargetBatch) {
+        let of = |each: usize| position * each..(position + 1) * each;
         let head = match &self.heads {
-            None => ends(sizes.k),
-            Some(heads) => [heads.starts[position], heads.starts[position + 1] - 1],
+            None => of(sizes.k),
+            Some(heads) => heads.starts[position]..heads.starts[position + 1],
         };
-        let mut seen = 0;
-        for at in head {
-            seen ^= self.ids.bits(at) ^ self.values.bits(at);
-        }
+        self.ids.fetch(head.clone());
+        self.values.fetch(head);
         if let Some(curve) = &self.curve {
-            seen = ends(sizes.nodes).into_iter().fold(seen, |seen, at| seen ^ curve.bits(at));
+            curve.fetch(of(sizes.nodes));
         }
         if let Some(codes) = &self.codes {
-            seen = ends(sizes.rank).into_iter().fold(seen, |seen, at| seen ^ codes[at] as u32);
+            fetch(&codes[of(sizes.rank)]);
         }
-        seen
     }
 
     /// Copies `positions` into the rows of `out` from `to` on; `Err`: numbers of draws that are none.
@@ -172,11 +170,12 @@ impl IdColumn {
         }
     }
 
-    fn bits(&self, at: usize) -> u32 {
+    #[inline]
+    fn fetch(&self, range: Range<usize>) {
         match self {
-            Self::U8(ids) => u32::from(ids[at]),
-            Self::U16(ids) => u32::from(ids[at]),
-            Self::U32(ids) => ids[at],
+            Self::U8(ids) => fetch(&ids[range]),
+            Self::U16(ids) => fetch(&ids[range]),
+            Self::U32(ids) => fetch(&ids[range]),
         }
     }
 
@@ -213,12 +212,13 @@ impl ValueColumn {
         })
     }
 
-    fn bits(&self, at: usize) -> u32 {
+    #[inline]
+    fn fetch(&self, range: Range<usize>) {
         match self {
-            Self::F16(values) => u32::from(values[at].to_bits()),
-            Self::F32(values) => values[at].to_bits(),
-            Self::Whole(values, _) => u32::from(values[at]),
-            Self::Curve(values, _) => values[at] as u32,
+            Self::F16(values) => fetch(&values[range]),
+            Self::F32(values) => fetch(&values[range]),
+            Self::Whole(values, _) => fetch(&values[range]),
+            Self::Curve(values, _) => fetch(&values[range]),
         }
     }
 
