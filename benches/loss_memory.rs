@@ -3,7 +3,12 @@
 //! The largest resident size of a whole process, each of its own: `kd-train` for one step of so many positions
 //! from a cache with 49,152 classes; and a step of a dense loss on features of the same width, with the teacher's
 //! probabilities, the student's logits and all that automatic differentiation keeps of them, as a trainer without
-//! a cache has them. Linux only: it reads `/proc`.
+//! a cache has them. Linux only: it reads `/proc`. On a GPU it is the memory that `nvidia-smi` says is used, less what was
+//! used before, every five milliseconds or as often as it answers; libtorch's context is a part of it, in both alike.
+//!
+//! ```text
+//! cargo bench --profile release --bench loss_memory [-- DEVICE]
+//! ```
 
 #![allow(clippy::unwrap_used, reason = "a bench has nobody to report to")]
 
@@ -12,12 +17,16 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kd_cache::config::ValueEncoding;
+use kd_cache::libtorch;
 use kd_cache::target::DEFAULT_NODES;
 use tch::{Device, Kind, Reduction, Tensor};
+
+mod figures;
 
 #[path = "../tests/synthetic/mod.rs"]
 mod synthetic;
 
+use figures::kd_train;
 use synthetic::Synthetic;
 
 const CLASSES: usize = 49_152;
@@ -45,16 +54,28 @@ fn write(dir: &Path) {
     settings.write_meaningless(dir);
 }
 
-/// The largest resident size of a process while it runs, in bytes.
-fn peak(mut command: Command) -> u64 {
+/// The largest resident size of a process so far, in MiB.
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) >> 10
+}
+
+/// What all processes use of the first GPU now, in MiB.
+fn used_of_gpu() -> u64 {
+    let mut command = Command::new("nvidia-smi");
+    command.args(["--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]);
+    String::from_utf8(command.output().unwrap().stdout).unwrap().trim().parse().unwrap()
+}
+
+/// The most memory that a process takes while it runs, in MiB.
+fn peak(mut command: Command, gpu: bool) -> u64 {
+    let before = if gpu { used_of_gpu() } else { 0 };
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let path = format!("/proc/{}/status", child.id());
     let mut largest = 0;
     loop {
-        let status = std::fs::read_to_string(&path).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        largest = largest.max(kilobytes.unwrap_or(0) * 1024);
+        let now = if gpu { used_of_gpu() } else { resident(child.id()) };
+        largest = largest.max(now.saturating_sub(before));
         if let Some(status) = child.try_wait().unwrap() {
             assert!(status.success(), "{status}");
             return largest;
@@ -64,25 +85,25 @@ fn peak(mut command: Command) -> u64 {
 }
 
 /// A step of `positions` from the cache in `dir`.
-fn cached(dir: &Path, positions: usize) -> Command {
+fn cached(dir: &Path, positions: usize, device: &str) -> Command {
     let config = dir.with_file_name("train.toml");
     let text = format!(
         "student = {{ kind = \"llama\", hidden_size = {HIDDEN}, num_hidden_layers = 1, num_attention_heads = 2 }}\n\
          loss = {{ weights = {{ kl = 1.0 }} }}\n\
          optimizer = {{ kind = \"adamw\", learning_rate = 1e-3 }}\n\
-         train = {{ epochs = 1, max_steps = 1, batch = {} }}\n",
+         train = {{ epochs = 1, max_steps = 1, batch = {}, device = \"{device}\" }}\n",
         positions / LENGTH
     );
     std::fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kd-train"));
+    let mut command = kd_train();
     command.arg("--cache").arg(dir).arg("--config").arg(config);
     command.arg("--out").arg(dir.with_file_name(format!("run-{positions}")));
     command
 }
 
 /// A step on everything at once: T² KL of whole probabilities to whole logits.
-fn dense(positions: i64) {
-    let kind = (Kind::Float, Device::Cpu);
+fn dense(positions: i64, device: &str) {
+    let kind = (Kind::Float, libtorch::resolve(device).unwrap());
     let teacher = Tensor::randn([positions, CLASSES as i64], kind).softmax(-1, Kind::Float);
     let features = Tensor::randn([positions, HIDDEN], kind).set_requires_grad(true);
     let head = Tensor::randn([CLASSES as i64, HIDDEN], kind).set_requires_grad(true);
@@ -90,24 +111,33 @@ fn dense(positions: i64) {
     let loss = logits.log_softmax(-1, Kind::Float).kl_div(&teacher, Reduction::Sum, false) / positions as f64;
     loss.backward();
     assert!(loss.double_value(&[]).is_finite() && head.grad().defined());
+    if kind.1 != Device::Cpu {
+        // For as long as `nvidia-smi` takes to look at it.
+        std::thread::sleep(Duration::from_secs(2));
+    }
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|word| word == DENSE) {
-        return dense(arguments[at + 1].parse().unwrap());
+    // Cargo adds `--bench`.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if let [word, positions, device] = words.as_slice()
+        && word == DENSE
+    {
+        return dense(positions.parse().unwrap(), device);
     }
+    let device = words.first().map_or("cpu", String::as_str);
+    let gpu = device != "cpu";
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
     write(&cache);
-    println!("largest resident size of one step, {CLASSES} classes, whole process");
+    println!("most memory of one step, {CLASSES} classes, whole process, {device}");
     println!("{:>9}  {:>16}  {:>12}", "positions", "kd-train, MiB", "dense, MiB");
     for positions in POSITIONS {
-        let ours = peak(cached(&cache, positions)) >> 20;
-        let dense = (positions <= MOST_DENSE).then(|| {
+        let ours = peak(cached(&cache, positions, device), gpu);
+        let dense = (gpu || positions <= MOST_DENSE).then(|| {
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args([DENSE, &positions.to_string()]);
-            (peak(command) >> 20).to_string()
+            command.args([DENSE, &positions.to_string(), device]);
+            peak(command, gpu).to_string()
         });
         println!("{positions:>9}  {ours:>16}  {:>12}", dense.as_deref().unwrap_or("–"));
     }

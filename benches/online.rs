@@ -115,10 +115,14 @@ fn main() {
     let peak = config.optimizer.learning_rate();
     let schedule = Schedule::new(&config.schedule, peak, config.train.epochs, steps_per_epoch);
     student.set_training(true);
-    let (mut begun, mut in_teacher, mut step, mut positions) = (Instant::now(), Duration::ZERO, 0, 0);
+    let (mut begun, mut in_teacher) = (Instant::now(), Duration::ZERO);
+    let (mut step, mut rows, mut positions) = (0, 0, 0);
     let mut reading = None;
     let most = config.train.max_steps.unwrap_or(u64::MAX);
-    let untimed = config.train.max_steps.map_or(0, |most| most / 3);
+    let untimed = config
+        .train
+        .max_steps
+        .map_or(0, |most| most.min(u64::from(config.train.epochs).saturating_mul(steps_per_epoch)) / 3);
     for epoch in 0..config.train.epochs {
         let order = Order::Shuffled { seed: config.seed, epoch, within: config.train.shuffle };
         let (mut sum, mut batches) = (0.0, 0);
@@ -127,7 +131,7 @@ fn main() {
                 break;
             }
             if step == untimed {
-                (begun, in_teacher, positions) = (Instant::now(), Duration::ZERO, 0);
+                (begun, in_teacher, rows, positions) = (Instant::now(), Duration::ZERO, 0, 0);
             }
             let Inputs::Tokens(tokens) = batch.unwrap().inputs else { panic!("a cache of tokens") };
             optimizer.zero_grad();
@@ -139,14 +143,18 @@ fn main() {
             optimizer.step(schedule.at(step));
             (sum, batches, step) = (sum + loss, batches + 1, step + 1);
             in_teacher += taken;
+            rows += tokens.rows;
             positions += tokens.positions.len();
         }
         eprintln!("epoch {}: loss {:.4}", epoch + 1, sum / f64::from(batches));
+        if step >= most {
+            break;
+        }
     }
     let seconds = begun.elapsed().as_secs_f64();
     checkpoint::save_variables(student.as_ref(), &run.variables()).unwrap();
     println!(
-        r#"{{"steps": {}, "seconds": {seconds}, "teacher_seconds": {}, "positions_per_second": {}}}"#,
+        r#"{{"steps": {}, "samples": {rows}, "seconds": {seconds}, "teacher_seconds": {}, "positions_per_second": {}}}"#,
         step - untimed,
         in_teacher.as_secs_f64(),
         positions as f64 / seconds,

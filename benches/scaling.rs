@@ -17,7 +17,7 @@
 mod figures;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use kd_cache::cache::{Beginnings, ShardRows};
@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 #[path = "../tests/synthetic/mod.rs"]
 mod synthetic;
 
-use figures::spread;
+use figures::{kd_train, spread};
 use synthetic::Synthetic;
 
 const ROUNDS: usize = 3;
@@ -115,7 +115,7 @@ fn step(cache: &Synthetic, dir: &Path) -> f64 {
     );
     std::fs::write(&config, text).unwrap();
     let run = dir.with_file_name("run");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kd-train"));
+    let mut command = kd_train();
     command.arg("--cache").arg(dir).arg("--config").arg(config).arg("--out").arg(&run).arg("--quiet");
     let status = command.stdout(Stdio::null()).status().unwrap();
     assert!(status.success(), "{status}");

@@ -14,7 +14,7 @@
 mod figures;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use kd_cache::config::ValueEncoding;
@@ -22,7 +22,7 @@ use kd_cache::config::ValueEncoding;
 #[path = "../tests/synthetic/mod.rs"]
 mod synthetic;
 
-use figures::spread;
+use figures::{kd_train, spread};
 use synthetic::Synthetic;
 
 const ROWS: &str = "100000,1000000,10000000,100000000";
@@ -53,7 +53,7 @@ fn seconds(dir: &Path, name: &str) -> f64 {
     std::fs::write(&config, text).unwrap();
     let run = dir.join("run");
     let begun = Instant::now();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kd-train"));
+    let mut command = kd_train();
     command.arg("--cache").arg(dir.join(name)).arg("--config").arg(config).arg("--out").arg(&run);
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     let seconds = begun.elapsed().as_secs_f64();

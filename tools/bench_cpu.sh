@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The ratios of benches/README.md that a CPU can give, in one go: half an hour on two cores that do nothing else.
+# The ratios of benches/README.md that a CPU can give, in one go: an hour on two cores that do nothing else.
 #
 #     tools/bench_cpu.sh OUT
 #
@@ -39,10 +39,13 @@ else
     echo 'left out: needs root, for a memory group'
 fi
 
+say 'how costs grow'
+bench scaling -- 2 "$(realpath "$out")/scaling.json"
+
 say 'a build beside the bare teacher'
-bench build -- configs/cache/fashion-mnist.toml 5
+bench build -- configs/cache/fashion-mnist.toml 3
 if [ -f data/smollm2-135m/model.onnx ]; then
-    bench build -- configs/cache/smollm2-python-docs.toml 3 dataset.limit=8 \
+    bench build -- configs/cache/smollm2-python-docs.toml 5 dataset.limit=8 tail.fit_samples=512 \
         teacher.path=data/smollm2-135m/model.onnx dataset.tokenizer=data/smollm2-135m/tokenizer.json
 else
     echo 'left out: SmolLM2, needs tools/setup.sh --language-model'
@@ -56,11 +59,13 @@ steps() {
     shift
     python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name "$name" "$@"
 }
-images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior)
-steps conv "${images[@]}" --every 30 --set 'student={ kind = "conv", channels = [32, 64] }'
-steps resnet18 "${images[@]}" --every 3 --set train.batch=64 --set 'student={ kind = "resnet18" }'
+images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --set "train.threads=$(nproc)")
+steps conv "${images[@]}" --every 12 --rounds 7 --set 'student={ kind = "conv", channels = [32, 64] }'
+steps resnet18 "${images[@]}" --every 2 --rounds 4 --set train.batch=32 --set 'student={ kind = "resnet18" }'
 for cache in ${LM_CACHES:-}; do
     steps "llama-$(basename "$cache")" --cache "$cache" --config configs/train/smollm2-python-docs.toml --tails prior,shape \
-        --every 4 --rounds 3 --set train.batch=2 --set tokenizer=data/smollm2-135m/tokenizer.json \
-        --set student.hidden_size=128 --set student.num_hidden_layers=2 --set student.num_attention_heads=4
+        --every 4 --rounds 4 --set train.batch=2 --set tokenizer=data/smollm2-135m/tokenizer.json \
+        --set student.hidden_size=128 --set student.num_hidden_layers=2 --set student.num_attention_heads=4 \
+        --online configs/cache/smollm2-python-docs.toml --cache-set teacher.path=data/smollm2-135m/model.onnx \
+        --cache-set dataset.tokenizer=data/smollm2-135m/tokenizer.json --cache-set teacher.chunk=64
 done

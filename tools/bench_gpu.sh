@@ -4,29 +4,35 @@
 #     tools/bench_gpu.sh OUT [BIN]
 #
 # First that its results are right (tools/check_gpu.py), then ratios of runs that take turns: a build beside the bare
-# teacher, and a training step from a cache beside the same step on labels, with and without bfloat16. BIN is a folder
-# with kd-cache, kd-train and the bench `build`, default: as cargo built them. Needs Fashion-MNIST in data/fashion-mnist
-# and, where nothing was built, LD_LIBRARY_PATH at the folder of libtorch's libraries. DEVICE is cuda unless set.
-# Everything that is printed is kept in OUT/bench_gpu.txt.
+# teacher, a training step from a cache beside the same step on labels, with and without bfloat16, and the memory of a step
+# beside a dense loss. BIN is a folder with kd-cache, kd-train and the benches `build` and `loss_memory`, default: as cargo
+# built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built, LD_LIBRARY_PATH at the folder of
+# libtorch's libraries. LM_CACHE may be a language model's cache, and TOKENIZER its tokenizer.json. DEVICE is cuda unless
+# set. Everything that is printed is kept in OUT/bench_gpu.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-    '' | -*) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    '' | -*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 out=$1
+[ -z "${LM_CACHE:-}" ] || : "${TOKENIZER:?LM_CACHE needs it}"
 device=${DEVICE:-cuda}
 mkdir -p "$out"
 exec > >(tee "$out/bench_gpu.txt") 2>&1
 if [ "$#" -gt 1 ]; then
     bin=$2
-    build=$bin/build
+    bench() { echo "$bin/$1"; }
 else
     cargo build --release
-    cargo bench --profile release --no-run --bench build
+    cargo bench --profile release --no-run --bench build --bench loss_memory
     bin=${CARGO_TARGET_DIR:-target}/release
-    build=$(find "$bin/deps" -name 'build-*' -type f -executable -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
+    bench() {
+        find "$bin/deps" -name "$1-*" -type f -executable -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2
+    }
 fi
+build=$(bench build)
+export KD_TRAIN=$bin/kd-train
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
 echo 'bench_gpu: results'
@@ -42,9 +48,17 @@ echo 'bench_gpu: a step from a cache beside a step on labels'
 steps() {
     local name=$1
     shift
-    python3 tools/bench_steps.py --programs "$bin" --cache "$out/cache" --config configs/train/fashion-mnist.toml \
-        --out "$out/steps" --name "$name" --tails prior --every 50 --set "train.device=$device" "$@"
+    python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name "$name" --set "train.device=$device" "$@"
 }
-steps conv --set 'student={ kind = "conv", channels = [32, 64] }'
-steps resnet18 --set 'student={ kind = "resnet18" }'
-steps resnet18-bf16 --set 'student={ kind = "resnet18" }' --set train.precision=bf16
+images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --every 50)
+steps conv "${images[@]}" --set 'student={ kind = "conv", channels = [32, 64] }'
+steps resnet18 "${images[@]}" --set 'student={ kind = "resnet18" }'
+steps resnet18-bf16 "${images[@]}" --set 'student={ kind = "resnet18" }' --set train.precision=bf16
+if [ -n "${LM_CACHE:-}" ]; then
+    tokens=(--cache "$LM_CACHE" --config configs/train/smollm2-python-docs.toml --tails prior,shape --set "tokenizer=$TOKENIZER")
+    steps llama "${tokens[@]}"
+    steps llama-bf16 "${tokens[@]}" --set train.precision=bf16
+fi
+
+echo 'bench_gpu: memory of a step beside a dense loss'
+"$(bench loss_memory)" "$device"

@@ -9,7 +9,7 @@ Each round trains one run for each tail handling and one on labels alone (loss.w
 turning from round to round; weights of the others are the config's. A run has three lines of --every steps, of which the
 first is not counted: libraries load and memory is claimed in it. A ratio is seconds a sample over seconds a sample on
 labels, of one round; printed are the median, the least and the largest over the rounds, as a row of a Markdown table.
-With --online, for language models, each round also has a run with the teacher of CACHE.toml in every step (benches/online.rs); a
+With --online, for language models, the order stays and each round also has a run with the teacher of CACHE.toml in every step (benches/online.rs); a
 second table then says how many times as long a sample takes online, beside what it would take were a step from the cache as
 quick as one on labels, (teacher + labels) / labels. Numbers go to FOLDER/NAME.json. Run it on a machine that does nothing else.
 """
@@ -20,7 +20,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 from rate_distortion import ROOT, bench, sets
@@ -59,9 +58,7 @@ def online(options):
     if done.returncode != 0:
         sys.exit("bench_steps: error: benches/online.rs failed")
     report = json.loads(done.stdout.strip().splitlines()[-1])
-    config = tomllib.loads((options.out / ONLINE / "config.toml").read_text())
-    samples = report["steps"] * config["train"]["batch"]
-    return report["seconds"] / samples, report["teacher_seconds"] / samples
+    return report["seconds"] / report["samples"], report["teacher_seconds"] / report["samples"]
 
 
 def spread(values, digits):

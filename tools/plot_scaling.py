@@ -23,6 +23,7 @@ def main():
     matplotlib.use("svg")
     # The same file for the same numbers.
     matplotlib.rcParams["svg.hashsalt"] = "kd-cache"
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     results = json.loads(options.results.read_text())

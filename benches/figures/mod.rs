@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each bench takes a part")]
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a measurement takes at least.
@@ -12,6 +13,12 @@ pub fn spread(mut values: Vec<f64>, digits: usize) -> String {
     values.sort_by(f64::total_cmp);
     let [median, least, largest] = [values.len() / 2, 0, values.len() - 1].map(|at| values[at]);
     format!("{median:.digits$} ({least:.digits$} to {largest:.digits$})")
+}
+
+/// The built `kd-train`, or on a machine where nothing was built what `KD_TRAIN` names.
+pub fn kd_train() -> Command {
+    let built = option_env!("CARGO_BIN_EXE_kd-train").unwrap_or("kd-train");
+    Command::new(std::env::var_os("KD_TRAIN").unwrap_or_else(|| built.into()))
 }
 
 /// Something that is timed.

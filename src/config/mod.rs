@@ -67,5 +67,5 @@ pub use tokens::{
     SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
 };
 pub use tracking::{MlflowConfig, TrackingConfig, problem_of_uri};
-pub use train::{InitConfig, Precision, TrainConfig, TrainSection};
+pub use train::{InitConfig, InitLayers, Precision, TrainConfig, TrainSection};
 pub use validation::{Better, CheckpointConfig, DEFAULT_METRIC_TIMEOUT, MetricConfig, ValidationConfig};

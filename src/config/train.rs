@@ -66,8 +66,24 @@ pub struct TrainConfig {
 #[serde(deny_unknown_fields)]
 pub struct InitConfig {
     /// A `.safetensors` file, or a folder of them as Hugging Face has it: weights are taken under their names,
-    /// where shapes agree; of more layers every n-th.
+    /// where shapes agree.
     pub weights: PathBuf,
+    /// Which layers are taken where there are more than the student has.
+    #[serde(default)]
+    pub layers: InitLayers,
+}
+
+/// Which of a checkpoint's layers (`….layers.N.…`) a student with fewer begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InitLayers {
+    /// Every n-th, from the first on: layer i of L begins as layer ⌊i · M / L⌋ of M.
+    #[default]
+    Every,
+    /// As many from the first on.
+    First,
+    /// As many up to the last.
+    Last,
 }
 
 /// Length, batch and device of a run.

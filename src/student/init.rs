@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 use super::{Student, StudentError};
+use crate::config::InitLayers;
 use crate::libtorch::plain_message;
 
 /// What was taken from a checkpoint.
@@ -20,12 +21,15 @@ pub struct Initialised {
 /// Gives the variables of `student` the values that the checkpoint at `path` (a `.safetensors` file, or a
 /// folder of them as Hugging Face has it) has under their names.
 ///
-/// A checkpoint with more layers (`….layers.N.…`) gives every n-th of them, from the first on: layer i of L takes
-/// the place of layer ⌊i · M / L⌋ of M.
+/// Of a checkpoint with more layers (`….layers.N.…`) those are taken that `layers` says.
 ///
 /// # Errors
 /// [`StudentError::Init`]: nothing to read, or nothing in it that fits.
-pub fn initialise(student: &mut dyn Student, path: &Path) -> Result<Initialised, StudentError> {
+pub fn initialise(
+    student: &mut dyn Student,
+    path: &Path,
+    layers: InitLayers,
+) -> Result<Initialised, StudentError> {
     let failed = |problem: String| StudentError::Init { path: path.to_owned(), problem };
     let mut found = BTreeMap::new();
     for file in files(path).map_err(|error| failed(error.to_string()))? {
@@ -33,10 +37,10 @@ pub fn initialise(student: &mut dyn Student, path: &Path) -> Result<Initialised,
         found.extend(read);
     }
     let variables: BTreeMap<String, Tensor> = student.variables().variables().into_iter().collect();
-    let (ours, theirs) = (layers(variables.keys()), layers(found.keys()));
+    let (ours, theirs) = (number_of_layers(variables.keys()), number_of_layers(found.keys()));
     let mut done = Initialised::default();
     for (name, mut variable) in variables {
-        let source = of_layer(&name, ours, theirs);
+        let source = of_layer(&name, ours, theirs, layers);
         match found.get(&source) {
             Some(value) if value.size() == variable.size() => {
                 tch::no_grad(|| variable.copy_(value));
@@ -87,15 +91,19 @@ fn layer_of(name: &str) -> Option<(std::ops::Range<usize>, usize)> {
 }
 
 /// How many layers there are.
-fn layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
+fn number_of_layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
     names.filter_map(|name| Some(layer_of(name)?.1 + 1)).max().unwrap_or(0)
 }
 
 /// The name under which a checkpoint with `theirs` layers has what is called `name` among `ours`.
-fn of_layer(name: &str, ours: usize, theirs: usize) -> String {
+fn of_layer(name: &str, ours: usize, theirs: usize, layers: InitLayers) -> String {
     match layer_of(name) {
         Some((place, layer)) if theirs > ours && ours > 0 => {
-            let source = layer * theirs / ours;
+            let source = match layers {
+                InitLayers::Every => layer * theirs / ours,
+                InitLayers::First => layer,
+                InitLayers::Last => layer + theirs - ours,
+            };
             format!("{}{source}{}", &name[..place.start], &name[place.end..])
         }
         _ => name.to_owned(),
@@ -107,12 +115,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_nth_layer_is_taken() {
+    fn of_more_layers_those_are_taken_that_are_asked_for() {
         let name = |layer: usize| format!("model.layers.{layer}.mlp.up_proj.weight");
-        let taken: Vec<String> = (0..4).map(|layer| of_layer(&name(layer), 4, 30)).collect();
-        assert_eq!(taken, [0, 7, 15, 22].map(name));
-        assert_eq!(of_layer(&name(3), 4, 4), name(3));
-        assert_eq!(of_layer("model.norm.weight", 4, 30), "model.norm.weight");
-        assert_eq!(layers([name(29), "lm_head.weight".into()].iter()), 30);
+        for (layers, wanted) in [
+            (InitLayers::Every, [0, 7, 15, 22]),
+            (InitLayers::First, [0, 1, 2, 3]),
+            (InitLayers::Last, [26, 27, 28, 29]),
+        ] {
+            let taken: Vec<String> = (0..4).map(|layer| of_layer(&name(layer), 4, 30, layers)).collect();
+            assert_eq!(taken, wanted.map(name));
+            assert_eq!(of_layer(&name(3), 4, 4, layers), name(3));
+            assert_eq!(of_layer("model.norm.weight", 4, 30, layers), "model.norm.weight");
+        }
+        assert_eq!(number_of_layers([name(29), "lm_head.weight".into()].iter()), 30);
     }
 }

@@ -5,7 +5,7 @@ use tch::nn::OptimizerConfig;
 use tch::{CModule, Kind};
 
 use super::*;
-use crate::config::{Precision, Stem};
+use crate::config::{InitLayers, Precision, Stem};
 
 /// libtorch has one random generator a process, and tests run side by side.
 static GENERATOR: Mutex<()> = Mutex::new(());
@@ -206,7 +206,9 @@ fn resnets_take_torchvisions_weights_and_answer_alike() {
         let shape: Vec<usize> =
             said["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
         let mut student = create(&config, Asked::Images(&shape), 10, Device::Cpu).unwrap();
-        let done = initialise(student.as_mut(), &folder.join(format!("{kind}.safetensors"))).unwrap();
+        let done =
+            initialise(student.as_mut(), &folder.join(format!("{kind}.safetensors")), InitLayers::Every)
+                .unwrap();
         assert!(done.left.is_empty(), "{kind}: {:?}", done.left);
         // So that nothing but the network decides: batch norms over a dozen values make much of a rounding.
         student.variables_mut().double();
@@ -291,7 +293,7 @@ mod llama {
             ..config
         };
         let mut student = create(&StudentConfig::Llama(config), Asked::Tokens, 11, Device::Cpu).unwrap();
-        let done = initialise(student.as_mut(), &folder).unwrap();
+        let done = initialise(student.as_mut(), &folder, InitLayers::Every).unwrap();
         assert_eq!((done.taken.len(), done.left.len()), (21, 0));
         let expected = std::fs::read(folder.join("expected.json")).unwrap();
         let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
@@ -363,20 +365,20 @@ mod llama {
         let named: Vec<(String, Tensor)> = theirs.variables().variables().into_iter().collect();
         Tensor::write_safetensors(&named, &path).unwrap();
         for from in [path.as_path(), dir.path()] {
-            let done = initialise(ours.as_mut(), from).unwrap();
+            let done = initialise(ours.as_mut(), from, InitLayers::Every).unwrap();
             assert_eq!((done.taken.len(), done.left.len()), (20, 0));
         }
         let input = || TokenTensors::whole(1, &[1, 2, 3], Device::Cpu);
         assert!(off(&logits(ours.as_ref(), input()), &logits(theirs.as_ref(), input())) < 1e-7);
         // What has another shape is told, and kept.
         let mut other = create(&config(), Asked::Tokens, 12, Device::Cpu).unwrap();
-        let done = initialise(other.as_mut(), &path).unwrap();
+        let done = initialise(other.as_mut(), &path, InitLayers::Every).unwrap();
         assert_eq!(done.taken.len(), 19);
         assert_eq!(done.left, ["model.embed_tokens.weight ([12, 24], there [11, 24])"]);
         let mut stranger = create(&kinds()[1].0, Asked::Images(&[12]), 5, Device::Cpu).unwrap();
-        let refused = initialise(stranger.as_mut(), &path).unwrap_err().to_string();
+        let refused = initialise(stranger.as_mut(), &path, InitLayers::Every).unwrap_err().to_string();
         assert!(refused.contains("init.weights") && refused.contains("not there"), "{refused}");
-        assert!(initialise(ours.as_mut(), &dir.path().join("none")).is_err());
+        assert!(initialise(ours.as_mut(), &dir.path().join("none"), InitLayers::Every).is_err());
     }
 
     #[test]

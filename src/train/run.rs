@@ -95,7 +95,7 @@ pub fn run(
         optimizer.scale_loss();
     }
     if let (None, Some(init)) = (&kept, &config.init) {
-        let done = student::initialise(student.as_mut(), &init.weights)?;
+        let done = student::initialise(student.as_mut(), &init.weights, init.layers)?;
         progress.say(&begun_with(&done, &init.weights));
     }
     let mut average = config.train.ema.map(|decay| Average::new(decay, student.variables()));

@@ -33,6 +33,8 @@ pub(super) enum Spread {
         w: Vec<f32>,
         /// Their logarithms: `[classes]`.
         log_w: Vec<f64>,
+        /// The probabilities of each block.
+        by_block: Vec<f64>,
         /// `Σ_j w_j log w_j`.
         negative_entropy: f64,
     },
@@ -91,7 +93,9 @@ impl Spread {
     /// By log-probabilities of all classes: `[classes]`.
     pub(super) fn prior(log_w: Vec<f64>) -> Self {
         let negative_entropy = log_w.iter().map(|log| log.exp() * log).sum();
-        Self::Prior { w: filled_up(log_w.iter().map(|log| log.exp() as f32)), log_w, negative_entropy }
+        let by_block = log_w.chunks(BLOCK).map(|block| block.iter().map(|log| log.exp()).sum()).collect();
+        let w = filled_up(log_w.iter().map(|log| log.exp() as f32));
+        Self::Prior { w, log_w, by_block, negative_entropy }
     }
 
     /// By log-weights of code 0, `[classes]`, and β times the basis, `[rank, classes]`.

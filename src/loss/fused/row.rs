@@ -36,6 +36,13 @@ struct Sums {
     plain: f32,
 }
 
+impl Sums {
+    /// What logits are taken relative to in [`Weighted::mean`], which then loses nothing where blocks lie far apart.
+    fn near(&self) -> f32 {
+        if self.most > f32::MIN { self.most } else { 0.0 }
+    }
+}
+
 /// Rows of logits and where their gradient goes.
 pub(super) struct Rows<'a> {
     pub(super) kl: Option<&'a KlPart<'a>>,
@@ -126,8 +133,6 @@ struct Row<'a> {
     heads: Heads,
     /// Whether no logit is NaN or +∞.
     sound: bool,
-    /// A number near the logits off the head, that these are taken relative to.
-    near: Option<f32>,
 }
 
 /// A head's ranks by the block that its classes lie in.
@@ -143,6 +148,8 @@ struct Known {
     most: [f64; 3],
     /// What the exponentials relative to these are multiplied by.
     factors: [f64; 3],
+    /// What is taken from the first of them for the target's bucket.
+    bucket: f64,
     /// By rank: the gradient on the head.
     head: Vec<f32>,
 }
@@ -158,16 +165,7 @@ impl<'a> Row<'a> {
         let beta = kl.as_ref().map_or(1.0, |(kl, _)| kl.beta);
         let ids = kl.as_ref().map_or(&[][..], |(_, head)| head.ids);
         let heads = Heads::new(ids, logits.len().div_ceil(BLOCK));
-        Self {
-            logits,
-            kl,
-            label,
-            beta,
-            plain: label.is_some() && beta != 1.0,
-            heads,
-            sound: true,
-            near: None,
-        }
+        Self { logits, kl, label, beta, plain: label.is_some() && beta != 1.0, heads, sound: true }
     }
 
     fn spread(&self) -> &'a Spread {
@@ -222,7 +220,7 @@ impl<'a> Row<'a> {
         if head.log_tail.is_none() {
             return sums;
         }
-        let near = *self.near.get_or_insert(if sums.most > f32::MIN { sums.most } else { 0.0 });
+        let near = sums.near();
         // No mass of the tail is on the head, nor behind the last class.
         for (_, id) in self.head(number) {
             x[id] = near;
@@ -270,13 +268,14 @@ impl<'a> Row<'a> {
         let mut known = Known {
             most: [most, 0.0, plain_most],
             factors: [also, 0.0, 0.0],
+            bucket: 0.0,
             head: above.iter().map(|above| (also * (above - log_sum).exp()) as f32).collect(),
         };
         let mut losses = [0.0; 2];
         if let Some((kl, head)) = &self.kl {
             losses[0] = self.diverge(kl, head, sums, (off_head, log_sum), &above, &mut known);
         }
-        known.factors[0] *= (-log_sum).exp();
+        known.factors[0] = known.factors[0] * (-log_sum).exp() - known.bucket;
         if let Some((part, label)) = self.label {
             let mut log_sum_plain = self.beta * most + log_sum;
             if self.plain {
@@ -311,20 +310,20 @@ impl<'a> Row<'a> {
         let off = match kl.spread {
             Spread::Nowhere => return divergence,
             Spread::Bucket => {
-                let log_rest = off_head - log_sum;
-                known.factors[0] -= a * (log_mass - log_rest).exp();
-                return divergence + mass * (log_mass - log_rest);
+                // Where the student has nothing off the head, no gradient can say so.
+                if off_head > f64::NEG_INFINITY {
+                    known.bucket = a * (log_mass - off_head).exp();
+                }
+                return divergence + mass * (log_mass - (off_head - log_sum));
             }
-            Spread::Prior { log_w, negative_entropy, .. } => {
-                Off::of_prior(head.ids, sums, log_w, *negative_entropy)
+            Spread::Prior { log_w, by_block, negative_entropy, .. } => {
+                Off::of_prior(head.ids, sums, known.most[0], (log_w, by_block, *negative_entropy))
             }
-            Spread::Shape { .. } => Off::of_shape(sums),
+            Spread::Shape { .. } => Off::of_shape(sums, known.most[0]),
         };
         known.most[1] = off.most;
         known.factors[1] = -a * mass * off.inverse;
-        let near = f64::from(self.near.unwrap_or(0.0));
-        let mean = kl.beta * (off.mean + near - known.most[0]);
-        divergence + mass * (log_mass + off.negative_entropy - (mean - log_sum))
+        divergence + mass * (log_mass + off.negative_entropy - (kl.beta * off.mean - log_sum))
     }
 
     /// The gradient of a block, in `student`.
@@ -402,37 +401,49 @@ struct Off {
     inverse: f64,
     /// `Σ u log u`.
     negative_entropy: f64,
-    /// `Σ u (l − near)`.
+    /// `Σ u (l − most)`, relative to the largest logit off the head.
     mean: f64,
 }
 
 impl Off {
     /// With `u_j = w_j / (1 − W)`, `W` being the head's share.
-    fn of_prior(head: &[i64], sums: &[Sums], log_w: &[f64], all: f64) -> Self {
+    fn of_prior(
+        head: &[i64],
+        sums: &[Sums],
+        most: f64,
+        (log_w, by_block, all): (&[f64], &[f64], f64),
+    ) -> Self {
         let (mut share, mut on_head) = (0.0, 0.0);
+        let mut rest = by_block.to_vec();
         for id in head {
             let log_w = log_w[*id as usize];
             share += log_w.exp();
             on_head += log_w.exp() * log_w;
+            rest[*id as usize / BLOCK] -= log_w.exp();
         }
         let kept = (1.0 - share).max(f64::MIN_POSITIVE);
-        let mean: f64 = sums.iter().map(|sums| f64::from(sums.tail.mean)).sum();
+        let mean = |(sums, rest): (&Sums, f64)| {
+            f64::from(sums.tail.mean) + rest.max(0.0) * (f64::from(sums.near()) - most)
+        };
+        let mean: f64 = sums.iter().zip(rest).map(mean).sum();
         let negative_entropy = (all - on_head) / kept - kept.ln();
         Self { most: 0.0, inverse: 1.0 / kept, negative_entropy, mean: mean / kept }
     }
 
     /// With `u_j ∝ exp(z_j)`.
-    fn of_shape(sums: &[Sums]) -> Self {
+    fn of_shape(sums: &[Sums], largest: f64) -> Self {
         let (most, all) = total(sums.iter().map(|sums| (sums.tail_most, sums.tail.sum)), 1.0);
         let (mut of_log, mut mean) = (0.0, 0.0);
-        for Sums { tail_most, tail, .. } in sums {
-            let below = f64::from(*tail_most) - most;
+        for sums in sums {
+            let tail = &sums.tail;
+            let below = f64::from(sums.tail_most) - most;
             let factor = below.exp();
             // What vanishes has no part in the entropy either; −∞ times 0 would be none at all.
             if factor > 0.0 {
                 let log = std::f64::consts::LN_2 * f64::from(tail.log);
                 of_log += factor * (log + below * f64::from(tail.sum));
-                mean += factor * f64::from(tail.mean);
+                let near = f64::from(sums.near()) - largest;
+                mean += factor * (f64::from(tail.mean) + f64::from(tail.sum) * near);
             }
         }
         Self { most, inverse: 1.0 / all, negative_entropy: of_log / all - all.ln(), mean: mean / all }
