@@ -381,15 +381,15 @@ fn the_fused_path_far_apart() {
         for tail in TailHandling::ALL {
             let input = tensor(&students).set_requires_grad(true);
             let found = fused(&case, &input, temperature, tail, &[-1, -1]);
-            let slow = |(row, student): (usize, &Vec<f64>)| {
-                let student: Vec<f64> = student.iter().map(|s| f64::from(*s as f32)).collect();
-                case.slow(row, &student, t(temperature), tail)
-            };
-            let slow: f64 = students.iter().enumerate().map(slow).sum();
-            assert!((found.kl - slow).abs() < 1e-5 * (1.0 + slow), "{tail}: {} and {slow}", found.kl);
-            (case.fast(&input, t(temperature), tail, true).sum(Kind::Float) * 0.7).backward();
+            // The definition's softmax has no class left whose logarithm it could take.
+            let kl = case.fast(&input, t(temperature), tail, true).sum(Kind::Float);
+            let value = kl.double_value(&[]);
+            assert!((found.kl - value).abs() < 1e-5 * (1.0 + value), "{tail}: {} and {value}", found.kl);
+            (kl * 0.7).backward();
             let off = (input.grad() - &found.gradient).abs().max().double_value(&[]);
-            assert!(off < 2e-6, "{tail}: {off}");
+            // libtorch's logarithms of a softmax are around −2000 here, of which single precision keeps four digits
+            // behind the point.
+            assert!(off < 1e-5, "{tail}: {off}");
         }
     }
 }
