@@ -1,7 +1,7 @@
 //! Many numbers at once, for whatever vector registers the machine has.
 //!
 //! Sums have sixteen lanes, which are added up in one order, so that results are the same to the bit whatever the width of
-//! the registers. Multiplications and additions of [`softmax`] and [`Exp2`] are fused; a machine without fused arithmetic emulates
+//! the registers. Multiplications and additions of `softmax` and `Exp2` are fused; a machine without fused arithmetic emulates
 //! it, which is slow.
 
 mod exp;
