@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 #[path = "../tests/synthetic/mod.rs"]
 mod synthetic;
 
-use figures::{kd_train, spread};
+use figures::{kd_train, median, spread};
 use synthetic::Synthetic;
 
 const ROUNDS: usize = 3;
@@ -127,12 +127,6 @@ fn step(cache: &Synthetic, dir: &Path) -> f64 {
     let counted: Vec<f64> = lines.lines().skip(1).map(seconds).collect();
     std::fs::remove_dir_all(run).unwrap();
     counted.iter().sum::<f64>() / counted.len() as f64
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy
 
-from rate_distortion import ROOT, bench
+from rate_distortion import ROOT, bench, spread
 
 BATCH = 256
 POSITIONS = 1 << 20
@@ -120,7 +120,7 @@ def main():
     print(f"Records of {size} bytes.\n\n| beside | ours / theirs |\n|---|---|")
     for name in ways:
         ratios = [own / other for own, other in zip(rates["ours"], rates[name])]
-        print(f"| {name} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
+        print(f"| {name} | {spread(ratios, 2)} |")
 
 
 if __name__ == "__main__":

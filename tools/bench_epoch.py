@@ -22,7 +22,7 @@ import time
 import tomllib
 from pathlib import Path
 
-from rate_distortion import ROOT
+from rate_distortion import ROOT, spread
 
 ROW_BYTES = 64 * (12 * 4 + 5 * 2 + 2)
 GROUP = "kd-cache-bench"
@@ -112,7 +112,7 @@ def main():
         cells = [f"{statistics.median(own):.2f}"]
         for other in ["sequential", "bare reading"]:
             ratios = [theirs / mine for theirs, mine in zip(seconds[other], own)]
-            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+            cells.append(spread(ratios, 2))
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

@@ -9,9 +9,10 @@ Each round trains one run for each tail handling and one on labels alone (loss.w
 turning from round to round; weights of the others are the config's. A run has three lines of --every steps, of which the
 first is not counted: libraries load and memory is claimed in it. A ratio is seconds a sample over seconds a sample on
 labels, of one round; printed are the median, the least and the largest over the rounds, as a row of a Markdown table.
-With --online, for language models, the order stays and each round also has a run with the teacher of CACHE.toml in every step (benches/online.rs); a
-second table then says how many times as long a sample takes online, beside what it would take were a step from the cache as
-quick as one on labels, (teacher + labels) / labels. Numbers go to FOLDER/NAME.json. Run it on a machine that does nothing else.
+With --online, for language models, the order stays and each round also has a run with the teacher of CACHE.toml in every
+step (benches/online.rs); a second table then says how many times as long a sample takes online, beside what it would take
+were a step from the cache as quick as one on labels, (teacher + labels) / labels. Numbers go to FOLDER/NAME.json. Run it on
+a machine that does nothing else.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rate_distortion import ROOT, bench, sets
+from rate_distortion import ROOT, bench, sets, spread
 
 LINES = 3
 ONLINE = "online"
@@ -59,11 +60,6 @@ def online(options):
         sys.exit("bench_steps: error: benches/online.rs failed")
     report = json.loads(done.stdout.strip().splitlines()[-1])
     return report["seconds"] / report["samples"], report["teacher_seconds"] / report["samples"]
-
-
-def spread(values, digits):
-    """Median, least and largest."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def main():

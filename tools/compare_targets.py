@@ -32,7 +32,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rate_distortion import ROOT, run, sets, sizes
+from rate_distortion import ROOT, bench, run, sets, sizes
 
 ARMS = "labels,r0,r8,r32,top12,bucket128,sampled50,sampled,online,r0@2,r8@2,r32@2,bucket128@2,online@2"
 # Of each kind of target: the cache it is read from, and how.
@@ -141,7 +141,7 @@ class Experiment:
         self.arm("labels", seed)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.out / "runs" / f"labels-seed{seed}", folder)
-        command = ["cargo", "bench", "--profile", "release", "--bench", "online", "--"]
+        command = bench("online", ROOT / "target/release")
         command += [folder.resolve(), cache.resolve(), Path(self.options.cache_config).resolve(), temperature]
         # Logits of few positions at a time: what libtorch makes of them then stays in the processor's cache.
         told = output([*command, *self.options.cache, "teacher.chunk=64"])

@@ -19,6 +19,7 @@ are of samples that nothing was fitted to. A text dataset, for one:
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,11 @@ def bench(name, programs):
     """The command that runs a bench: a program of its name in the folder, or cargo."""
     own = programs / name
     return [own.resolve()] if own.is_file() else ["cargo", "bench", "--profile", "release", "--bench", name, "--"]
+
+
+def spread(values, digits):
+    """Median, least and largest."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def measure(options, k, rank):

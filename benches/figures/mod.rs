@@ -8,10 +8,18 @@ use std::time::{Duration, Instant};
 /// How long a measurement takes at least.
 const LEAST: Duration = Duration::from_millis(150);
 
+/// The value in the middle; of an even number the larger of the two.
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 /// Median, least and largest, with so many digits behind the point.
 pub fn spread(mut values: Vec<f64>, digits: usize) -> String {
+    let median = median(&values);
     values.sort_by(f64::total_cmp);
-    let [median, least, largest] = [values.len() / 2, 0, values.len() - 1].map(|at| values[at]);
+    let [least, largest] = [0, values.len() - 1].map(|at| values[at]);
     format!("{median:.digits$} ({least:.digits$} to {largest:.digits$})")
 }
 

@@ -101,12 +101,11 @@ impl<'a> Items<'a> {
     fn first_unlike(self, offsets: &[i32]) -> Option<usize> {
         // All rows are looked at whenever a shard is opened: by loops that compilers vectorise.
         match self {
-            Self::Each(_) => unlike(offsets, |row| self.before(row)),
             Self::OfPositions(starts, each) => {
                 let starts = &starts[..offsets.len()];
                 unlike(offsets, |row| i64::from(starts[row]).wrapping_mul(each as i64))
             }
-            Self::OfHeads(..) => unlike(offsets, |row| self.before(row)),
+            Self::Each(_) | Self::OfHeads(..) => unlike(offsets, |row| self.before(row)),
         }
     }
 }

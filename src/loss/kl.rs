@@ -109,17 +109,17 @@ impl KlDivergence {
                     let basis = Tensor::from_slice(shape.basis()).view(size).to_device(device);
                     (basis * temperature.beta()).tr().contiguous()
                 });
+                let w: Vec<f64> = log_w.iter().map(|b| b.exp()).collect();
+                let negative_entropy = w.iter().zip(&log_w).map(|(w, b)| w * b).sum();
                 let spread = match &basis {
                     // Read back from no other device, which would be waited for.
                     _ if device != Device::Cpu => Spread::Nowhere,
                     Some(basis) => Spread::shape(&log_w, &numbers(basis, Kind::Float)),
-                    None => Spread::prior(log_w.clone()),
+                    None => Spread::prior(&w, log_w.clone(), negative_entropy),
                 };
                 let form = if dense || basis.is_some() {
                     Tail::Dense { log_w: float_tensor(&log_w, device), basis }
                 } else {
-                    let w: Vec<f64> = log_w.iter().map(|b| b.exp()).collect();
-                    let negative_entropy = w.iter().zip(&log_w).map(|(w, b)| w * b).sum();
                     let log_w = Tensor::from_slice(&log_w).to_device(device);
                     Tail::Product { negative_entropy, w: float_tensor(&w, device), log_w }
                 };

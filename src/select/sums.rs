@@ -4,10 +4,7 @@ use pulp::{Simd, bytemuck};
 
 use super::keys::key;
 use crate::target::TailNodes;
-use crate::vectors::{ABREAST, Exp2, LANES, TILE};
-
-/// Values that are summed in single precision; the sums of blocks are added up in double precision.
-const BLOCK: usize = 16 * TILE;
+use crate::vectors::{ABREAST, BLOCK, Exp2, LANES, TILE};
 
 /// Multiples of the first node that the default nodes are.
 const MULTIPLES: [f64; 5] = [1.0, 2.0, 4.0, 6.0, 8.0];

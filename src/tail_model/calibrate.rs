@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::heads::Heads;
 use crate::target::TailNodes;
-use crate::vectors::{Exp2, TILE, filled_up, softmax, with_widest};
+use crate::vectors::{BLOCK, Exp2, filled_up, softmax, with_widest};
 
 /// Rounds at most, a pass over the positions each.
 pub(super) const MAX_ROUNDS: usize = 12;
@@ -24,8 +24,6 @@ const FLOOR: f64 = 1e-9;
 const ROWS_PER_TASK: usize = 32;
 /// Tasks whose sums are in memory at once.
 const TASKS: usize = 8;
-/// Values that are summed in single precision; the sums of blocks are added up in double precision.
-const BLOCK: usize = 16 * TILE;
 
 /// What a position brings along.
 pub(super) struct Positions<'a> {

@@ -15,6 +15,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) const ABREAST: usize = 4;
 /// Values that are worked on together.
 pub(crate) const TILE: usize = ABREAST * LANES;
+/// Values that are summed in single precision; the sums of blocks are added up in double precision.
+pub(crate) const BLOCK: usize = 16 * TILE;
 
 /// Runs `work` with the vectors of the widest registers of this machine. What it calls must be inlined into it.
 pub(crate) fn with_widest<Work: pulp::WithSimd>(work: Work) -> Work::Output {

@@ -4,10 +4,7 @@
 
 use pulp::Simd;
 
-use crate::vectors::{ABREAST, Exp2, LANES, TILE};
-
-/// Values of a block.
-pub(super) const BLOCK: usize = 16 * TILE;
+use crate::vectors::{ABREAST, Exp2, LANES};
 
 /// Sums over the weights `e` that the tail's exponentials are.
 #[derive(Clone, Copy, Debug, Default)]

@@ -16,8 +16,7 @@ use tch::{Kind, Tensor};
 
 use super::targets::DecodedBatch;
 use crate::libtorch::{Floats, filled};
-use crate::vectors::{TILE, filled_up, with_widest};
-use block::BLOCK;
+use crate::vectors::{BLOCK, TILE, filled_up, with_widest};
 use row::{Rows, Scratch};
 
 /// Where the mass off the head lies, in memory of our own. What is of all classes is filled up with zeros to whole tiles.
@@ -90,11 +89,10 @@ pub(super) struct Fused {
 }
 
 impl Spread {
-    /// By log-probabilities of all classes: `[classes]`.
-    pub(super) fn prior(log_w: Vec<f64>) -> Self {
-        let negative_entropy = log_w.iter().map(|log| log.exp() * log).sum();
-        let by_block = log_w.chunks(BLOCK).map(|block| block.iter().map(|log| log.exp()).sum()).collect();
-        let w = filled_up(log_w.iter().map(|log| log.exp() as f32));
+    /// By probabilities of all classes and their logarithms, `[classes]` each, with `Σ_j w_j log w_j`.
+    pub(super) fn prior(w: &[f64], log_w: Vec<f64>, negative_entropy: f64) -> Self {
+        let by_block = w.chunks(BLOCK).map(|block| block.iter().sum()).collect();
+        let w = filled_up(w.iter().map(|w| *w as f32));
         Self::Prior { w, log_w, by_block, negative_entropy }
     }
 

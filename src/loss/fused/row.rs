@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::block::{self, BLOCK, Weighted};
+use super::block::{self, Weighted};
 use super::{Head, KlPart, LabelPart, Spread};
-use crate::vectors::{Exp2, TILE, all_finite, softmax};
+use crate::vectors::{BLOCK, Exp2, TILE, all_finite, softmax};
 
 /// What a thread needs beside the rows themselves; kept from one group of rows to the next.
 #[derive(Default)]
