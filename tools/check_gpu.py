@@ -43,6 +43,7 @@ def main():
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "fashion-mnist", help="folder of Fashion-MNIST")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of each student (default 2)")
     parser.add_argument("--limit", type=int, default=60_000, help="training images used (default all)")
+    parser.add_argument("--runtimes", default="onnx,torchscript", help="of teachers, by commas (an ONNX Runtime for CPUs has no GPU)")
     parser.add_argument("--record", action="store_true", help="write benches/runs/<date>-<device>/gpu.json")
     arguments = parser.parse_args()
     tools = (arguments.programs or demo.programs()).resolve()
@@ -84,7 +85,7 @@ def main():
                 "samples_per_second": max(epoch["samples_per_second"] for epoch in epochs),
             }
 
-        for kind, file in TEACHERS:
+        for kind, file in (teacher for teacher in TEACHERS if teacher[0] in arguments.runtimes.split(",")):
             cache, slow = build(kind, file, "cpu")
             fast_cache, fast = build(kind, file, "gpu")
             # The GPU's cache against the CPU's teacher: what differs is the device alone.

@@ -60,9 +60,9 @@ pub fn resolve(name: &str) -> Result<Device, DeviceError> {
         DeviceName::Cpu => return Ok(Device::Cpu),
         DeviceName::Cuda(index) => index,
     };
-    if !Cuda::is_available() {
-        load_cuda()?;
-    }
+    // Before libtorch is asked anything about GPUs: it looks for its CUDA half once, and what it finds then is what it
+    // believes for as long as the program runs.
+    load_cuda()?;
     let count = usize::try_from(Cuda::device_count()).unwrap_or(0);
     if count == 0 || !Cuda::is_available() {
         return Err(DeviceError::NoGpu);
@@ -76,7 +76,7 @@ pub fn resolve(name: &str) -> Result<Device, DeviceError> {
 /// Loads libtorch's CUDA half, once, for as long as the program runs.
 fn load_cuda() -> Result<(), DeviceError> {
     static LOADED: OnceLock<Library> = OnceLock::new();
-    if LOADED.get().is_some() {
+    if LOADED.get().is_some() || folder_of(CUDA_LIBRARY).is_some() {
         return Ok(());
     }
     let folder = libtorch_folder();
@@ -95,14 +95,26 @@ fn load_cuda() -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// The folder that libtorch's CPU library was loaded from, as the kernel tells it.
+/// The folder that libtorch's CPU library was loaded from.
 fn libtorch_folder() -> PathBuf {
+    folder_of("libtorch_cpu.so").unwrap_or_else(|| PathBuf::from(env!("KD_CACHE_TORCH_LIB_DEFAULT")))
+}
+
+/// The folder that the library `name` was loaded from, as the kernel tells it; `None` where it was not.
+fn folder_of(name: &str) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let loaded = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
     loaded
-        .filter(|path| path.file_name().is_some_and(|name| name == "libtorch_cpu.so"))
+        .filter(|path| path.file_name().is_some_and(|file| file == name))
         .find_map(Path::parent)
-        .map_or_else(|| PathBuf::from(env!("KD_CACHE_TORCH_LIB_DEFAULT")), Path::to_owned)
+        .map(Path::to_owned)
+}
+
+/// Where tests of losses and students compute: what `KD_CACHE_TEST_DEVICE` names, the processor where it names nothing.
+#[cfg(test)]
+pub(crate) fn of_tests() -> Device {
+    let name = std::env::var("KD_CACHE_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    resolve(&name).unwrap_or_else(|error| panic!("KD_CACHE_TEST_DEVICE: {error}"))
 }
 
 #[cfg(test)]

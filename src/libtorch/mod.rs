@@ -6,6 +6,8 @@ mod memory;
 mod message;
 
 pub use autocast::{Autocast, AutocastError};
+#[cfg(test)]
+pub(crate) use device::of_tests;
 pub use device::{DeviceError, resolve};
 pub(crate) use memory::{Floats, filled};
 pub use message::plain_message;

@@ -17,7 +17,11 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Tensor {
 /// # Shapes
 /// As in [`cross_entropy`].
 pub fn smoothed(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Tensor {
-    let log_q = logits.log_softmax(-1, Kind::Float);
+    against(&logits.log_softmax(-1, Kind::Float), labels, smoothing)
+}
+
+/// The same of a student's log-probabilities.
+pub(super) fn against(log_q: &Tensor, labels: &Tensor, smoothing: f64) -> Tensor {
     let picked = log_q.gather(-1, &labels.clamp_min(0).unsqueeze(-1), false).squeeze_dim(-1);
     let against = match smoothing == 0.0 {
         true => picked,

@@ -115,6 +115,7 @@ fn cosine(a: &Tensor, b: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::libtorch::of_tests;
 
     const POSITIONS: usize = 5;
     const STUDENT: usize = 3;
@@ -159,13 +160,15 @@ mod tests {
     fn terms_are_what_their_formulas_say_and_so_are_their_gradients() {
         for kind in [FeatureLossKind::Mse, FeatureLossKind::Cosine] {
             let loss =
-                FeatureLoss::new(&[config(kind, 2.0)], &[(STUDENT as i64, TEACHER as i64)], Device::Cpu);
+                FeatureLoss::new(&[config(kind, 2.0)], &[(STUDENT as i64, TEACHER as i64)], of_tests());
             let variables = loss.variables().variables();
             let list = |tensor: &Tensor| Vec::<f32>::try_from(tensor.reshape([-1])).unwrap();
             let (mut weight, bias) = (list(&variables["pooled.weight"]), list(&variables["pooled.bias"]));
             let (mut values, targets) = (numbers(POSITIONS * STUDENT, 1), numbers(POSITIONS * TEACHER, 2));
-            let target = Tensor::from_slice(&targets).view([POSITIONS as i64, TEACHER as i64]);
-            let layer = Tensor::from_slice(&values).view([POSITIONS as i64, STUDENT as i64]);
+            let target =
+                Tensor::from_slice(&targets).view([POSITIONS as i64, TEACHER as i64]).to_device(of_tests());
+            let layer =
+                Tensor::from_slice(&values).view([POSITIONS as i64, STUDENT as i64]).to_device(of_tests());
             let layer = layer.set_requires_grad(true);
             let (total, terms) = loss.forward(&[layer.shallow_clone()], &[target], POSITIONS);
             let wanted = reference(kind, &weight, &bias, &values, &targets);
@@ -203,8 +206,8 @@ mod tests {
     #[test]
     fn a_cosine_of_zeros_is_a_number_and_means_are_over_the_whole_batch() {
         let configs = [config(FeatureLossKind::Cosine, 1.0)];
-        let loss = FeatureLoss::new(&configs, &[(2, 2)], Device::Cpu);
-        let zeros = || Tensor::zeros([1, 2], (Kind::Float, Device::Cpu));
+        let loss = FeatureLoss::new(&configs, &[(2, 2)], of_tests());
+        let zeros = || Tensor::zeros([1, 2], (Kind::Float, of_tests()));
         let (total, _) = loss.forward(&[zeros()], &[zeros()], 4);
         assert_eq!(total.double_value(&[]), 0.25);
     }

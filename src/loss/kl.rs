@@ -1,6 +1,10 @@
 //! Kullback–Leibler divergence from cached targets to the student, at any temperature.
 
+mod closed;
+
 use tch::{Device, Kind, Tensor};
+
+pub(super) use closed::Probabilities;
 
 use super::fused::{KlPart, Spread, Targets, numbers};
 use super::targets::{DecodedBatch, Decoder, float_tensor, log_weights};

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::fused::KlPart;
-use super::kl::divergence;
+use super::kl::{Probabilities, divergence};
 use super::{KlDivergence, LossError, TargetSpace, TargetTensors};
 use crate::config::{LossConfig, MixtureAverage, MixtureConfig};
 use crate::target::Temperature;
@@ -117,6 +117,32 @@ impl Mixture {
         let each = self.teachers.iter().zip(targets);
         each.map(|((weight, teacher), targets)| Some((*weight, teacher.part(targets, factor * weight)?)))
             .collect()
+    }
+}
+
+impl Mixture {
+    /// The divergence of each sample and, with each teacher's weight, what its gradient takes away from the student's
+    /// softmax ([`KlDivergence::closed`]); `None` for a bucket, and where a target must be written out.
+    pub(super) fn closed<'a>(
+        &'a self,
+        log_q: &Tensor,
+        targets: &'a [TargetTensors],
+    ) -> Option<(Tensor, Vec<(f64, Probabilities<'a>)>)> {
+        if self.is_dense() {
+            return None;
+        }
+        let mut sum: Option<Tensor> = None;
+        let mut taken = Vec::with_capacity(self.teachers.len());
+        for ((weight, teacher), targets) in self.teachers.iter().zip(targets) {
+            let (of_positions, probabilities) = teacher.closed(log_q, targets)?;
+            sum = Some(match sum {
+                None if self.teachers.len() == 1 => of_positions,
+                None => of_positions * *weight,
+                Some(sum) => sum + of_positions * *weight,
+            });
+            taken.push((*weight, probabilities));
+        }
+        Some((sum?, taken))
     }
 }
 

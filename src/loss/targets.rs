@@ -126,17 +126,18 @@ impl Decoder {
     /// The head's classes and the tail's mass, as logarithms.
     pub(super) fn decode(&self, targets: &TargetTensors) -> DecodedBatch {
         let head = &targets.values * self.beta;
-        let log_sum = head.logsumexp([-1], true);
         let Some(TailCurve { at_zero, weights }) = &self.tail else {
-            return DecodedBatch { log_head: head - log_sum, log_tail: None };
+            return DecodedBatch { log_head: head.log_softmax(-1, Kind::Float), log_tail: None };
         };
         let tail = targets.curve.matmul(weights).unsqueeze(-1);
         let tail = match &targets.counts {
             None => tail + at_zero * ((self.classes as i64 - targets.ids.size()[1]) as f64).ln(),
             Some(counts) => tail + (self.classes as f64 - counts).log().unsqueeze(-1) * *at_zero,
         };
-        let log_z = log_sum.logaddexp(&tail);
-        DecodedBatch { log_head: head - &log_z, log_tail: Some((tail - log_z).squeeze_dim(-1)) }
+        // The tail as one more class.
+        let k = head.size()[1];
+        let all = Tensor::cat(&[head, tail], -1).log_softmax(-1, Kind::Float);
+        DecodedBatch { log_head: all.narrow(-1, 0, k), log_tail: Some(all.select(-1, k)) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! How weights are changed: the optimizer, and its learning rate over the steps.
 
 mod average;
+mod flat;
 mod optimizer;
 mod rates;
 mod scaling;

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use tch::Tensor;
 use tch::nn::VarStore;
+use tch::{Device, Tensor};
 
 use super::OptimError;
+use super::flat::{self, Flat, Slots};
 use super::rates::{self, Own};
 use super::scaling::Scaling;
 use crate::config::OptimizerConfig;
@@ -17,17 +18,8 @@ use crate::config::OptimizerConfig;
 pub struct Optimizer {
     config: OptimizerConfig,
     steps: i64,
-    variables: Vec<Variable>,
+    variables: Vec<Flat>,
     scaling: Option<Scaling>,
-}
-
-/// A variable and what is remembered of its gradients.
-struct Variable {
-    name: String,
-    value: Tensor,
-    own: Own,
-    first: Option<Tensor>,
-    second: Option<Tensor>,
 }
 
 /// What an optimizer remembers, under the names `first.VARIABLE` and `second.VARIABLE`; and how losses are scaled.
@@ -37,19 +29,29 @@ pub type Memory = BTreeMap<String, Tensor>;
 const SCALING: &str = "scaling";
 
 impl Optimizer {
-    /// The optimizer of all trainable variables of `vs`, in the order of their names.
+    /// The optimizer of all trainable variables of `vs`.
     ///
     /// Weight decay is of matrices and kernels alone: what has one dimension, norms and biases, keeps its size,
-    /// unless the config says otherwise.
+    /// unless the config says otherwise. From the first step on the variables may look into memory of the
+    /// optimizer's.
     ///
     /// # Errors
     /// [`OptimError`]: a group or a layer decay that fits no variable.
     pub fn new(config: &OptimizerConfig, vs: &VarStore) -> Result<Self, OptimError> {
+        Self::joined(config, vs, flat::limit)
+    }
+
+    /// The same with so many numbers of variables joined, at most.
+    pub(super) fn joined(
+        config: &OptimizerConfig,
+        vs: &VarStore,
+        limit: impl Fn(Device) -> usize,
+    ) -> Result<Self, OptimError> {
         let named: BTreeMap<String, Tensor> = vs.variables().into_iter().collect();
         let trainable: Vec<_> = named.into_iter().filter(|(_, value)| value.requires_grad()).collect();
         let own = rates::own(config, &trainable)?;
-        let variable = |((name, value), own)| Variable { name, value, own, first: None, second: None };
-        let variables = trainable.into_iter().zip(own).map(variable).collect();
+        let variables = trainable.into_iter().zip(own).map(|((name, value), own)| (name, value, own));
+        let variables = flat::join(variables, limit);
         Ok(Self { config: config.clone(), steps: 0, variables, scaling: None })
     }
 
@@ -57,11 +59,11 @@ impl Optimizer {
     /// which it must make different from those.
     pub fn add(&mut self, before: &str, vs: &VarStore) {
         let named: BTreeMap<String, Tensor> = vs.variables().into_iter().collect();
-        let variable = |(name, value): (String, Tensor)| {
+        let variables = named.into_iter().map(|(name, value)| {
             let own = rates::plain(&self.config, &value);
-            Variable { name: format!("{before}{name}"), value, own, first: None, second: None }
-        };
-        self.variables.extend(named.into_iter().map(variable));
+            (format!("{before}{name}"), value, own)
+        });
+        self.variables.extend(flat::join(variables, flat::limit));
     }
 
     /// Wants losses multiplied by [`Self::loss_scale`] from here on, as half precision needs it.
@@ -87,7 +89,7 @@ impl Optimizer {
     pub fn unscale(&mut self) -> Result<bool, OptimError> {
         let Some(mut scaling) = self.scaling else { return Ok(true) };
         let inverse = 1.0 / scaling.scale();
-        self.gradients().for_each(|mut gradient| drop(gradient.g_mul_scalar_(inverse)));
+        self.gradients().iter_mut().for_each(|gradient| drop(gradient.g_mul_scalar_(inverse)));
         let finite = self.gradient_norm().is_none_or(|norm| norm.double_value(&[]).is_finite());
         let goes_on = scaling.update(finite);
         self.scaling = Some(scaling);
@@ -96,12 +98,12 @@ impl Optimizer {
 
     /// Forgets all gradients.
     pub fn zero_grad(&mut self) {
-        self.variables.iter_mut().for_each(|variable| variable.value.zero_grad());
+        self.variables.iter_mut().for_each(Flat::zero_grad);
     }
 
     /// The 2-norm of all gradients together, a scalar on their device; `None` where there are none.
-    pub fn gradient_norm(&self) -> Option<Tensor> {
-        let norms: Vec<Tensor> = self.gradients().map(|gradient| gradient.norm()).collect();
+    pub fn gradient_norm(&mut self) -> Option<Tensor> {
+        let norms: Vec<Tensor> = self.gradients().iter().map(Tensor::norm).collect();
         (!norms.is_empty()).then(|| Tensor::stack(&norms, 0).norm())
     }
 
@@ -110,17 +112,17 @@ impl Optimizer {
     pub fn clip_norm(&mut self, most: f64) -> Option<Tensor> {
         let norm = self.gradient_norm()?;
         let factor = (most / (&norm + 1e-6)).clamp_max(1.0);
-        self.gradients().for_each(|mut gradient| drop(gradient.g_mul_(&factor)));
+        self.gradients().iter_mut().for_each(|gradient| drop(gradient.g_mul_(&factor)));
         Some(norm)
     }
 
     /// Brings every gradient between `−most` and `most`.
     pub fn clip_value(&mut self, most: f64) {
-        self.gradients().for_each(|mut gradient| drop(gradient.clamp_(-most, most)));
+        self.gradients().iter_mut().for_each(|gradient| drop(gradient.clamp_(-most, most)));
     }
 
-    fn gradients(&self) -> impl Iterator<Item = Tensor> {
-        self.variables.iter().map(|variable| variable.value.grad()).filter(Tensor::defined)
+    fn gradients(&mut self) -> Vec<Tensor> {
+        self.variables.iter_mut().flat_map(Flat::gradients).collect()
     }
 
     /// One step at `learning_rate`, times what each layer and group has of its own.
@@ -128,11 +130,9 @@ impl Optimizer {
         self.steps += 1;
         let (config, steps) = (&self.config, self.steps);
         tch::no_grad(|| {
-            for variable in &mut self.variables {
-                let gradient = variable.value.grad();
-                if gradient.defined() {
-                    variable.step(config, &gradient, learning_rate, steps);
-                }
+            for variables in &mut self.variables {
+                let own = variables.own;
+                variables.step(|slots, gradient| slots.step(config, own, gradient, learning_rate, steps));
             }
         });
     }
@@ -140,11 +140,9 @@ impl Optimizer {
     /// Steps made, and what is remembered.
     pub fn state(&self) -> (u64, Memory) {
         let mut memory = Memory::new();
-        for variable in &self.variables {
-            for (what, tensor) in [("first", &variable.first), ("second", &variable.second)] {
-                if let Some(tensor) = tensor {
-                    memory.insert(format!("{what}.{}", variable.name), tensor.shallow_clone());
-                }
+        for (name, remembered) in self.variables.iter().flat_map(Flat::state) {
+            for (what, tensor) in ["first", "second"].into_iter().zip(remembered) {
+                memory.extend(tensor.map(|tensor| (format!("{what}.{name}"), tensor)));
             }
         }
         let scaling = self.scaling.map(|scaling| (SCALING.to_owned(), Tensor::from_slice(&scaling.state())));
@@ -155,13 +153,10 @@ impl Optimizer {
     /// Goes on from what [`Self::state`] gave; what is not there is as in the beginning.
     pub fn restore(&mut self, steps: u64, memory: &Memory) {
         self.steps = i64::try_from(steps).unwrap_or(i64::MAX);
-        for variable in &mut self.variables {
-            let (device, name) = (variable.value.device(), &variable.name);
-            let of = |what: &str| {
-                memory.get(&format!("{what}.{name}")).map(|tensor| tensor.to_device(device).copy())
-            };
-            (variable.first, variable.second) = (of("first"), of("second"));
-        }
+        let of = |name: &str| {
+            ["first", "second"].map(|what| memory.get(&format!("{what}.{name}")).map(Tensor::shallow_clone))
+        };
+        self.variables.iter_mut().for_each(|variables| variables.restore(of));
         let kept = memory.get(SCALING).and_then(|kept| <[f64; 3]>::try_from(Vec::try_from(kept).ok()?).ok());
         if let (Some(scaling), Some(kept)) = (&mut self.scaling, kept) {
             *scaling = Scaling::restored(kept);
@@ -174,27 +169,25 @@ fn or_zeros<'a>(slot: &'a mut Option<Tensor>, value: &Tensor) -> &'a mut Tensor 
     slot.get_or_insert_with(|| value.zeros_like())
 }
 
-impl Variable {
-    fn step(&mut self, config: &OptimizerConfig, gradient: &Tensor, learning_rate: f64, steps: i64) {
-        let Own { rate, decay } = self.own;
+impl Slots<'_> {
+    fn step(self, config: &OptimizerConfig, own: Own, gradient: &Tensor, learning_rate: f64, steps: i64) {
+        let Own { rate, decay } = own;
+        let Self { value, first, second } = self;
         let learning_rate = learning_rate * rate;
         // L2: the penalty's gradient.
         let penalised = |value: &Tensor| match decay == 0.0 {
             true => gradient.shallow_clone(),
             false => gradient + value * decay,
         };
-        let value = &mut self.value;
         match *config {
             OptimizerConfig::Adamw { betas, eps, .. } => {
                 // Decoupled: the weight itself shrinks.
                 drop(value.g_mul_scalar_(1.0 - learning_rate * decay));
-                let slots = (&mut self.first, &mut self.second);
-                adam(value, gradient, slots, betas, eps, learning_rate, steps);
+                adam(value, gradient, (first, second), betas, eps, learning_rate, steps);
             }
             OptimizerConfig::Adam { betas, eps, .. } => {
                 let gradient = penalised(value);
-                let slots = (&mut self.first, &mut self.second);
-                adam(value, &gradient, slots, betas, eps, learning_rate, steps);
+                adam(value, &gradient, (first, second), betas, eps, learning_rate, steps);
             }
             OptimizerConfig::Sgd { momentum, nesterov, .. } => {
                 let gradient = penalised(value);
@@ -202,7 +195,7 @@ impl Variable {
                     drop(value.g_add_(&(gradient * -learning_rate)));
                     return;
                 }
-                let velocity = match &mut self.first {
+                let velocity = match first {
                     Some(velocity) => velocity.g_mul_scalar_(momentum).g_add_(&gradient),
                     slot => slot.insert(gradient.copy()).shallow_clone(),
                 };
@@ -211,18 +204,18 @@ impl Variable {
             }
             OptimizerConfig::Rmsprop { alpha, momentum, eps, .. } => {
                 let gradient = penalised(value);
-                let square = or_zeros(&mut self.second, value);
+                let square = or_zeros(second, value);
                 drop(square.g_mul_scalar_(alpha).g_add_(&(&gradient * &gradient * (1.0 - alpha))));
                 let scaled = gradient / (square.sqrt() + eps);
                 let along = match momentum == 0.0 {
                     true => scaled,
-                    false => or_zeros(&mut self.first, value).g_mul_scalar_(momentum).g_add_(&scaled),
+                    false => or_zeros(first, value).g_mul_scalar_(momentum).g_add_(&scaled),
                 };
                 drop(value.g_add_(&(along * -learning_rate)));
             }
             // Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
             OptimizerConfig::Lion { betas: [beta1, beta2], .. } => {
-                let mean = or_zeros(&mut self.first, value);
+                let mean = or_zeros(first, value);
                 let along = (&*mean * beta1 + gradient * (1.0 - beta1)).sign();
                 drop(value.g_mul_scalar_(1.0 - learning_rate * decay));
                 drop(value.g_add_(&(along * -learning_rate)));

@@ -6,6 +6,7 @@ use tch::{CModule, Kind};
 
 use super::*;
 use crate::config::{InitLayers, Precision, Stem};
+use crate::libtorch::of_tests;
 
 /// libtorch has one random generator a process, and tests run side by side.
 static GENERATOR: Mutex<()> = Mutex::new(());
@@ -30,10 +31,14 @@ fn forward(student: &dyn Student, images: &Tensor) -> Result<Tensor, StudentErro
     Ok(student.head(&student.features(&Input::Images(images.shallow_clone()))?))
 }
 
+fn on_device<T: tch::kind::Element>(values: &[T]) -> Tensor {
+    Tensor::from_slice(values).to_device(of_tests())
+}
+
 fn input(rows: i64, shape: &[usize]) -> Tensor {
     let mut size = vec![rows];
     size.extend(shape.iter().map(|d| *d as i64));
-    Tensor::randn(size, (Kind::Float, Device::Cpu))
+    Tensor::randn(size, (Kind::Float, of_tests()))
 }
 
 /// Logits and gradients are single precision, and those of single precision but for the rounding of products.
@@ -79,7 +84,7 @@ fn products_in_half_types_are_near_those_in_single_precision() {
     for (config, shape) in kinds().into_iter().take(4) {
         let made = || {
             tch::manual_seed(7);
-            create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap()
+            create(&config, Asked::Images(&shape), 5, of_tests()).unwrap()
         };
         tch::manual_seed(8);
         let images = input(4, &shape);
@@ -100,10 +105,10 @@ fn the_only_layer_of_a_built_in_student_is_what_its_head_is_given() {
         _ => 32,
     };
     for (config, shape) in kinds() {
-        let student = create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap();
+        let student = create(&config, Asked::Images(&shape), 5, of_tests()).unwrap();
         let of = |layer: &str| Wanted { layers: vec![layer.to_owned()], losses: Vec::new() };
         let widths =
-            |layer: &str| super::widths(student.as_ref(), Asked::Images(&shape), &of(layer), Device::Cpu);
+            |layer: &str| super::widths(student.as_ref(), Asked::Images(&shape), &of(layer), of_tests());
         assert_eq!(widths("features").unwrap(), [wanted(&config, &shape)], "{config:?}");
         let error = widths("block1").unwrap_err().to_string();
         assert!(error.contains("no layer \"block1\"; it has features"), "{error}");
@@ -122,9 +127,9 @@ fn each_kind_trains_and_its_export_answers_alike_at_any_batch_size() {
     tch::manual_seed(1);
     let dir = tempfile::tempdir().unwrap();
     for (at, (config, shape)) in kinds().into_iter().enumerate() {
-        let mut student = create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap();
+        let mut student = create(&config, Asked::Images(&shape), 5, of_tests()).unwrap();
         let mut optimizer = tch::nn::Sgd::default().build(student.variables(), 0.05).unwrap();
-        let (x, y) = (input(8, &shape), Tensor::from_slice(&[0i64, 1, 2, 3, 4, 0, 1, 2]));
+        let (x, y) = (input(8, &shape), on_device(&[0i64, 1, 2, 3, 4, 0, 1, 2]));
         student.set_training(true);
         let mut losses = Vec::new();
         for _ in 0..20 {
@@ -140,7 +145,7 @@ fn each_kind_trains_and_its_export_answers_alike_at_any_batch_size() {
         for rows in [1, 3, 8] {
             let x = input(rows, &shape);
             let here = tch::no_grad(|| forward(student.as_ref(), &x)).unwrap();
-            let there = module.forward_ts(&[x]).unwrap();
+            let there = module.forward_ts(&[x.to_device(Device::Cpu)]).unwrap().to_device(of_tests());
             assert!(f64::try_from((here - there).abs().max()).unwrap() < 1e-6, "{config:?}");
         }
         // Exporting must not end the training.
@@ -154,8 +159,8 @@ fn the_seed_decides_the_first_weights() {
     let (config, shape) = kinds().remove(0);
     let first = |seed| {
         tch::manual_seed(seed);
-        let student = create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap();
-        let x = Tensor::ones([1, 28, 28], (Kind::Float, Device::Cpu));
+        let student = create(&config, Asked::Images(&shape), 5, of_tests()).unwrap();
+        let x = Tensor::ones([1, 28, 28], (Kind::Float, of_tests()));
         Vec::<f32>::try_from(forward(student.as_ref(), &x).unwrap().reshape([-1])).unwrap()
     };
     assert_eq!(first(3), first(3));
@@ -166,7 +171,7 @@ fn the_seed_decides_the_first_weights() {
 fn resnets_have_the_published_number_of_parameters() {
     let _alone = GENERATOR.lock().unwrap();
     let count = |config: &StudentConfig, shape: &[usize], classes| {
-        let student = create(config, Asked::Images(shape), classes, Device::Cpu).unwrap();
+        let student = create(config, Asked::Images(shape), classes, of_tests()).unwrap();
         student.variables().trainable_variables().iter().map(Tensor::numel).sum::<usize>()
     };
     // The widely used CIFAR-10 form.
@@ -201,11 +206,11 @@ fn resnets_take_torchvisions_weights_and_answer_alike() {
         let said = &expected[kind];
         let numbers = |key: &str| {
             let values = said[key].as_array().unwrap().iter().map(|z| z.as_f64().unwrap());
-            Tensor::from_slice(&values.collect::<Vec<f64>>())
+            on_device(&values.collect::<Vec<f64>>())
         };
         let shape: Vec<usize> =
             said["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
-        let mut student = create(&config, Asked::Images(&shape), 10, Device::Cpu).unwrap();
+        let mut student = create(&config, Asked::Images(&shape), 10, of_tests()).unwrap();
         let done =
             initialise(student.as_mut(), &folder.join(format!("{kind}.safetensors")), InitLayers::Every)
                 .unwrap();
@@ -216,7 +221,7 @@ fn resnets_take_torchvisions_weights_and_answer_alike() {
         let images: Vec<f32> = (0..count).map(|at| (at * 7919 % 1009) as f32 / 512.0 - 1.0).collect();
         let mut size = vec![3];
         size.extend(shape.iter().map(|d| *d as i64));
-        let images = Tensor::from_slice(&images).to_kind(Kind::Double).view(size.as_slice());
+        let images = on_device(&images).to_kind(Kind::Double).view(size.as_slice());
         let near = |found: Tensor, expected: Tensor, what: &str| {
             let off = f64::try_from((found.flatten(0, -1) - expected).abs().max()).unwrap();
             assert!(off < 1e-9, "{kind}, {what}: {off}");
@@ -233,7 +238,7 @@ fn resnets_take_torchvisions_weights_and_answer_alike() {
 fn what_does_not_fit_is_refused_with_a_way_out() {
     let _alone = GENERATOR.lock().unwrap();
     let refuse = |config: &StudentConfig, shape: &[usize]| {
-        create(config, Asked::Images(shape), 5, Device::Cpu).err().unwrap().to_string()
+        create(config, Asked::Images(shape), 5, of_tests()).err().unwrap().to_string()
     };
     let conv = StudentConfig::Conv { channels: vec![4; 6], depth: 1, classes: None };
     assert!(refuse(&conv, &[784]).contains("layout = \"nchw\""));
@@ -244,7 +249,7 @@ fn what_does_not_fit_is_refused_with_a_way_out() {
     // A traced export holds constants: nothing to train.
     let (config, shape) = kinds().remove(1);
     let path = dir.path().join("traced.pt");
-    create(&config, Asked::Images(&shape), 5, Device::Cpu).unwrap().export(&path).unwrap();
+    create(&config, Asked::Images(&shape), 5, of_tests()).unwrap().export(&path).unwrap();
     let traced = StudentConfig::Torchscript { path, classes: None };
     assert!(refuse(&traced, &shape).contains("torch.jit.script"));
 }
@@ -269,7 +274,7 @@ mod llama {
 
     fn made(seed: i64) -> Box<dyn Student> {
         tch::manual_seed(seed);
-        create(&config(), Asked::Tokens, 11, Device::Cpu).unwrap()
+        create(&config(), Asked::Tokens, 11, of_tests()).unwrap()
     }
 
     fn logits(student: &dyn Student, input: TokenTensors) -> Tensor {
@@ -292,7 +297,7 @@ mod llama {
             tie_word_embeddings: false,
             ..config
         };
-        let mut student = create(&StudentConfig::Llama(config), Asked::Tokens, 11, Device::Cpu).unwrap();
+        let mut student = create(&StudentConfig::Llama(config), Asked::Tokens, 11, of_tests()).unwrap();
         let done = initialise(student.as_mut(), &folder, InitLayers::Every).unwrap();
         assert_eq!((done.taken.len(), done.left.len()), (21, 0));
         let expected = std::fs::read(folder.join("expected.json")).unwrap();
@@ -306,8 +311,8 @@ mod llama {
             .flat_map(|position| list(&position))
             .map(|z| z.as_f64().unwrap())
             .collect();
-        let found = logits(student.as_ref(), TokenTensors::whole(2, &tokens, Device::Cpu));
-        let wanted = Tensor::from_slice(&wanted).view([14, 11]);
+        let found = logits(student.as_ref(), TokenTensors::whole(2, &tokens, of_tests()));
+        let wanted = on_device(&wanted).view([14, 11]);
         assert!(off(&found, &wanted) < 1e-4, "{}", off(&found, &wanted));
     }
 
@@ -315,16 +320,16 @@ mod llama {
     fn nothing_is_seen_of_what_follows_nor_of_other_documents() {
         let _alone = GENERATOR.lock().unwrap();
         let student = made(1);
-        let alone = |tokens: &[i64]| logits(student.as_ref(), TokenTensors::whole(1, tokens, Device::Cpu));
+        let alone = |tokens: &[i64]| logits(student.as_ref(), TokenTensors::whole(1, tokens, of_tests()));
         let (first, second) = (alone(&[3, 1, 4]), alone(&[1, 5]));
         assert!(off(&alone(&[3, 1, 4, 9]).narrow(0, 0, 3), &first) < 1e-6);
         // Both in one row, and a shorter row beside it that is filled up.
-        let tensor = |values: &[i64]| Tensor::from_slice(values).view([2, 5]);
+        let tensor = |values: &[i64]| on_device(values).view([2, 5]);
         let packed = TokenTensors {
             tokens: tensor(&[3, 1, 4, 1, 5, 3, 1, 4, 0, 0]),
             places: tensor(&[0, 1, 2, 0, 1, 0, 1, 2, 0, 0]),
             documents: Some(tensor(&[0, 0, 0, 1, 1, 0, 0, 0, -1, -1])),
-            positions: Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5, 6, 7]),
+            positions: on_device(&[0i64, 1, 2, 3, 4, 5, 6, 7]),
         };
         let found = logits(student.as_ref(), packed);
         assert_eq!(found.size(), [8, 11]);
@@ -341,8 +346,9 @@ mod llama {
         let module = CModule::load(&path).unwrap();
         for (rows, length) in [(1, 1), (1, 7), (3, 5), (4, 2)] {
             let tokens: Vec<i64> = (0..rows * length).map(|at| at * 7 % 11).collect();
-            let here = logits(student.as_ref(), TokenTensors::whole(rows, &tokens, Device::Cpu));
+            let here = logits(student.as_ref(), TokenTensors::whole(rows, &tokens, of_tests()));
             let there = module.forward_ts(&[Tensor::from_slice(&tokens).view([rows, length])]).unwrap();
+            let there = there.to_device(of_tests());
             assert_eq!(there.size(), [rows, length, 11]);
             assert!(off(&here, &there.flatten(0, 1)) < 1e-5, "{rows} × {length}");
         }
@@ -352,7 +358,7 @@ mod llama {
     #[test]
     fn products_in_half_types_are_near_those_in_single_precision() {
         let _alone = GENERATOR.lock().unwrap();
-        let input = || Input::Tokens(TokenTensors::whole(2, &[3, 1, 4, 1, 5, 9, 2, 6], Device::Cpu));
+        let input = || Input::Tokens(TokenTensors::whole(2, &[3, 1, 4, 1, 5, 9, 2, 6], of_tests()));
         half_types_are_near(|| made(6), input);
     }
 
@@ -368,14 +374,14 @@ mod llama {
             let done = initialise(ours.as_mut(), from, InitLayers::Every).unwrap();
             assert_eq!((done.taken.len(), done.left.len()), (20, 0));
         }
-        let input = || TokenTensors::whole(1, &[1, 2, 3], Device::Cpu);
+        let input = || TokenTensors::whole(1, &[1, 2, 3], of_tests());
         assert!(off(&logits(ours.as_ref(), input()), &logits(theirs.as_ref(), input())) < 1e-7);
         // What has another shape is told, and kept.
-        let mut other = create(&config(), Asked::Tokens, 12, Device::Cpu).unwrap();
+        let mut other = create(&config(), Asked::Tokens, 12, of_tests()).unwrap();
         let done = initialise(other.as_mut(), &path, InitLayers::Every).unwrap();
         assert_eq!(done.taken.len(), 19);
         assert_eq!(done.left, ["model.embed_tokens.weight ([12, 24], there [11, 24])"]);
-        let mut stranger = create(&kinds()[1].0, Asked::Images(&[12]), 5, Device::Cpu).unwrap();
+        let mut stranger = create(&kinds()[1].0, Asked::Images(&[12]), 5, of_tests()).unwrap();
         let refused = initialise(stranger.as_mut(), &path, InitLayers::Every).unwrap_err().to_string();
         assert!(refused.contains("init.weights") && refused.contains("not there"), "{refused}");
         assert!(initialise(ours.as_mut(), &dir.path().join("none"), InitLayers::Every).is_err());
@@ -385,7 +391,7 @@ mod llama {
     fn images_and_tokens_are_told_apart() {
         let _alone = GENERATOR.lock().unwrap();
         let refuse =
-            |config: &StudentConfig, asked| create(config, asked, 5, Device::Cpu).err().unwrap().to_string();
+            |config: &StudentConfig, asked| create(config, asked, 5, of_tests()).err().unwrap().to_string();
         assert!(refuse(&config(), Asked::Images(&[1, 28, 28])).contains("rows of tokens"));
         assert!(refuse(&kinds()[0].0, Asked::Tokens).contains("images"));
     }

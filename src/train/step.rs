@@ -100,13 +100,12 @@ fn backward_in(
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
     use crate::config::{
         DistConfig, FEATURES_LAYER, FeatureLossConfig, FeatureLossKind, LlamaConfig, LossConfig, LossWeights,
         RankingConfig, StudentConfig,
     };
+    use crate::libtorch::of_tests;
     use crate::loader::{Batch, Inputs, TokenInputs};
     use crate::loss::{FeatureLoss, ReturnedLoss, TargetSpace};
     use crate::select::Selector;
@@ -129,7 +128,7 @@ mod tests {
             tie_word_embeddings: true,
             classes: None,
         });
-        student::create(&config, Asked::Tokens, CLASSES, Device::Cpu).unwrap()
+        student::create(&config, Asked::Tokens, CLASSES, of_tests()).unwrap()
     }
 
     /// Two rows, the second shorter, the first of two documents.
@@ -154,12 +153,12 @@ mod tests {
                 values: (0..36).map(|at| ((at * 7919) % 1009) as f32 / 500.0 - 1.0).collect(),
             }],
         };
-        DeviceBatch::new(&batch, None, Device::Cpu)
+        DeviceBatch::new(&batch, None, of_tests())
     }
 
     /// Nothing beside the loss of the logits.
     fn nothing() -> Further {
-        Further::new(FeatureLoss::new(&[], &[], Device::Cpu), ReturnedLoss::default())
+        Further::new(FeatureLoss::new(&[], &[], of_tests()), ReturnedLoss::default())
     }
 
     /// Every variable's gradient, divided by `scale`, and the loss.
@@ -215,7 +214,7 @@ mod tests {
             kind: FeatureLossKind::Mse,
             layer: FEATURES_LAYER.into(),
         };
-        let of_features = FeatureLoss::new(&[feature], &[(16, 3)], Device::Cpu);
+        let of_features = FeatureLoss::new(&[feature], &[(16, 3)], of_tests());
         let beside = Further::new(of_features, ReturnedLoss::default());
         for tail in TailHandling::ALL {
             let further = LossWeights {
@@ -237,7 +236,7 @@ mod tests {
                 label_smoothing: 0.1,
                 ..LossConfig::default()
             };
-            let loss = WeightedLoss::new(&config, std::slice::from_ref(&space), Device::Cpu).unwrap();
+            let loss = WeightedLoss::new(&config, std::slice::from_ref(&space), of_tests()).unwrap();
             let (whole, terms) = gradients(student.as_ref(), &batch, &loss, &beside, (100, 1.0));
             // Also where the loss is scaled.
             for part in [(1, 1.0), (5, 1.0), (11, 1.0), (5, 1024.0), (100, 1024.0)] {
@@ -267,7 +266,7 @@ mod tests {
                 dist: DistConfig { beta: 0.0, gamma },
                 ..LossConfig::default()
             };
-            WeightedLoss::new(&config, std::slice::from_ref(&space), Device::Cpu).unwrap()
+            WeightedLoss::new(&config, std::slice::from_ref(&space), of_tests()).unwrap()
         };
         let total = |terms: LossTerms| terms.total.double_value(&[]);
         let whole = |features: &Tensor| vec![(0, features.size()[0])];

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
+use crate::libtorch::of_tests;
 use crate::loss::cross_entropy::smoothed;
 use crate::loss::{fused, reference};
 use crate::target::{NotCovered, PositionTarget, TailModel, TailNodes, TailPrior, TailShape, TargetBatch};
@@ -110,14 +111,18 @@ impl Case {
     }
 
     fn fast(&self, students: &Tensor, t: Temperature, tail: TailHandling, dense: bool) -> Tensor {
-        let kl = KlDivergence::with_form(&self.space, t, tail, Device::Cpu, dense).unwrap();
-        kl.per_sample(students, &TargetTensors::new(&self.batch, Device::Cpu))
+        let kl = KlDivergence::with_form(&self.space, t, tail, of_tests(), dense).unwrap();
+        kl.per_sample(students, &TargetTensors::new(&self.batch, of_tests()))
     }
+}
+
+pub(in crate::loss) fn on_device<T: tch::kind::Element>(values: &[T]) -> Tensor {
+    Tensor::from_slice(values).to_device(of_tests())
 }
 
 pub(in crate::loss) fn tensor(rows: &[Vec<f64>]) -> Tensor {
     let flat: Vec<f64> = rows.concat();
-    Tensor::from_slice(&flat).to_kind(Kind::Float).view([rows.len() as i64, -1])
+    on_device(&flat).to_kind(Kind::Float).view([rows.len() as i64, -1])
 }
 
 pub(in crate::loss) fn numbers(tensor: &Tensor) -> Vec<f64> {
@@ -184,6 +189,40 @@ proptest! {
     }
 }
 
+/// The closed form's values and gradients are those of the operators that libtorch differentiates.
+#[test]
+fn the_closed_form_is_the_same_with_and_without_a_dense_target() {
+    for (seed, classes, k, rank) in
+        [(1, 50, 12, 0), (2, 50, 12, 3), (3, 9, 9, 0), (4, 30, 29, 0), (5, 40, 1, 0)]
+    {
+        for case in [case(seed, 6, classes, k, rank), case(seed, 6, classes, k, rank).varied(seed)] {
+            for (tail, dense) in TailHandling::ALL.into_iter().flat_map(|tail| [(tail, true), (tail, false)])
+            {
+                let kl = KlDivergence::with_form(&case.space, t(2.5), tail, of_tests(), dense).unwrap();
+                let targets = TargetTensors::new(&case.batch, of_tests());
+                let input = tensor(&case.students(seed)).set_requires_grad(true);
+                let wanted = kl.per_sample(&input, &targets);
+                wanted.sum(Kind::Float).backward();
+                let log_q = (input.detach() / 2.5).log_softmax(-1, Kind::Float);
+                let Some((found, taken)) = tch::no_grad(|| kl.closed(&log_q, &targets)) else {
+                    assert!(tail == TailHandling::Bucket && case.space.has_tail());
+                    continue;
+                };
+                let off = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+                assert!(off(&found, &wanted) < 2e-5, "{tail}, {dense}: {}", off(&found, &wanted));
+                let mut q = log_q.exp();
+                taken.take_from(&mut q, 1.0);
+                let gradient = q / 2.5;
+                assert!(
+                    off(&gradient, &input.grad()) < 2e-6,
+                    "{tail}, {dense}: {}",
+                    off(&gradient, &input.grad())
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn gradients_agree_with_finite_differences_of_the_definition() {
     let case = case(3, 3, 12, 4, 2).varied(1);
@@ -230,13 +269,13 @@ fn with_every_class_in_the_head_it_is_the_usual_distillation_loss() {
 #[test]
 fn a_temperature_below_the_nodes_is_refused_where_the_curve_is_needed() {
     let case = case(1, 1, 10, 3, 0);
-    let new = |tail| KlDivergence::new(&case.space, t(0.5), tail, Device::Cpu).map(|_| ());
+    let new = |tail| KlDivergence::new(&case.space, t(0.5), tail, of_tests()).map(|_| ());
     let refused = LossError::Temperature(NotCovered::Nodes { temperature: 0.5, lowest: 1.0, beta: 2.0 });
     assert_eq!(new(TailHandling::Prior), Err(refused));
     assert_eq!(new(TailHandling::Renormalize), Ok(()));
     let mut without = case.space.clone();
     without.tail_model = None;
-    let refused = KlDivergence::new(&without, t(1.0), TailHandling::Prior, Device::Cpu).map(|_| ());
+    let refused = KlDivergence::new(&without, t(1.0), TailHandling::Prior, of_tests()).map(|_| ());
     assert_eq!(refused, Err(LossError::NoTailModel { tail: TailHandling::Prior }));
 }
 
@@ -265,10 +304,10 @@ fn a_million_to_one_head_keeps_the_large_form_finite() {
 #[test]
 fn chunks_change_nothing() {
     let case = case(6, 7, 30, 2, 3);
-    let targets = TargetTensors::new(&case.batch, Device::Cpu);
+    let targets = TargetTensors::new(&case.batch, of_tests());
     let at = |chunk_values: i64| {
         let input = tensor(&case.students(1)).set_requires_grad(true);
-        let mut kl = KlDivergence::new(&case.space, t(2.0), TailHandling::Shape, Device::Cpu).unwrap();
+        let mut kl = KlDivergence::new(&case.space, t(2.0), TailHandling::Shape, of_tests()).unwrap();
         kl.chunk_values = chunk_values;
         let loss = kl.per_sample(&input, &targets);
         loss.sum(Kind::Float).backward();

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::LossWeights;
+use crate::libtorch::of_tests;
 use crate::loss::kl::tests::{Case, case, tensor};
 use crate::loss::{Means, WeightedLoss, reference};
 use crate::target::TailHandling;
@@ -63,8 +64,8 @@ proptest! {
         // Only ratios count.
         let config = config(average, &[3.0 * weights[0], 3.0 * weights[1]], temperature);
         let t = Temperature::new(temperature).unwrap();
-        let targets = [0, 1].map(|at: usize| TargetTensors::new(&cases[at].batch, Device::Cpu));
-        let mixture = Mixture::new(&spaces, &config, t, Device::Cpu).unwrap();
+        let targets = [0, 1].map(|at: usize| TargetTensors::new(&cases[at].batch, of_tests()));
+        let mixture = Mixture::new(&spaces, &config, t, of_tests()).unwrap();
         let students = cases[0].students(seed);
         let logits = tensor(&students);
 
@@ -101,7 +102,7 @@ proptest! {
             total.backward();
             (total.double_value(&[]), leaf.grad())
         };
-        let loss = WeightedLoss::new(&config, &spaces, Device::Cpu).unwrap();
+        let loss = WeightedLoss::new(&config, &spaces, of_tests()).unwrap();
         let means = Means { positions: rows, labels: 0 };
         let own = gradient(&|leaf| loss.forward(leaf, None, &targets, means).total);
         let whole = gradient(&|leaf| {
@@ -124,10 +125,10 @@ fn one_teacher_is_its_own_average() {
     let case = case(7, 3, 9, 4, 2);
     let config = LossConfig { tail: TailHandling::Shape, ..config(MixtureAverage::Logits, &[2.0], 2.0) };
     let t = Temperature::new(2.0).unwrap();
-    let targets = TargetTensors::new(&case.batch, Device::Cpu);
+    let targets = TargetTensors::new(&case.batch, of_tests());
     let logits = tensor(&case.students(7));
-    let one = KlDivergence::new(&case.space, t, config.tail, Device::Cpu).unwrap();
-    let mixture = Mixture::new(std::slice::from_ref(&case.space), &config, t, Device::Cpu).unwrap();
+    let one = KlDivergence::new(&case.space, t, config.tail, of_tests()).unwrap();
+    let mixture = Mixture::new(std::slice::from_ref(&case.space), &config, t, of_tests()).unwrap();
     let targets = std::slice::from_ref(&targets);
     assert_eq!(mixture.per_sample(&logits, targets), one.per_sample(&logits, &targets[0]));
     assert_eq!(mixture.log_target(targets).unwrap(), one.log_target(&targets[0]).unwrap());
@@ -137,13 +138,13 @@ fn one_teacher_is_its_own_average() {
 fn what_has_no_average_is_refused() {
     let cases = [case(1, 1, 9, 4, 0), case(2, 1, 9, 4, 0)];
     let spaces = [cases[0].space.clone(), cases[1].space.clone()];
-    let refused = |config: &LossConfig| WeightedLoss::new(config, &spaces, Device::Cpu).unwrap_err();
+    let refused = |config: &LossConfig| WeightedLoss::new(config, &spaces, of_tests()).unwrap_err();
     let error = refused(&config(MixtureAverage::Probabilities, &[1.0; 3], 1.0));
     assert_eq!(error, LossError::Teachers { given: 3, teachers: 2 });
     for tail in [TailHandling::Bucket, TailHandling::Renormalize] {
         let config = LossConfig { tail, ..config(MixtureAverage::Logits, &[], 1.0) };
         assert!(matches!(refused(&config), LossError::NoMass { .. }), "{tail}");
         let mixture = MixtureConfig { average: MixtureAverage::Probabilities, ..config.mixture.clone() };
-        WeightedLoss::new(&LossConfig { mixture, ..config }, &spaces, Device::Cpu).unwrap();
+        WeightedLoss::new(&LossConfig { mixture, ..config }, &spaces, of_tests()).unwrap();
     }
 }

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{ChangeConfig, ChangeShape, DistConfig, LossWeights, NkdConfig, RankingConfig, Setting};
-use crate::loss::kl::tests::{Case, case, numbers, tensor};
+use crate::libtorch::of_tests;
+use crate::loss::kl::tests::{Case, case, numbers, on_device, tensor};
 use crate::loss::{LossSchedule, reference};
 use crate::target::{Draws, TailNodes, TargetBatch};
 
@@ -31,8 +32,8 @@ fn over(rows: usize) -> Means {
 
 /// The value of one term, of weight 1, on all rows of a case.
 fn term(case: &Case, config: &LossConfig, students: &Tensor, labels: &Tensor, name: &str) -> f64 {
-    let loss = WeightedLoss::new(config, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
-    let targets = TargetTensors::new(&case.batch, Device::Cpu);
+    let loss = WeightedLoss::new(config, std::slice::from_ref(&case.space), of_tests()).unwrap();
+    let targets = TargetTensors::new(&case.batch, of_tests());
     let terms = loss.forward(students, Some(labels), std::slice::from_ref(&targets), over(case.batch.rows));
     let value = terms.terms[name].double_value(&[]);
     assert!((terms.total.double_value(&[]) - value).abs() < 1e-6 * (1.0 + value.abs()));
@@ -61,7 +62,7 @@ proptest! {
         let case = if variable { case.varied(seed) } else { case };
         let students = case.students(seed);
         let labels: Vec<usize> = (0..rows).map(|row| (seed as usize + 7 * row) % classes).collect();
-        let label_tensor = Tensor::from_slice(&labels.iter().map(|label| *label as i64).collect::<Vec<_>>());
+        let label_tensor = on_device(&labels.iter().map(|label| *label as i64).collect::<Vec<_>>());
         let (t, model) = (Temperature::new(temperature).unwrap(), case.tail_model());
         let of = |weight: &str, tail| LossConfig {
             temperature: temperature.into(),
@@ -113,6 +114,78 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// The closed form is what libtorch differentiates: values and gradients, of one teacher and of two.
+    #[test]
+    fn the_closed_form_is_what_is_differentiated(
+        seed in 0u64..1 << 40,
+        classes in 2usize..60,
+        share in 0.0f64..1.0,
+        rank in 0usize..3,
+        temperature in prop_oneof![Just(1.0), 1.0f64..8.0],
+        smoothing in prop_oneof![Just(0.0), Just(0.1)],
+        (variable, several, with_labels, with_targets) in any::<(bool, bool, bool, bool)>(),
+    ) {
+        let rows = 5;
+        let k = 1 + (share * (classes - 1) as f64).round() as usize;
+        let made = |seed: u64| {
+            let case = case(seed, rows, classes, k, rank);
+            if variable { case.varied(seed) } else { case }
+        };
+        let cases: Vec<Case> = (0..1 + u64::from(several)).map(|at| made(seed + at)).collect();
+        let spaces: Vec<_> = cases.iter().map(|case| case.space.clone()).collect();
+        let targets: Vec<_> = cases.iter().map(|case| TargetTensors::new(&case.batch, of_tests())).collect();
+        let targets = if with_targets { &targets[..] } else { &[] };
+        let labels: Vec<i64> = (0..rows as i64).map(|row| row * 7 % (classes as i64 + 1) - 1).collect();
+        let labels = with_labels.then(|| on_device(&labels));
+        let (means, factors) = (Means { positions: 7, labels: 3 }, [0.7, 0.4]);
+        for tail in TailHandling::ALL {
+            let config = LossConfig {
+                temperature: temperature.into(),
+                tail,
+                weights: weights(&[("kl", factors[0]), ("cross_entropy", factors[1])]),
+                label_smoothing: smoothing,
+                ..LossConfig::default()
+            };
+            let loss = WeightedLoss::new(&config, &spaces, of_tests()).unwrap();
+            let leaf = || tensor(&cases[0].students(seed)).set_requires_grad(true);
+            let new_sum = || Sum {
+                total: Tensor::zeros([], (Kind::Float, of_tests())),
+                terms: BTreeMap::new(),
+                positions: means.positions as f64,
+                labels: means.labels as f64,
+            };
+            let (found, mut closed) = (leaf(), new_sum());
+            if !loss.closed(&mut closed, &found, labels.as_ref(), targets) {
+                prop_assert_eq!(tail, TailHandling::Bucket);
+                continue;
+            }
+            let (wanted, mut slow) = (leaf(), new_sum());
+            if with_targets {
+                let kl = loss.target.as_ref().unwrap().per_sample(&wanted, targets);
+                slow.add("kl", factors[0], kl * temperature * temperature);
+            }
+            if let Some(labels) = &labels {
+                slow.add_labelled("cross_entropy", factors[1], smoothed(&wanted, labels, smoothing));
+            }
+            prop_assert_eq!(closed.terms.keys().collect::<Vec<_>>(), slow.terms.keys().collect::<Vec<_>>());
+            for (sum, slow) in closed.terms.values().zip(slow.terms.values()).chain([(&closed.total, &slow.total)]) {
+                let (found, wanted) = (sum.double_value(&[]), slow.double_value(&[]));
+                prop_assert!((found - wanted).abs() < 1e-5 * (1.0 + wanted.abs()), "{tail}: {found} and {wanted}");
+            }
+            if slow.terms.is_empty() {
+                continue;
+            }
+            closed.total.backward();
+            slow.total.backward();
+            let off = (found.grad() - wanted.grad()).abs().max().double_value(&[]);
+            prop_assert!(off < 2e-5, "{tail}: {off}");
+        }
+    }
+}
+
 /// Quantised logits may be equal, and the teacher then prefers neither.
 #[test]
 fn pairs_that_the_teacher_does_not_tell_apart_have_no_order() {
@@ -124,7 +197,7 @@ fn pairs_that_the_teacher_does_not_tell_apart_have_no_order() {
         ..TargetBatch::default()
     };
     let logits = vec![vec![0.5, -0.3, 1.0, 0.2], vec![3.0, 2.0, 1.0, 0.0]];
-    let found = numbers(&ranking(&tensor(&logits), &TargetTensors::new(&batch, Device::Cpu), None));
+    let found = numbers(&ranking(&tensor(&logits), &TargetTensors::new(&batch, of_tests()), None));
     let expected = ((1.0f64 + (-0.5f64).exp()).ln() + (1.0f64 + (-1.3f64).exp()).ln()) / 2.0;
     assert!((found[0] - expected).abs() < 1e-6 && found[1] == 0.0, "{found:?}, not {expected}");
 }
@@ -137,10 +210,10 @@ fn positions_without_a_label_and_batches_of_one_are_no_trouble() {
         weights: weights(&[("nkd", 1.0), ("dist", 1.0)]),
         ..LossConfig::default()
     };
-    let loss = WeightedLoss::new(&config, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
+    let loss = WeightedLoss::new(&config, std::slice::from_ref(&case.space), of_tests()).unwrap();
     let students = tensor(&case.students(1)).set_requires_grad(true);
-    let targets = TargetTensors::new(&case.batch, Device::Cpu);
-    let labels = Tensor::from_slice(&[-1i64]);
+    let targets = TargetTensors::new(&case.batch, of_tests());
+    let labels = on_device(&[-1]);
     let terms = loss.forward(
         &students,
         Some(&labels),
@@ -157,8 +230,8 @@ fn positions_without_a_label_and_batches_of_one_are_no_trouble() {
 fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
     for (rank, k, requires_grad) in [(2, 4, true), (0, 4, false), (0, 9, true)] {
         let case = case(11, 6, 9, k, rank);
-        let targets = TargetTensors::new(&case.batch, Device::Cpu);
-        let labels = Tensor::from_slice(&[0i64, 3, 8, -1, 2, 2]);
+        let targets = TargetTensors::new(&case.batch, of_tests());
+        let labels = on_device(&[0, 3, 8, -1, 2, 2]);
         let (students, means) = (tensor(&case.students(5)), Means { positions: 6, labels: 5 });
         let changing = LossConfig {
             temperature: change(8.0, 2.0),
@@ -172,7 +245,7 @@ fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
             ..LossConfig::default()
         };
         let schedule = LossSchedule::new(&changing, 2, 4);
-        let mut loss = WeightedLoss::new(&changing, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
+        let mut loss = WeightedLoss::new(&changing, std::slice::from_ref(&case.space), of_tests()).unwrap();
         let run = |loss: &WeightedLoss| {
             let students = students.copy().set_requires_grad(requires_grad);
             let terms = loss.forward(&students, Some(&labels), std::slice::from_ref(&targets), means);
@@ -200,7 +273,7 @@ fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
                 },
                 ..LossConfig::default()
             };
-            let fixed = WeightedLoss::new(&fixed, std::slice::from_ref(&case.space), Device::Cpu).unwrap();
+            let fixed = WeightedLoss::new(&fixed, std::slice::from_ref(&case.space), of_tests()).unwrap();
             let expected = run(&fixed);
             assert_eq!(found.1, expected.1, "step {step}");
             assert!((found.0 - expected.0).abs() < 1e-6, "step {step}: {} is not {}", found.0, expected.0);
@@ -225,19 +298,19 @@ fn temperatures_are_checked_over_their_whole_range() {
     // The nodes cover T from 1 on.
     for (from, to) in [(4.0, 0.5), (0.5, 4.0)] {
         let error =
-            WeightedLoss::new(&of(change(from, to)), std::slice::from_ref(&space), Device::Cpu).unwrap_err();
+            WeightedLoss::new(&of(change(from, to)), std::slice::from_ref(&space), of_tests()).unwrap_err();
         assert!(matches!(error, LossError::Temperature(_)), "{error}");
     }
     let drawn = TargetSpace { draws: Draws::new(50, 2.0), tail_model: None, ..case.space.clone() };
     for temperature in [change(2.0, 3.0), change(1.0, 2.0), 1.0.into()] {
         let error =
-            WeightedLoss::new(&of(temperature), std::slice::from_ref(&drawn), Device::Cpu).unwrap_err();
+            WeightedLoss::new(&of(temperature), std::slice::from_ref(&drawn), of_tests()).unwrap_err();
         assert!(error.to_string().contains("drawn at temperature 2"), "{error}");
     }
-    WeightedLoss::new(&of(change(2.0, 2.0)), std::slice::from_ref(&drawn), Device::Cpu).unwrap();
+    WeightedLoss::new(&of(change(2.0, 2.0)), std::slice::from_ref(&drawn), of_tests()).unwrap();
     // The label's probability is asked for at T = 1.
     let nkd =
         LossConfig { temperature: 2.0.into(), weights: weights(&[("nkd", 1.0)]), ..LossConfig::default() };
-    let error = WeightedLoss::new(&nkd, std::slice::from_ref(&drawn), Device::Cpu).unwrap_err();
+    let error = WeightedLoss::new(&nkd, std::slice::from_ref(&drawn), of_tests()).unwrap_err();
     assert!(matches!(error, LossError::Label(_)), "{error}");
 }
