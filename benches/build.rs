@@ -24,7 +24,7 @@ use kd_cache::dataset::{self, AnyDataset, Dataset, TokenDataset};
 use kd_cache::ids::SampleView;
 use kd_cache::ops::{BuildUntil, Silent, build};
 use kd_cache::preprocess::Preprocess;
-use kd_cache::teacher::{self, Teacher, TokenBatch, TokenTeacher};
+use kd_cache::teacher::{self, RawOutput, Teacher, TokenBatch, TokenTeacher};
 
 use figures::spread;
 
@@ -80,14 +80,18 @@ impl Alone {
     fn run(&mut self) {
         match self {
             Self::Images(teacher, batches) => {
-                batches.iter().for_each(|(inputs, rows)| drop(teacher.forward(inputs, *rows).unwrap()));
+                let last =
+                    batches.iter().map(|(inputs, rows)| teacher.forward(inputs, *rows).unwrap()).last();
+                last.unwrap().values.wait();
             }
             Self::Tokens(teacher, batches) => {
-                let mut away = |output| {
-                    drop(output);
+                let mut last = None;
+                let mut away = |output: RawOutput| {
+                    last = Some(output.values);
                     ControlFlow::Continue(())
                 };
                 batches.iter().for_each(|batch| teacher.forward(batch, &mut away).unwrap());
+                last.unwrap().wait();
             }
         }
     }

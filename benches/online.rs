@@ -66,10 +66,10 @@ fn backward(
     let leaf = features.detach().set_requires_grad(true);
     let (mut at, mut sum, mut learning) = (0, 0.0, Duration::ZERO);
     let begun = Instant::now();
-    let mut sink = |output: RawOutput| {
+    let mut sink = |mut output: RawOutput| {
         let learned = Instant::now();
         let (rows, classes) = (output.rows as i64, output.classes as i64);
-        let reading = reading.get_or_insert_with(|| OutputReading::decide(OutputKind::Auto, &output));
+        let reading = reading.get_or_insert_with(|| OutputReading::decide(OutputKind::Auto, &mut output));
         let logits = Tensor::from_slice(&reading.into_logits(output).unwrap()).view([rows, classes]);
         let target = (logits.to_device(device) / temperature).log_softmax(-1, Kind::Float);
         let own = (student.head(&leaf.narrow(0, at, rows)) / temperature).log_softmax(-1, Kind::Float);

@@ -139,6 +139,10 @@ pub struct TrainSection {
     /// What matrices and kernels are multiplied in.
     #[serde(default, skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
+    /// Whether a GPU is to give the same bits from the same seed, as the CPU always does: it then takes slower
+    /// algorithms, and needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the environment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deterministic: bool,
     /// Threads of libtorch; default: one per core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]

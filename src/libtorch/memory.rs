@@ -26,6 +26,11 @@ impl Floats {
     }
 }
 
+/// A tensor's values in single precision, row after row; crosses the bus in the type that they have.
+pub(crate) fn to_host(tensor: &Tensor) -> Vec<f32> {
+    Floats::of(&tensor.to_device(Device::Cpu)).as_slice().to_vec()
+}
+
 /// A float tensor of `size` on the CPU with what `fill` writes; what it leaves out is not defined.
 pub(crate) fn filled(size: &[i64], fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Tensor {
     let tensor = Tensor::empty(size, (Kind::Float, Device::Cpu));

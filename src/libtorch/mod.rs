@@ -1,16 +1,23 @@
-//! What teachers and training share of libtorch: devices, its messages in a line, products in half types, and its memory.
+//! What teachers and training share of libtorch: devices and the way to them, its messages in a line, products in half
+//! types, the same bits from the same numbers, and its memory.
 
 mod autocast;
+mod deterministic;
 mod device;
+mod logits;
 mod memory;
 mod message;
+mod upload;
 
 pub use autocast::{Autocast, AutocastError};
+pub use deterministic::{DeterministicError, make_deterministic};
 #[cfg(test)]
 pub(crate) use device::of_tests;
 pub use device::{DeviceError, resolve};
-pub(crate) use memory::{Floats, filled};
+pub use logits::DeviceLogits;
+pub(crate) use memory::{Floats, filled, to_host};
 pub use message::plain_message;
+pub(crate) use upload::upload;
 
 /// The libtorch that the bindings are made for.
 pub const VERSION: &str = "2.11.0";

@@ -9,4 +9,4 @@ mod stream;
 
 pub use order::Order;
 pub use samples::{Batch, Inputs, LoaderError, NO_LABEL, Samples, TokenInputs};
-pub use stream::{Batches, stream};
+pub use stream::{Ahead, Batches, stream};

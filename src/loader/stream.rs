@@ -3,25 +3,35 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use super::order::{Order, Visits};
 use super::{Batch, LoaderError, Samples};
 
-/// The batches of one pass, in order, whatever the threads do.
-pub struct Batches {
+/// What a thread of its own makes ahead, in order.
+pub struct Ahead<T> {
     /// Dropped first: the worker's next send then fails, and it ends.
-    from_worker: Option<Receiver<Result<Batch, LoaderError>>>,
+    from_worker: Option<Receiver<T>>,
     worker: Option<JoinHandle<()>>,
+}
+
+/// The batches of one pass, in order, whatever the threads do.
+pub type Batches = Ahead<Result<Batch, LoaderError>>;
+
+impl<T: Send + 'static> Ahead<T> {
+    /// Has `work` send what it makes, of which up to `ahead` wait to be asked for. It is to end when nobody takes it.
+    pub fn of(ahead: usize, work: impl FnOnce(SyncSender<T>) + Send + 'static) -> Self {
+        let (to, from_worker) = sync_channel(ahead.max(1));
+        Self { from_worker: Some(from_worker), worker: Some(std::thread::spawn(move || work(to))) }
+    }
 }
 
 /// Begins a pass over `samples` in batches of `batch` (the last may be smaller), without the first `skip` of
 /// these, up to `ahead` of them prepared before they are asked for.
 pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize, skip: u64) -> Batches {
     let samples = Arc::clone(samples);
-    let (to, from_worker) = sync_channel(ahead.max(1));
-    let worker = std::thread::spawn(move || {
+    Ahead::of(ahead, move |to| {
         let len = samples.len();
         let mut visits = Visits::new(order, len);
         let view = match order {
@@ -55,16 +65,15 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize, 
             }
             ended.store(true, Ordering::Relaxed);
         });
-    });
-    Batches { from_worker: Some(from_worker), worker: Some(worker) }
+    })
 }
 
-impl Iterator for Batches {
-    type Item = Result<Batch, LoaderError>;
+impl<T> Iterator for Ahead<T> {
+    type Item = T;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Ok(batch) = self.from_worker.as_ref()?.recv() {
-            return Some(batch);
+    fn next(&mut self) -> Option<T> {
+        if let Ok(made) = self.from_worker.as_ref()?.recv() {
+            return Some(made);
         }
         // The worker is gone: at the end, or by a panic that must not pass for the end.
         self.from_worker = None;
@@ -75,7 +84,7 @@ impl Iterator for Batches {
     }
 }
 
-impl Drop for Batches {
+impl<T> Drop for Ahead<T> {
     fn drop(&mut self) {
         self.from_worker = None;
         if let Some(worker) = self.worker.take() {

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::libtorch::upload;
 use crate::target::{Draws, TailHandling, TailModel, TailNodes, TailPrior, TargetBatch, Temperature};
 
 /// What all targets of a cache have in common.
@@ -47,19 +48,17 @@ impl TargetTensors {
     /// Moves `targets` to `device`.
     pub fn new(targets: &TargetBatch, device: Device) -> Self {
         let shape = |width: usize| [targets.rows as i64, width as i64];
+        let there = |tensor: Tensor, width| upload(tensor.view(shape(width)), device);
         let ids: Vec<i64> = targets.ids.iter().map(|id| i64::from(*id)).collect();
         Self {
-            ids: Tensor::from_slice(&ids).view(shape(targets.k)).to_device(device),
-            values: Tensor::from_slice(&targets.values).view(shape(targets.k)).to_device(device),
-            curve: Tensor::from_slice(&targets.curve).view(shape(targets.nodes)).to_device(device),
+            ids: there(Tensor::from_slice(&ids), targets.k),
+            values: there(Tensor::from_slice(&targets.values), targets.k),
+            curve: there(Tensor::from_slice(&targets.curve), targets.nodes),
             // A byte each until they are on the device.
-            codes: Tensor::from_slice(&targets.codes)
-                .view(shape(targets.rank))
-                .to_device(device)
-                .to_kind(Kind::Float),
+            codes: there(Tensor::from_slice(&targets.codes), targets.rank).to_kind(Kind::Float),
             counts: (!targets.counts.is_empty()).then(|| {
                 let counts: Vec<f32> = targets.counts.iter().map(|count| f32::from(*count)).collect();
-                Tensor::from_slice(&counts).to_device(device)
+                upload(Tensor::from_slice(&counts), device)
             }),
         }
     }

@@ -4,6 +4,10 @@ use super::source::SourceError;
 use crate::cache::HeadLayout;
 use crate::config::HeadConfig;
 use crate::ids::Position;
+#[cfg(feature = "torch")]
+use crate::libtorch::DeviceLogits;
+#[cfg(feature = "torch")]
+use crate::select::SelectedRows;
 use crate::select::{NonFinite, Sampler, Selector};
 use crate::target::{TailNodes, TargetBatch};
 
@@ -44,6 +48,25 @@ impl Keep {
         match self {
             Self::Selected(selector) => selector.select(logits),
             Self::Sampled(sampler) => sampler.draw(logits, positions),
+        }
+    }
+
+    /// The targets of logits on a device, where these are selected; `more` is called with parts of the rows, in order.
+    ///
+    /// # Shapes
+    /// As in [`Self::targets`].
+    ///
+    /// # Errors
+    /// As [`Self::targets`].
+    #[cfg(feature = "torch")]
+    pub(super) fn selected_on_device(
+        &self,
+        logits: &DeviceLogits,
+        more: impl FnMut(SelectedRows<'_>),
+    ) -> Option<Result<TargetBatch, NonFinite>> {
+        match self {
+            Self::Selected(selector) => Some(selector.select_on_device(&logits.0, more)),
+            Self::Sampled(_) => None,
         }
     }
 }

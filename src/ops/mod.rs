@@ -12,6 +12,7 @@ mod pipeline;
 mod plan;
 mod prepass;
 mod progress;
+mod reading;
 mod report;
 mod samples;
 mod show;

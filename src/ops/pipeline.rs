@@ -11,13 +11,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Progress;
 use super::build::BuildError;
+use super::reading::Reading;
 use super::samples::{Model, Prepared, Samples};
-use super::source::{Reading, Source, SourceError};
+use super::source::{Source, SourceError};
 use crate::cache::{CacheWriter, ShardRows, TokenRow};
 use crate::ids::{Position, SampleView};
 use crate::teacher::RawOutput;
 
-/// Batches that wait between two stages.
+/// Batches that wait between two stages; where a teacher's logits stay on a device, whose memory is dear, one.
 const DEPTH: usize = 3;
 
 /// A batch, and whether a shard ends with it.
@@ -46,11 +47,11 @@ pub(super) fn run(
     let shard = writer.manifest().storage.shard_samples.saturating_mul(u64::from(source.samples.views()));
     let first = u64::from(writer.next_shard().0) * shard;
     let batches = batches(first..rows, shard, source.batch as u64);
-    let Source { samples, model, reading, .. } = source;
+    let Source { samples, model, reading, on_device, .. } = source;
     let (samples, reading) = (&*samples, &*reading);
 
     let (to_teacher, prepared) = sync_channel(DEPTH);
-    let (to_selection, predicted) = sync_channel(DEPTH);
+    let (to_selection, predicted) = sync_channel(if *on_device { 1 } else { DEPTH });
     let (to_writer, shards) = sync_channel(1);
     let (read, taught, selected, written) = std::thread::scope(|scope| {
         let reader = scope.spawn(move || read(samples, batches, stop, to_teacher));
@@ -145,7 +146,7 @@ fn select(
                         shard.features.iter_mut().zip(&features).for_each(|(all, more)| all.extend(more))
                     }
                 }
-                shard.targets.extend(&reading.read(output, &positions)?.1);
+                shard.targets.extend(&reading.targets(output, &positions)?);
                 continue;
             }
             Answer::End { rows, tokens, last_of_shard } => (rows, tokens, last_of_shard),

@@ -256,7 +256,7 @@ fn estimate(manifest: &Manifest, logits: &[f32], level: i32) -> Result<f64, Plan
     Ok(bytes as f64 / rows.max(1) as f64 + codes)
 }
 
-/// Asks the teacher about a batch to warm up, then about `batches` more; also the logits of the last.
+/// Asks the teacher about a batch to warm up, then about `batches` more; also the last logits of the first.
 fn measure(
     source: &mut Source,
     batches: usize,
@@ -279,13 +279,15 @@ fn measure(
         let (reading, mut done, mut selecting, mut failed) = (&source.reading, 0, Duration::ZERO, None);
         let asked = Instant::now();
         source.model.forward(&prepared, &mut |output| {
+            output.values.wait();
             let selected = Instant::now();
             let here = done..done + output.rows;
             done = here.end;
-            match reading.read(output, &all[here]) {
-                Ok((read, _)) => logits = read,
-                Err(error) => failed = Some(error),
-            }
+            let read = match at {
+                0 => reading.read(output, &all[here]).map(|(read, _)| logits = read),
+                _ => reading.targets(output, &all[here]).map(drop),
+            };
+            failed = read.err();
             selecting += selected.elapsed();
             if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

@@ -4,22 +4,21 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::inherit::{InheritError, Inherited};
-use super::keep::{self, Keep};
+use super::keep;
+use super::reading::Reading;
 use super::samples::{Model, Samples, Wanted};
 use crate::cache::{
-    AugmentIdentity, DatasetIdentity, FeatureLayout, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
+    AugmentIdentity, DatasetIdentity, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
     TeacherIdentity, TokensIdentity, format,
 };
-use crate::config::{CacheConfig, FeatureValues, TeacherConfig, ValueEncoding};
-use crate::dataset::{self, DatasetError};
+use crate::config::{CacheConfig, TeacherConfig, ValueEncoding};
+use crate::dataset::DatasetError;
 use crate::digest::Digest;
-use crate::encoding::FeatureNumbers;
 use crate::ids::{Position, SampleId};
 use crate::preprocess::PreprocessError;
 use crate::select::NonFinite;
-use crate::tail_model::TailEncoder;
-use crate::target::{TailNodes, TargetBatch};
-use crate::teacher::{OutputReading, OutputType, RawOutput, TeacherError};
+use crate::target::TargetBatch;
+use crate::teacher::{OutputType, TeacherError};
 
 /// Why samples could not be turned into logits.
 #[derive(Debug, thiserror::Error)]
@@ -109,21 +108,10 @@ pub(super) struct Source {
     /// Samples in a forward pass.
     pub(super) batch: usize,
     pub(super) dtype: OutputType,
+    /// Whether the teacher's outputs stay on a device until something is selected from them.
+    pub(super) on_device: bool,
     /// What is taken from the cache of `tail.from`.
     pub(super) inherited: Option<Inherited>,
-}
-
-/// What the teacher's numbers are, and what is kept of them.
-pub(super) struct Reading {
-    pub(super) classes: usize,
-    pub(super) output: OutputReading,
-    /// Of the tail curves.
-    nodes: TailNodes,
-    pub(super) keep: Keep,
-    /// What is kept beside the logits.
-    features: Vec<FeatureLayout>,
-    /// Gives positions their tail codes, once it is known.
-    pub(super) encoder: Option<TailEncoder>,
 }
 
 impl Source {
@@ -140,16 +128,18 @@ impl Source {
         let positions = prepared.positions();
         let mut at = 0;
         let mut probed: Option<Result<(Reading, OutputType), SourceError>> = None;
+        let mut on_device = false;
         model.forward(&prepared, &mut |mut output| {
+            on_device = output.values.on_device();
             let (dtype, rows) = (output.dtype, output.rows);
             let reading = match probed.take() {
-                None => Reading::decide(config, nodes, &samples, &output).map(|reading| (reading, dtype)),
+                None => Reading::decide(config, nodes, &samples, &mut output).map(|reading| (reading, dtype)),
                 Some(reading) => reading,
             };
             // A teacher that answers nonsense is found out before anything is written.
             let read = reading.and_then(|(reading, dtype)| {
                 reading.features(&mut output, &positions[at..at + rows])?;
-                reading.read(output, &positions[at..at + rows])?;
+                reading.targets(output, &positions[at..at + rows])?;
                 Ok((reading, dtype))
             });
             at += rows;
@@ -163,7 +153,7 @@ impl Source {
             found: "none".into(),
         };
         let (reading, dtype) = probed.ok_or_else(silent)??;
-        Ok(Self { samples, model, reading, batch, dtype, inherited })
+        Ok(Self { samples, model, reading, batch, dtype, on_device, inherited })
     }
 
     /// Asks about some positions of some samples. `each` is given them in order and in pieces: raw logits
@@ -189,15 +179,16 @@ impl Source {
             let classes = output.classes;
             let kept: Vec<usize> = (0..output.rows).filter(|row| asked[here.start + row]).collect();
             let wanted: Vec<Position> = kept.iter().map(|row| positions[here.start + row]).collect();
-            for (to, row) in kept.iter().enumerate() {
-                output.values.copy_within(row * classes..(row + 1) * classes, to * classes);
-            }
-            output.values.truncate(kept.len() * classes);
-            output.rows = kept.len();
-            output.features.clear();
             if kept.is_empty() {
                 return ControlFlow::Continue(());
             }
+            let values = output.values.host();
+            for (to, row) in kept.iter().enumerate() {
+                values.copy_within(row * classes..(row + 1) * classes, to * classes);
+            }
+            values.truncate(kept.len() * classes);
+            output.rows = kept.len();
+            output.features.clear();
             let read = reading.read(output, &wanted).map_err(E::from);
             match read.and_then(|(logits, targets)| each(&logits, &targets)) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -329,102 +320,5 @@ impl Source {
                 }),
             },
         }
-    }
-}
-
-impl Reading {
-    /// What the teacher's numbers are by its first ones, once they fit config and data.
-    fn decide(
-        config: &CacheConfig,
-        nodes: &TailNodes,
-        samples: &Samples,
-        first: &RawOutput,
-    ) -> Result<Self, SourceError> {
-        let classes = first.classes;
-        let path = || config.teacher.path.display().to_string();
-        if let Some(expected) = config.teacher.classes.filter(|expected| *expected != classes) {
-            return Err(SourceError::Classes { path: path(), expected, found: classes });
-        }
-        match samples {
-            Samples::Images { dataset, .. } => dataset::check_labels(dataset.as_ref(), classes)?,
-            Samples::Tokens(dataset) => {
-                let largest = dataset.largest_token();
-                let vocabulary = dataset.vocabulary().unwrap_or(largest + 1);
-                if vocabulary as usize > classes {
-                    return Err(SourceError::Vocabulary { path: path(), classes, vocabulary });
-                }
-            }
-        }
-        let keep = Keep::new(&keep::layout(&config.head, classes), classes, nodes, config.seed)?;
-        let output = OutputReading::decide(config.teacher.output_kind, first);
-        let widths = first.features.iter().map(|vectors| vectors.width);
-        let features = config.features.iter().zip(widths).map(|(one, width)| FeatureLayout::new(one, width));
-        let features = features.collect();
-        Ok(Self { classes, output, nodes: nodes.clone(), keep, features, encoder: None })
-    }
-
-    /// Takes the features out of an output, as they are kept; `positions` are whose they are.
-    pub(super) fn features(
-        &self,
-        output: &mut RawOutput,
-        positions: &[Position],
-    ) -> Result<Vec<FeatureNumbers>, SourceError> {
-        let given = std::mem::take(&mut output.features);
-        let mut kept = Vec::with_capacity(given.len());
-        for (layout, vectors) in self.features.iter().zip(given) {
-            if (vectors.width, vectors.rows()) != (layout.width, output.rows) {
-                let expected = format!(
-                    "{} vectors of {} numbers for the feature {}, as in the first batch",
-                    output.rows, layout.width, layout.name
-                );
-                let found = format!("{} of {}", vectors.rows(), vectors.width);
-                return Err(TeacherError::Output { path: "teacher".into(), expected, found }.into());
-            }
-            let mut numbers = FeatureNumbers::new(layout.values);
-            for (vector, position) in vectors.values.chunks_exact(layout.width).zip(positions) {
-                numbers.push(vector).map_err(|(at, value)| SourceError::Feature {
-                    name: layout.name.clone(),
-                    sample: position.row.sample,
-                    expected: match layout.values {
-                        FeatureValues::F16 => {
-                            "numbers within half precision (values = \"i8\" keeps larger ones)"
-                        }
-                        FeatureValues::I8 => "finite numbers up to 1e38",
-                    },
-                    value,
-                    at,
-                })?;
-            }
-            kept.push(numbers);
-        }
-        Ok(kept)
-    }
-
-    /// An output as logits, and what is kept of them; `positions` are whose they are.
-    pub(super) fn read(
-        &self,
-        output: RawOutput,
-        positions: &[Position],
-    ) -> Result<(Vec<f32>, TargetBatch), SourceError> {
-        let classes = output.classes;
-        if classes != self.classes {
-            let found = format!("{classes} classes");
-            let expected = format!("{} classes, as in the first batch", self.classes);
-            return Err(TeacherError::Output { path: "teacher".into(), expected, found }.into());
-        }
-        let logits = self.output.into_logits(output).map_err(|source| match source {
-            TeacherError::Value { row, .. } => {
-                SourceError::Value { sample: positions[row].row.sample, source }
-            }
-            other => other.into(),
-        })?;
-        let mut targets = self
-            .keep
-            .targets(&logits, positions)
-            .map_err(|source| SourceError::NonFinite { sample: positions[source.row].row.sample, source })?;
-        if let Some(encoder) = &self.encoder {
-            encoder.encode(&logits, &mut targets);
-        }
-        Ok((logits, targets))
     }
 }

@@ -3,11 +3,15 @@
 
 mod bound;
 mod keys;
+#[cfg(feature = "torch")]
+mod on_device;
 pub mod reference;
 mod sampler;
 mod selector;
 mod shorten;
 mod sums;
 
+#[cfg(feature = "torch")]
+pub use on_device::SelectedRows;
 pub use sampler::Sampler;
 pub use selector::{NonFinite, Selector};

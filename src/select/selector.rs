@@ -33,12 +33,12 @@ impl NonFinite {
 /// Turns logits into heads and tail curves.
 #[derive(Clone, Debug)]
 pub struct Selector {
-    classes: usize,
-    k: usize,
-    nodes: TailNodes,
-    sums: NodeSums,
+    pub(super) classes: usize,
+    pub(super) k: usize,
+    pub(super) nodes: TailNodes,
+    pub(super) sums: NodeSums,
     /// Heads end where they hold this much at T = 1.
-    mass: Option<f64>,
+    pub(super) mass: Option<f64>,
 }
 
 /// Rows from here on have their bound guessed from an eighth of them.

@@ -34,6 +34,12 @@ impl NodeSums {
         Self { nodes, multiples }
     }
 
+    /// Whether the nodes are [`MULTIPLES`] of the first.
+    #[cfg(feature = "torch")]
+    pub(super) fn are_multiples(&self) -> bool {
+        self.multiples
+    }
+
     /// Whether sums relative to `reference` may be asked for.
     pub(super) fn reaches(reference: f32) -> bool {
         reference.abs() <= LARGEST_REFERENCE

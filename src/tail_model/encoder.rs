@@ -107,20 +107,49 @@ impl TailEncoder {
         batch.codes = codes;
     }
 
+    /// Gives every position of `batch` its code, from `products`, the sums over its tail `Σ w_j (1, D_j) x_j` with
+    /// `x_j = z_j − z_max − μ_j`: `[rows, 1 + rank]`.
+    #[cfg(feature = "torch")]
+    pub(super) fn encode_from(&self, products: &[f32], batch: &mut TargetBatch) {
+        let columns = 1 + self.rank;
+        assert_eq!(products.len(), batch.rows * columns, "products of another shape");
+        batch.rank = self.rank;
+        batch.codes.resize(batch.rows * self.rank, 0);
+        let mut codes = std::mem::take(&mut batch.codes);
+        let heads = &*batch;
+        let rows = products.par_chunks_exact(columns).zip(codes.par_chunks_mut(self.rank)).enumerate();
+        rows.for_each(|(row, (product, out))| {
+            let solved = self.solve_product(heads.row(row).0, product);
+            out.iter_mut().zip(&solved[1..]).for_each(|(out, code)| *out = round(*code));
+        });
+        batch.codes = codes;
+    }
+
+    /// `w_j (1, D_j)` of a class.
+    #[cfg(feature = "torch")]
+    pub(super) fn weighted(&self, class: usize, column: usize) -> f32 {
+        self.weighted.at(class, column)
+    }
+
     /// Level and code before rounding, `(a, c)`: `[1 + rank]`; `x` is scratch, `[classes]`.
     pub(super) fn solve(&self, logits: &[f32], z_max: f32, head: &[u32], x: &mut [f32]) -> Vec<f32> {
         for ((x, z), mean) in x.iter_mut().zip(logits).zip(&self.mean) {
             *x = z - z_max - mean;
         }
-        let mut gram = self.gram.clone();
-        for id in head.iter().map(|id| *id as usize) {
-            x[id] = 0.0;
-            add_outer(&mut gram, -f64::from(self.weights[id]), |at| f64::from(self.columns.at(id, at)));
-        }
+        head.iter().for_each(|id| x[*id as usize] = 0.0);
         let mut product = vec![0.0f32; self.weighted.width()];
         self.weighted.project_row(x, &mut product);
+        self.solve_product(head, &product)
+    }
+
+    /// The same from the product with the logits, `[≥ 1 + rank]`.
+    fn solve_product(&self, head: &[u32], product: &[f32]) -> Vec<f32> {
+        let mut gram = self.gram.clone();
+        for id in head.iter().map(|id| *id as usize) {
+            add_outer(&mut gram, -f64::from(self.weights[id]), |at| f64::from(self.columns.at(id, at)));
+        }
         // Without a solution there is no tail to speak of.
-        solve(gram, RIDGE, &product).unwrap_or_else(|| vec![0.0; 1 + self.rank])
+        solve(gram, RIDGE, product).unwrap_or_else(|| vec![0.0; 1 + self.rank])
     }
 }
 

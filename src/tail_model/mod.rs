@@ -15,6 +15,8 @@ mod fit;
 mod heads;
 mod least_squares;
 mod near_tail;
+#[cfg(feature = "torch")]
+mod on_device;
 mod panels;
 mod powers;
 mod prior;
@@ -23,4 +25,6 @@ mod sample;
 pub use encoder::TailEncoder;
 pub use fit::{FitError, Fitted, TailFit};
 pub use near_tail::NearTail;
+#[cfg(feature = "torch")]
+pub use on_device::EncoderOnDevice;
 pub use prior::PriorFit;

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::ops::ControlFlow;
 
 pub use error::TeacherError;
-pub use output::{OutputReading, OutputType, RawOutput};
+pub use output::{OutputReading, OutputType, RawOutput, Values};
 pub use tokens::TokenBatch;
 
 use crate::config::{FeatureConfig, TeacherConfig, TeacherKind};

@@ -2,6 +2,8 @@
 
 use super::TeacherError;
 use crate::config::OutputKind;
+#[cfg(feature = "torch")]
+use crate::libtorch::DeviceLogits;
 use crate::target::FeatureBatch;
 
 /// The float type a teacher answers in.
@@ -39,18 +41,64 @@ impl OutputType {
     }
 }
 
+/// A model's numbers, wherever they are: `[rows, classes]`.
+#[derive(Debug)]
+pub enum Values {
+    /// In memory of our own, row-major.
+    Host(Vec<f32>),
+    /// On a device of libtorch's.
+    #[cfg(feature = "torch")]
+    Device(DeviceLogits),
+}
+
+impl Values {
+    /// Brings them into memory of our own, where they are not.
+    pub fn host(&mut self) -> &mut Vec<f32> {
+        match self {
+            Self::Host(values) => values,
+            #[cfg(feature = "torch")]
+            Self::Device(logits) => {
+                *self = Self::Host(logits.to_host());
+                self.host()
+            }
+        }
+    }
+
+    /// Whether they are on a device.
+    pub fn on_device(&self) -> bool {
+        !matches!(self, Self::Host(_))
+    }
+
+    /// Waits until they are there.
+    pub fn wait(&self) {
+        match self {
+            Self::Host(_) => {}
+            #[cfg(feature = "torch")]
+            Self::Device(logits) => logits.wait(),
+        }
+    }
+
+    /// As [`Self::host`], for good.
+    pub fn into_host(mut self) -> Vec<f32> {
+        std::mem::take(self.host())
+    }
+}
+
+impl From<Vec<f32>> for Values {
+    fn from(values: Vec<f32>) -> Self {
+        Self::Host(values)
+    }
+}
+
 /// A forward pass's result.
-///
-/// # Shapes
-/// `values`: `[rows, classes]`, row-major.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RawOutput {
     /// Samples.
     pub rows: usize,
     /// Classes.
     pub classes: usize,
     /// Logits, probabilities or log-probabilities.
-    pub values: Vec<f32>,
+    pub values: Values,
     /// The type the model answered in.
     pub dtype: OutputType,
     /// The features that were asked for, in that order, a vector of each for every row.
@@ -75,10 +123,11 @@ impl OutputReading {
     /// The declared meaning, or for [`OutputKind::Auto`] what `first` looks like: every row
     /// must be non-negative and sum to 1 to be probabilities, non-positive with exponentials
     /// that sum to 1 to be log-probabilities.
-    pub fn decide(declared: OutputKind, first: &RawOutput) -> Self {
-        let every_row = |reads: &dyn Fn(&[f32]) -> bool| {
-            first.classes > 1 && first.rows > 0 && first.values.chunks(first.classes).all(reads)
-        };
+    pub fn decide(declared: OutputKind, first: &mut RawOutput) -> Self {
+        let (rows, classes) = (first.rows, first.classes);
+        let values: &[f32] = if declared == OutputKind::Auto { first.values.host() } else { &[] };
+        let every_row =
+            |reads: &dyn Fn(&[f32]) -> bool| classes > 1 && rows > 0 && values.chunks(classes).all(reads);
         let near_one = |sum: f64| (sum - 1.0).abs() < SUM_TOLERANCE;
         let probabilities =
             |row: &[f32]| row.iter().all(|p| *p >= 0.0) && near_one(row.iter().map(|p| f64::from(*p)).sum());
@@ -113,7 +162,8 @@ impl OutputReading {
     /// # Errors
     /// [`TeacherError::Value`]: a probability outside `[0, 1]`, a positive log-probability.
     pub fn into_logits(self, output: RawOutput) -> Result<Vec<f32>, TeacherError> {
-        let RawOutput { classes, mut values, dtype, .. } = output;
+        let RawOutput { classes, values, dtype, .. } = output;
+        let mut values = values.into_host();
         // Rounding may lift a certain class a little above 1.
         let (lowest, highest, expected) = match self {
             Self::Logits => return Ok(values),
@@ -150,18 +200,18 @@ mod tests {
     use super::*;
 
     fn output(values: &[f32], classes: usize) -> RawOutput {
-        let (rows, values) = (values.len() / classes, values.to_vec());
+        let (rows, values) = (values.len() / classes, values.to_vec().into());
         RawOutput { rows, classes, values, dtype: OutputType::F32, features: Vec::new() }
     }
 
     #[test]
     fn auto_tells_probabilities_from_logits() {
-        let decide = |values: &[f32]| OutputReading::decide(OutputKind::Auto, &output(values, 2));
+        let decide = |values: &[f32]| OutputReading::decide(OutputKind::Auto, &mut output(values, 2));
         assert_eq!(decide(&[0.25, 0.75, 1.0, 0.0]), OutputReading::Probabilities);
         assert_eq!(decide(&[0.25f32.ln(), 0.75f32.ln()]), OutputReading::LogProbabilities);
         assert_eq!(decide(&[0.25, 0.75, 1.0, 0.5]), OutputReading::Logits);
         assert_eq!(decide(&[-3.0, 4.0]), OutputReading::Logits);
-        let declared = OutputReading::decide(OutputKind::Logits, &output(&[0.25, 0.75], 2));
+        let declared = OutputReading::decide(OutputKind::Logits, &mut output(&[0.25, 0.75], 2));
         assert_eq!(declared, OutputReading::Logits);
     }
 

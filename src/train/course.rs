@@ -6,16 +6,17 @@ use std::time::Instant;
 
 use tch::{Cuda, Device, Tensor};
 
-use super::evaluate::{DeviceBatch, evaluate, means};
+use super::evaluate::evaluate;
 use super::further::Further;
 use super::setup::{Training, ValidationSet};
 use super::state::{self, Place};
 use super::step::backward;
 use super::sums::Sums;
+use super::upload::{Loaded, means, on_device};
 use super::watch::{Step, Watch};
 use super::{EpochReport, RunFolder, TrainError};
 use crate::config::{Setting, TrainConfig};
-use crate::loader::{Batch, Order, stream};
+use crate::loader::{Order, stream};
 use crate::loss::{LossSchedule, LossTerms, WeightedLoss};
 use crate::metrics::Evaluation;
 use crate::ops::Progress;
@@ -149,7 +150,8 @@ impl Course<'_> {
         // Of the step before, should none be left: the state may have been kept after the last one.
         let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
         let mut rows = 0;
-        let mut batches = stream(samples, order, section.batch, section.prefetch, self.place.batches);
+        let batches = stream(samples, order, section.batch, section.prefetch, self.place.batches);
+        let mut batches = on_device(samples, batches, self.device);
         while section.max_steps.is_none_or(|most| self.place.step < most) {
             if stop.load(Ordering::Relaxed) {
                 self.keep(student)?;
@@ -167,7 +169,7 @@ impl Course<'_> {
             if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
                 self.check(epoch, loss.total.double_value(&[]))?;
             }
-            let here: u64 = group.iter().map(|batch| batch.ids.len() as u64).sum();
+            let here: u64 = group.iter().map(|batch| batch.host.ids.len() as u64).sum();
             rows += here;
             let positions = self.sums.over().positions - seen;
             let done = Step { epoch, step: self.place.step, learning_rate, samples: here, positions };
@@ -213,7 +215,7 @@ impl Course<'_> {
     fn step(
         &mut self,
         student: &dyn Student,
-        group: &[Batch],
+        group: &[Loaded],
         learning_rate: f64,
     ) -> Result<LossTerms, TrainError> {
         // What is random in a step depends on nothing but its number.
@@ -222,10 +224,9 @@ impl Course<'_> {
         self.optimizer.zero_grad();
         let (over, scale) = (means(group), self.optimizer.loss_scale());
         let mut sum: Option<LossTerms> = None;
-        for batch in group {
-            let batch = DeviceBatch::new(batch, self.training.samples.image_shape(), self.device);
+        for Loaded { there, .. } in group {
             let classes = self.training.classes;
-            backward(student, &batch, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
+            backward(student, there, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
         }
         let terms = sum.ok_or(TrainError::Empty)?;
         // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.

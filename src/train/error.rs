@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::cache::CacheError;
 use crate::checkpoint::CheckpointError;
 use crate::dataset::DatasetError;
-use crate::libtorch::DeviceError;
+use crate::libtorch::{DeterministicError, DeviceError};
 use crate::loader::LoaderError;
 use crate::loss::LossError;
 use crate::optim::OptimError;
@@ -21,6 +21,9 @@ pub enum TrainError {
     /// The device.
     #[error("train.device: {0}")]
     Device(#[from] DeviceError),
+    /// `train.deterministic`.
+    #[error(transparent)]
+    Deterministic(#[from] DeterministicError),
     /// The dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),

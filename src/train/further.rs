@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-use super::evaluate::DeviceBatch;
+use super::upload::DeviceBatch;
 use crate::loss::{FeatureLoss, Means, ReturnedLoss};
 use crate::student::{Answer, Wanted};
 

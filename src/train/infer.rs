@@ -9,9 +9,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tch::{CModule, Device, Kind, Tensor};
 
-use super::evaluate::{chunks, evaluate, for_each_batch};
+use super::evaluate::{evaluate, for_each_batch};
 use super::predictions::{PredictionColumns, PredictionWriter};
 use super::setup::{self, ValidationSet};
+use super::upload::chunks;
 use super::{RunFolder, TrainError, retain};
 use crate::checkpoint;
 use crate::config::{StudentConfig, TrainConfig};
@@ -308,7 +309,7 @@ pub fn predict_parquet(
                 if stop.load(Ordering::Relaxed) {
                     return Ok(ControlFlow::Break(()));
                 }
-                for (start, len) in chunks(features.size()[0], classes) {
+                for (start, len) in chunks(features, classes) {
                     writer.add(batch, start as usize, &model.head(&features.narrow(0, start, len)))?;
                 }
                 Ok(ControlFlow::Continue(()))

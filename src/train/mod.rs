@@ -24,6 +24,7 @@ mod state;
 mod step;
 mod sums;
 mod transformers;
+mod upload;
 mod watch;
 mod window;
 

@@ -65,6 +65,9 @@ pub fn run(
 ) -> Result<TrainReport, TrainError> {
     let begun = Instant::now();
     let device = libtorch::resolve(&config.train.device)?;
+    if config.train.deterministic {
+        libtorch::make_deterministic(device)?;
+    }
     if let Some(threads) = config.train.threads {
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     }

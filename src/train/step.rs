@@ -3,8 +3,8 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::TrainError;
-use super::evaluate::{DeviceBatch, chunks};
 use super::further::Further;
+use super::upload::{DeviceBatch, chunks};
 use crate::libtorch;
 use crate::loss::{LossTerms, Means, WeightedLoss};
 use crate::student::Model;
@@ -26,7 +26,7 @@ pub(super) fn backward(
 ) -> Result<LossTerms, TrainError> {
     let positions = |features: &Tensor| match loss.of_whole_batch() {
         true => vec![(0, features.size()[0])],
-        false => chunks(features.size()[0], classes).collect(),
+        false => chunks(features, classes).collect(),
     };
     backward_in(model, batch, loss, further, means, scale, positions)
 }
@@ -276,8 +276,9 @@ mod tests {
             backward_in(student.as_ref(), &batch, &related, &further, MEANS, 1.0, whole).map(total).unwrap();
         // So many classes that each position would be a part.
         let found =
-            backward(student.as_ref(), &batch, &related, &further, MEANS, 1 << 23, 1.0).map(total).unwrap();
+            backward(student.as_ref(), &batch, &related, &further, MEANS, 1 << 26, 1.0).map(total).unwrap();
         assert!((expected - found).abs() < 1e-6 && found > 0.0, "{found} is not {expected}");
-        assert!(chunks(12, 1 << 23).count() == 12 && !loss(0.0).of_whole_batch());
+        let features = Tensor::zeros([12, 2], (Kind::Float, of_tests()));
+        assert!(chunks(&features, 1 << 26).count() == 12 && !loss(0.0).of_whole_batch());
     }
 }

@@ -178,7 +178,8 @@ impl Exchange {
                 let part = logits.slice(start, len);
                 let values = values(&part, self.dtype, self.classes, classes);
                 let features = self.further.iter().enumerate().map(|one| vectors(one, start, len)).collect();
-                let output = RawOutput { rows: len, classes, values, dtype: self.dtype, features };
+                let output =
+                    RawOutput { rows: len, classes, values: values.into(), dtype: self.dtype, features };
                 wanted = sink(output).is_continue();
             }
         }

@@ -67,9 +67,9 @@ impl Teacher for CommandTeacher {
                 None => whole = Some(part),
                 Some(whole) => {
                     whole.rows += part.rows;
-                    whole.values.extend_from_slice(&part.values);
                     let vectors = whole.features.iter_mut().zip(&part.features);
                     vectors.for_each(|(whole, part)| whole.values.extend_from_slice(&part.values));
+                    whole.values.host().append(&mut part.values.into_host());
                 }
             }
             ControlFlow::Continue(())

@@ -102,7 +102,7 @@ impl Teacher for OnnxTeacher {
             Ok(FeatureBatch { width: reduction.width, values: reduction.apply(values) })
         };
         let features = self.features.iter().map(feature).collect::<Result<_, TeacherError>>()?;
-        Ok(RawOutput { rows, classes, values, dtype, features })
+        Ok(RawOutput { rows, classes, values: values.into(), dtype, features })
     }
 }
 

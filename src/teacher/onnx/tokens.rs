@@ -190,7 +190,7 @@ fn cut(
             floats.append(position * width..position * width + classes, &mut values);
         }
     }
-    Ok(RawOutput { rows, classes, values, dtype: floats.dtype(), features: Vec::new() })
+    Ok(RawOutput { rows, classes, values: values.into(), dtype: floats.dtype(), features: Vec::new() })
 }
 
 impl Input {

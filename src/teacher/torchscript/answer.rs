@@ -4,8 +4,9 @@ use std::path::Path;
 
 use tch::{IValue, Tensor};
 
-use super::module::{output_type, values};
+use super::module::output_type;
 use crate::config::FeatureConfig;
+use crate::libtorch::to_host;
 use crate::target::FeatureBatch;
 use crate::teacher::TeacherError;
 use crate::teacher::features::Reduction;
@@ -96,6 +97,6 @@ impl Feature<'_> {
             1 => self.tensor.flatten(1, -1),
             _ => self.tensor.flatten(0, 1).flatten(1, -1),
         };
-        FeatureBatch { width: self.reduction.width, values: self.reduction.apply(values(&part(&flat))) }
+        FeatureBatch { width: self.reduction.width, values: self.reduction.apply(to_host(&part(&flat))) }
     }
 }

@@ -3,7 +3,7 @@
 use tch::{IValue, Tensor};
 
 use super::answer::Answer;
-use super::module::{Module, output_type, values};
+use super::module::{Module, output_type};
 use crate::config::{FeatureConfig, TeacherConfig};
 use crate::teacher::features::other_than;
 use crate::teacher::{RawOutput, Teacher, TeacherError};
@@ -70,7 +70,7 @@ impl Teacher for TorchScriptTeacher {
             Ok(feature.vectors(Tensor::shallow_clone))
         };
         let features = self.features.iter().map(vectors).collect::<Result<_, TeacherError>>()?;
-        Ok(RawOutput { rows, classes, values: values(output), dtype, features })
+        Ok(RawOutput { rows, classes, values: self.module.values(output), dtype, features })
     }
 }
 

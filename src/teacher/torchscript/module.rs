@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use tch::{CModule, Device, IValue, Kind, Tensor};
 
 use crate::config::TeacherConfig;
-use crate::libtorch;
-use crate::teacher::{OutputType, TeacherError};
+use crate::libtorch::{self, DeviceLogits};
+use crate::teacher::{OutputType, TeacherError, Values};
 
 /// A module in evaluation mode, and the file it is from.
 pub(super) struct Module {
@@ -31,6 +31,15 @@ impl Module {
         Ok(Self { module, path: path.to_owned(), device })
     }
 
+    /// The values of an output `[rows, classes]`: on the CPU as they are wanted there, elsewhere where they are.
+    pub(super) fn values(&self, output: &Tensor) -> Values {
+        let output = DeviceLogits(output.detach());
+        match self.device {
+            Device::Cpu => output.to_host().into(),
+            _ => Values::Device(output),
+        }
+    }
+
     /// One pass, of which no gradients are kept.
     pub(super) fn forward(&self, arguments: &[IValue]) -> Result<IValue, TeacherError> {
         tch::no_grad(|| self.module.forward_is(arguments))
@@ -52,14 +61,6 @@ pub(super) fn output_type(kind: Kind) -> Option<OutputType> {
         Kind::Double => Some(OutputType::F64),
         _ => None,
     }
-}
-
-/// All values of a tensor as single precision, row-major.
-pub(super) fn values(tensor: &Tensor) -> Vec<f32> {
-    let mut values = vec![0.0f32; tensor.numel()];
-    let tensor = tensor.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
-    tensor.copy_data(&mut values, tensor.numel());
-    values
 }
 
 pub(super) fn failed(path: &Path, doing: &'static str, error: &tch::TchError) -> TeacherError {

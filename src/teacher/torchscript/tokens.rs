@@ -7,7 +7,7 @@ use tch::{IValue, Tensor};
 
 use super::answer::{Answer, Feature};
 use super::arguments::{self, Argument};
-use super::module::{self, Module, output_type, values};
+use super::module::{self, Module, output_type};
 use crate::config::{FeatureConfig, TeacherConfig};
 use crate::teacher::vocabulary::Vocabulary;
 use crate::teacher::{RawOutput, TeacherError, TokenBatch, TokenTeacher};
@@ -106,7 +106,7 @@ impl TokenTeacher for TorchScriptTokenTeacher {
                 let found = format!("{:?}", logits.kind());
                 return Err(TeacherError::Output { path: path.clone(), expected, found });
             };
-            let values = values(&logits.narrow(-1, 0, classes as i64));
+            let values = self.body.values(&logits.narrow(-1, 0, classes as i64));
             let features = further.iter().map(|feature| feature.vectors(of_chunk)).collect();
             if sink(RawOutput { rows, classes, values, dtype, features }).is_break() {
                 break;

@@ -1,0 +1,192 @@
+//! What a teacher's numbers are, and what is kept of them.
+
+#[cfg(feature = "torch")]
+use std::sync::Mutex;
+
+use super::keep::{self, Keep};
+use super::samples::Samples;
+use super::source::SourceError;
+use crate::cache::FeatureLayout;
+use crate::config::{CacheConfig, FeatureValues};
+use crate::dataset;
+use crate::encoding::FeatureNumbers;
+use crate::ids::Position;
+#[cfg(feature = "torch")]
+use crate::libtorch::DeviceLogits;
+use crate::select::NonFinite;
+#[cfg(feature = "torch")]
+use crate::tail_model::EncoderOnDevice;
+use crate::tail_model::TailEncoder;
+use crate::target::{TailNodes, TargetBatch};
+#[cfg(feature = "torch")]
+use crate::teacher::Values;
+use crate::teacher::{OutputReading, RawOutput, TeacherError};
+
+/// What the teacher's numbers are, and what is kept of them.
+pub(super) struct Reading {
+    pub(super) classes: usize,
+    pub(super) output: OutputReading,
+    /// Of the tail curves.
+    pub(super) nodes: TailNodes,
+    pub(super) keep: Keep,
+    /// What is kept beside the logits.
+    pub(super) features: Vec<FeatureLayout>,
+    /// Gives positions their tail codes, once it is known.
+    pub(super) encoder: Option<TailEncoder>,
+    /// The same where logits are on a device, once there were some.
+    #[cfg(feature = "torch")]
+    on_device: Mutex<Option<EncoderOnDevice>>,
+}
+
+impl Reading {
+    /// What the teacher's numbers are by its first ones, once they fit config and data.
+    pub(super) fn decide(
+        config: &CacheConfig,
+        nodes: &TailNodes,
+        samples: &Samples,
+        first: &mut RawOutput,
+    ) -> Result<Self, SourceError> {
+        let classes = first.classes;
+        let path = || config.teacher.path.display().to_string();
+        if let Some(expected) = config.teacher.classes.filter(|expected| *expected != classes) {
+            return Err(SourceError::Classes { path: path(), expected, found: classes });
+        }
+        match samples {
+            Samples::Images { dataset, .. } => dataset::check_labels(dataset.as_ref(), classes)?,
+            Samples::Tokens(dataset) => {
+                let largest = dataset.largest_token();
+                let vocabulary = dataset.vocabulary().unwrap_or(largest + 1);
+                if vocabulary as usize > classes {
+                    return Err(SourceError::Vocabulary { path: path(), classes, vocabulary });
+                }
+            }
+        }
+        let keep = Keep::new(&keep::layout(&config.head, classes), classes, nodes, config.seed)?;
+        let output = OutputReading::decide(config.teacher.output_kind, first);
+        let widths = first.features.iter().map(|vectors| vectors.width);
+        let features = config.features.iter().zip(widths).map(|(one, width)| FeatureLayout::new(one, width));
+        let features = features.collect();
+        Ok(Self {
+            classes,
+            output,
+            nodes: nodes.clone(),
+            keep,
+            features,
+            encoder: None,
+            #[cfg(feature = "torch")]
+            on_device: Mutex::new(None),
+        })
+    }
+
+    /// Takes the features out of an output, as they are kept; `positions` are whose they are.
+    pub(super) fn features(
+        &self,
+        output: &mut RawOutput,
+        positions: &[Position],
+    ) -> Result<Vec<FeatureNumbers>, SourceError> {
+        let given = std::mem::take(&mut output.features);
+        let mut kept = Vec::with_capacity(given.len());
+        for (layout, vectors) in self.features.iter().zip(given) {
+            if (vectors.width, vectors.rows()) != (layout.width, output.rows) {
+                let expected = format!(
+                    "{} vectors of {} numbers for the feature {}, as in the first batch",
+                    output.rows, layout.width, layout.name
+                );
+                let found = format!("{} of {}", vectors.rows(), vectors.width);
+                return Err(TeacherError::Output { path: "teacher".into(), expected, found }.into());
+            }
+            let mut numbers = FeatureNumbers::new(layout.values);
+            for (vector, position) in vectors.values.chunks_exact(layout.width).zip(positions) {
+                numbers.push(vector).map_err(|(at, value)| SourceError::Feature {
+                    name: layout.name.clone(),
+                    sample: position.row.sample,
+                    expected: match layout.values {
+                        FeatureValues::F16 => {
+                            "numbers within half precision (values = \"i8\" keeps larger ones)"
+                        }
+                        FeatureValues::I8 => "finite numbers up to 1e38",
+                    },
+                    value,
+                    at,
+                })?;
+            }
+            kept.push(numbers);
+        }
+        Ok(kept)
+    }
+
+    /// What is kept of an output; `positions` are whose it is. Where logits are on a device, so is the selection.
+    pub(super) fn targets(
+        &self,
+        output: RawOutput,
+        positions: &[Position],
+    ) -> Result<TargetBatch, SourceError> {
+        #[cfg(feature = "torch")]
+        if let (Values::Device(logits), OutputReading::Logits) = (&output.values, self.output) {
+            self.check(output.classes)?;
+            if let Some(selected) = self.selected_on_device(logits, positions) {
+                return selected;
+            }
+        }
+        Ok(self.read(output, positions)?.1)
+    }
+
+    /// What is selected from logits on a device; `None` where it is drawn.
+    #[cfg(feature = "torch")]
+    fn selected_on_device(
+        &self,
+        logits: &DeviceLogits,
+        positions: &[Position],
+    ) -> Option<Result<TargetBatch, SourceError>> {
+        // What was left by a panic is as good as before: nothing is changed in it.
+        let mut there = self.on_device.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let encoder = self.encoder.as_ref();
+        let there =
+            encoder.map(|encoder| &*there.get_or_insert_with(|| EncoderOnDevice::new(encoder, logits)));
+        let mut products = Vec::new();
+        let selected = self
+            .keep
+            .selected_on_device(logits, |rows| products.extend(there.map(|there| there.products(rows))))?;
+        Some(selected.map_err(|source| not_finite(source, positions)).map(|mut targets| {
+            if let Some(encoder) = encoder {
+                encoder.encode_products(&products, &mut targets);
+            }
+            targets
+        }))
+    }
+
+    fn check(&self, classes: usize) -> Result<(), SourceError> {
+        if classes == self.classes {
+            return Ok(());
+        }
+        let found = format!("{classes} classes");
+        let expected = format!("{} classes, as in the first batch", self.classes);
+        Err(TeacherError::Output { path: "teacher".into(), expected, found }.into())
+    }
+
+    /// An output as logits, and what is kept of them; `positions` are whose they are.
+    pub(super) fn read(
+        &self,
+        output: RawOutput,
+        positions: &[Position],
+    ) -> Result<(Vec<f32>, TargetBatch), SourceError> {
+        self.check(output.classes)?;
+        let logits = self.output.into_logits(output).map_err(|source| match source {
+            TeacherError::Value { row, .. } => {
+                SourceError::Value { sample: positions[row].row.sample, source }
+            }
+            other => other.into(),
+        })?;
+        let targets = self.keep.targets(&logits, positions);
+        let mut targets = targets.map_err(|source| not_finite(source, positions))?;
+        if let Some(encoder) = &self.encoder {
+            encoder.encode(&logits, &mut targets);
+        }
+        Ok((logits, targets))
+    }
+}
+
+/// Whose logit is not finite.
+fn not_finite(source: NonFinite, positions: &[Position]) -> SourceError {
+    SourceError::NonFinite { sample: positions[source.row].row.sample, source }
+}

@@ -1,0 +1,123 @@
+//! Batches on a device, ahead of the steps that need them.
+
+use std::sync::Arc;
+
+use tch::{Device, Tensor};
+
+use crate::libtorch::upload;
+use crate::loader::{Ahead, Batch, Batches, Inputs, LoaderError, Samples, TokenInputs};
+use crate::loss::{Means, TargetTensors};
+use crate::student::{Input, TokenTensors};
+use crate::target::FeatureBatch;
+
+/// Batches that wait on a GPU.
+const AHEAD: usize = 2;
+
+/// Logits of so many classes and positions at once, at most: what bounds memory where there are many of both. On a GPU
+/// every part costs dozens of operators that have to be asked for, and so it is given larger ones.
+fn chunk_values(device: Device) -> usize {
+    if device == Device::Cpu { 1 << 23 } else { 1 << 26 }
+}
+
+/// A batch, and the same as tensors.
+pub(super) struct Loaded {
+    pub(super) host: Batch,
+    pub(super) there: DeviceBatch,
+}
+
+/// The `batches` of `samples` on `device`. To a GPU another thread brings them, while the steps before theirs are made.
+pub(super) fn on_device(
+    samples: &Arc<Samples>,
+    batches: Batches,
+    device: Device,
+) -> Box<dyn Iterator<Item = Result<Loaded, LoaderError>>> {
+    let samples = Arc::clone(samples);
+    let load = move |batch: Result<Batch, LoaderError>| {
+        let host = batch?;
+        let there = DeviceBatch::new(&host, samples.image_shape(), device);
+        Ok(Loaded { host, there })
+    };
+    match device {
+        Device::Cpu => Box::new(batches.map(load)),
+        _ => Box::new(Ahead::of(AHEAD, move |to| {
+            for loaded in batches.map(load) {
+                let failed = loaded.is_err();
+                if to.send(loaded).is_err() || failed {
+                    break;
+                }
+            }
+        })),
+    }
+}
+
+/// A batch as tensors.
+pub(super) struct DeviceBatch {
+    pub(super) inputs: Input,
+    /// `[positions]`, int64.
+    pub(super) labels: Option<Tensor>,
+    /// One for each cache.
+    pub(super) targets: Vec<TargetTensors>,
+    /// `[positions, width]` each, float.
+    pub(super) features: Vec<Tensor>,
+}
+
+impl DeviceBatch {
+    pub(super) fn new(batch: &Batch, image_shape: Option<&[usize]>, device: Device) -> Self {
+        let inputs = match &batch.inputs {
+            Inputs::Images(images) => {
+                let mut shape = vec![batch.ids.len() as i64];
+                shape.extend(image_shape.unwrap_or_default().iter().map(|d| *d as i64));
+                Input::Images(upload(Tensor::from_slice(images).view(shape.as_slice()), device))
+            }
+            Inputs::Tokens(tokens) => Input::Tokens(tokens_on(tokens, device)),
+        };
+        Self {
+            inputs,
+            labels: batch.labels.as_ref().map(|labels| upload(Tensor::from_slice(labels), device)),
+            targets: batch.targets.iter().map(|targets| TargetTensors::new(targets, device)).collect(),
+            features: batch.features.iter().map(|vectors| vectors_on(vectors, device)).collect(),
+        }
+    }
+
+    /// The positions `start..start + len`: labels and targets.
+    pub(super) fn part(&self, start: i64, len: i64) -> (Option<Tensor>, Vec<TargetTensors>) {
+        let labels = self.labels.as_ref().map(|labels| labels.narrow(0, start, len));
+        (labels, self.targets.iter().map(|targets| targets.rows(start, len)).collect())
+    }
+}
+
+/// What the means of several batches together are over.
+pub(super) fn means(batches: &[Loaded]) -> Means {
+    let positions = |Loaded { host, .. }: &Loaded| match &host.inputs {
+        Inputs::Images(_) => host.ids.len(),
+        Inputs::Tokens(tokens) => tokens.positions.len(),
+    };
+    let labelled =
+        |Loaded { host, .. }: &Loaded| host.labels.iter().flatten().filter(|label| **label >= 0).count();
+    Means { positions: batches.iter().map(positions).sum(), labels: batches.iter().map(labelled).sum() }
+}
+
+fn vectors_on(vectors: &FeatureBatch, device: Device) -> Tensor {
+    let shape = [vectors.rows() as i64, vectors.width as i64];
+    upload(Tensor::from_slice(&vectors.values).view(shape), device)
+}
+
+fn tokens_on(tokens: &TokenInputs, device: Device) -> TokenTensors {
+    let shape = [tokens.rows as i64, tokens.length as i64];
+    let tensor = |values: &[i64]| upload(Tensor::from_slice(values).view(shape), device);
+    // The common case, rows of one document and one length, needs no mask.
+    let plain = tokens.documents.iter().all(|number| *number == 0);
+    TokenTensors {
+        tokens: tensor(&tokens.tokens),
+        places: tensor(&tokens.places),
+        documents: (!plain).then(|| tensor(&tokens.documents)),
+        positions: upload(Tensor::from_slice(&tokens.positions), device),
+    }
+}
+
+/// Positions of `features`, as ranges of a start and a length, of which the logits over `classes` may exist at once.
+pub(super) fn chunks(features: &Tensor, classes: usize) -> impl Iterator<Item = (i64, i64)> + use<> {
+    let positions = features.size()[0];
+    let step = (chunk_values(features.device()) / classes.max(1)).max(1) as i64;
+    (0..positions).step_by(step as usize).map(move |start| (start, step.min(positions - start)))
+}
