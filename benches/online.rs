@@ -23,7 +23,7 @@ use kd_cache::libtorch;
 use kd_cache::loader::{Inputs, Order, Samples, TokenInputs, stream};
 use kd_cache::optim::{Optimizer, Schedule};
 use kd_cache::student::{self, Asked, Input, Student, TokenTensors};
-use kd_cache::teacher::{self, OutputReading, RawOutput, TeacherError, TokenBatch, TokenTeacher};
+use kd_cache::teacher::{self, OutputReading, RawOutput, TeacherError, TokenBatch, TokenTeacher, Values};
 use kd_cache::train::RunFolder;
 use tch::{Cuda, Device, Kind, Reduction, Tensor};
 
@@ -66,11 +66,16 @@ fn backward(
     let leaf = features.detach().set_requires_grad(true);
     let (mut at, mut sum, mut learning) = (0, 0.0, Duration::ZERO);
     let begun = Instant::now();
-    let mut sink = |mut output: RawOutput| {
+    let mut sink = |output: RawOutput| {
+        output.values.wait();
         let learned = Instant::now();
         let (rows, classes) = (output.rows as i64, output.classes as i64);
-        let reading = reading.get_or_insert_with(|| OutputReading::decide(OutputKind::Auto, &mut output));
-        let logits = Tensor::from_slice(&reading.into_logits(output).unwrap()).view([rows, classes]);
+        let reading = reading.get_or_insert_with(|| OutputReading::decide(OutputKind::Auto, &output));
+        let logits = match (&output.values, *reading) {
+            // As a trainer has them whose teacher is on the same device.
+            (Values::Device(logits), OutputReading::Logits) => logits.0.to_kind(Kind::Float),
+            _ => Tensor::from_slice(&reading.into_logits(output).unwrap()).view([rows, classes]),
+        };
         let target = (logits.to_device(device) / temperature).log_softmax(-1, Kind::Float);
         let own = (student.head(&leaf.narrow(0, at, rows)) / temperature).log_softmax(-1, Kind::Float);
         let loss = own.kl_div(&target, Reduction::Sum, true) * (temperature * temperature / positions);

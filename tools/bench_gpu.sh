@@ -5,60 +5,85 @@
 #
 # First that its results are right (tools/check_gpu.py), then ratios of runs that take turns: a build beside the bare
 # teacher, a training step from a cache beside the same step on labels, with and without bfloat16, and the memory of a step
-# beside a dense loss. BIN is a folder with kd-cache, kd-train and the benches `build` and `loss_memory`, default: as cargo
-# built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built, LD_LIBRARY_PATH at the folder of
-# libtorch's libraries. LM_CACHE may be a language model's cache, and TOKENIZER its tokenizer.json. DEVICE is cuda unless
-# set. Everything that is printed is kept in OUT/bench_gpu.txt.
+# beside a dense loss. BIN is a folder with kd-cache, kd-train and the benches `build` and `loss_memory` (and `online`), default:
+# as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built, LD_LIBRARY_PATH at the folder of
+# libtorch's libraries. Of the environment:
+#
+#     DEVICE      cuda unless set
+#     ROUNDS      of everything that takes turns; 5 unless set
+#     RUNTIMES    of teachers that are checked, onnx,torchscript unless set (an ONNX Runtime for CPUs has no GPU)
+#     PARTS       results builds steps memory unless set
+#     LM_TEACHER  a language model's config for kd-cache build, or several (tools/draw_language_model.py writes such)
+#     LM_CACHE    a language model's cache, with its tokenizer.json in TOKENIZER
+#
+# Everything that is printed is kept in OUT/bench_gpu.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-    '' | -*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    '' | -*) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 out=$1
 [ -z "${LM_CACHE:-}" ] || : "${TOKENIZER:?LM_CACHE needs it}"
 device=${DEVICE:-cuda}
+rounds=${ROUNDS:-5}
+parts=" ${PARTS:-results builds steps memory} "
 mkdir -p "$out"
-exec > >(tee "$out/bench_gpu.txt") 2>&1
+exec > >(tee -a "$out/bench_gpu.txt") 2>&1
 if [ "$#" -gt 1 ]; then
     bin=$2
     bench() { echo "$bin/$1"; }
 else
     cargo build --release
-    cargo bench --profile release --no-run --bench build --bench loss_memory
+    cargo bench --profile release --no-run --bench build --bench loss_memory --bench online
     bin=${CARGO_TARGET_DIR:-target}/release
     bench() {
         find "$bin/deps" -name "$1-*" -type f -executable -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2
     }
 fi
+wanted() { [[ $parts == *" $1 "* ]]; }
 build=$(bench build)
 export KD_TRAIN=$bin/kd-train
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
-echo 'bench_gpu: results'
-python3 tools/check_gpu.py --device "$device" --programs "$bin"
-
-echo 'bench_gpu: a build beside the bare teacher'
-"$build" configs/cache/fashion-mnist.toml 5 "teacher.device=$device"
-"$build" configs/cache/fashion-mnist.toml 5 "teacher.device=$device" teacher.kind=torchscript teacher.path=configs/teachers/fashion-mnist.pt
-
-echo 'bench_gpu: a step from a cache beside a step on labels'
-[ -f "$out/cache/manifest.json" ] ||
-    "$bin/kd-cache" build --config configs/cache/fashion-mnist.toml --out "$out/cache" --set "teacher.device=$device" --quiet
-steps() {
-    local name=$1
-    shift
-    python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name "$name" --set "train.device=$device" "$@"
-}
-images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --every 50)
-steps conv "${images[@]}" --set 'student={ kind = "conv", channels = [32, 64] }'
-steps resnet18 "${images[@]}" --set 'student={ kind = "resnet18" }'
-steps resnet18-bf16 "${images[@]}" --set 'student={ kind = "resnet18" }' --set train.precision=bf16
-if [ -n "${LM_CACHE:-}" ]; then
-    tokens=(--cache "$LM_CACHE" --config configs/train/smollm2-python-docs.toml --tails prior,shape --set "tokenizer=$TOKENIZER")
-    steps llama "${tokens[@]}"
-    steps llama-bf16 "${tokens[@]}" --set train.precision=bf16
+if wanted results; then
+    echo 'bench_gpu: results'
+    python3 tools/check_gpu.py --device "$device" --programs "$bin" --runtimes "${RUNTIMES:-onnx,torchscript}"
 fi
 
-echo 'bench_gpu: memory of a step beside a dense loss'
-"$(bench loss_memory)" "$device"
+torchscript=("teacher.device=$device" teacher.kind=torchscript teacher.path=configs/teachers/fashion-mnist.pt)
+if wanted builds; then
+    echo 'bench_gpu: a build beside the bare teacher'
+    [[ ${RUNTIMES:-onnx} != *onnx* ]] || "$build" configs/cache/fashion-mnist.toml "$rounds" "teacher.device=$device"
+    "$build" configs/cache/fashion-mnist.toml "$rounds" "${torchscript[@]}"
+    for config in ${LM_TEACHER:-}; do
+        echo "$config"
+        "$build" "$config" "$rounds" "teacher.device=$device"
+    done
+fi
+
+if wanted steps; then
+    echo 'bench_gpu: a step from a cache beside a step on labels'
+    [ -f "$out/cache/manifest.json" ] ||
+        "$bin/kd-cache" build --config configs/cache/fashion-mnist.toml --out "$out/cache" --quiet "${torchscript[@]/#/--set=}"
+    steps() {
+        local name=$1
+        shift
+        python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name "$name" --rounds "$rounds" \
+            --set "train.device=$device" "$@"
+    }
+    images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --every 50)
+    steps conv "${images[@]}" --set 'student={ kind = "conv", channels = [32, 64] }'
+    steps resnet18 "${images[@]}" --set 'student={ kind = "resnet18" }'
+    steps resnet18-bf16 "${images[@]}" --set 'student={ kind = "resnet18" }' --set train.precision=bf16
+    if [ -n "${LM_CACHE:-}" ]; then
+        tokens=(--cache "$LM_CACHE" --config configs/train/smollm2-python-docs.toml --tails prior,shape --set "tokenizer=$TOKENIZER")
+        steps llama "${tokens[@]}"
+        steps llama-bf16 "${tokens[@]}" --set train.precision=bf16
+    fi
+fi
+
+if wanted memory; then
+    echo 'bench_gpu: memory of a step beside a dense loss'
+    "$(bench loss_memory)" "$device"
+fi

@@ -16,6 +16,17 @@ impl DeviceLogits {
         }
     }
 
+    /// The rows from `start` on, `len` of them, where they are.
+    pub fn rows(&self, start: usize, len: usize) -> Self {
+        Self(self.0.narrow(0, start as i64, len as i64))
+    }
+
+    /// Some of the rows, in the order of `rows`.
+    pub fn some(&self, rows: &[usize]) -> Self {
+        let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+        Self(self.0.index_select(0, &Tensor::from_slice(&rows).to_device(self.0.device())))
+    }
+
     /// Single precision in memory of our own, row after row. Waits for the device.
     pub fn to_host(&self) -> Vec<f32> {
         to_host(&self.0)

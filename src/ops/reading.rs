@@ -22,6 +22,10 @@ use crate::target::{TailNodes, TargetBatch};
 use crate::teacher::Values;
 use crate::teacher::{OutputReading, RawOutput, TeacherError};
 
+/// Up to so many logits are brought here and selected from sooner than dozens of operators can be asked for.
+#[cfg(feature = "torch")]
+const FEW: usize = 1 << 19;
+
 /// What the teacher's numbers are, and what is kept of them.
 pub(super) struct Reading {
     pub(super) classes: usize,
@@ -44,7 +48,7 @@ impl Reading {
         config: &CacheConfig,
         nodes: &TailNodes,
         samples: &Samples,
-        first: &mut RawOutput,
+        first: &RawOutput,
     ) -> Result<Self, SourceError> {
         let classes = first.classes;
         let path = || config.teacher.path.display().to_string();
@@ -122,13 +126,21 @@ impl Reading {
         positions: &[Position],
     ) -> Result<TargetBatch, SourceError> {
         #[cfg(feature = "torch")]
-        if let (Values::Device(logits), OutputReading::Logits) = (&output.values, self.output) {
+        if let (Values::Device(logits), OutputReading::Logits) = (&output.values, self.output)
+            && output.rows * output.classes > FEW
+        {
             self.check(output.classes)?;
             if let Some(selected) = self.selected_on_device(logits, positions) {
                 return selected;
             }
         }
-        Ok(self.read(output, positions)?.1)
+        let (mut targets, mut done) = (TargetBatch::default(), 0);
+        for part in output.parts() {
+            let here = done..done + part.rows;
+            done = here.end;
+            targets.extend(&self.read(part, &positions[here])?.1);
+        }
+        Ok(targets)
     }
 
     /// What is selected from logits on a device; `None` where it is drawn.
@@ -189,4 +201,89 @@ impl Reading {
 /// Whose logit is not finite.
 fn not_finite(source: NonFinite, positions: &[Position]) -> SourceError {
     SourceError::NonFinite { sample: positions[source.row].row.sample, source }
+}
+
+#[cfg(all(test, feature = "torch"))]
+mod tests {
+    use tch::Tensor;
+
+    use super::*;
+    use crate::cache::HeadLayout;
+    use crate::ids::{SampleId, SampleView};
+    use crate::libtorch::of_tests;
+    use crate::teacher::OutputType;
+
+    const ROWS: usize = 6;
+    /// More than [`FEW`] in so many rows.
+    const CLASSES: usize = 100_000;
+
+    fn reading(head: &HeadLayout, output: OutputReading, encoder: Option<TailEncoder>) -> Reading {
+        let nodes = TailNodes::default();
+        let keep = Keep::new(head, CLASSES, &nodes, 7).unwrap();
+        let on_device = Mutex::new(None);
+        Reading { classes: CLASSES, output, nodes, keep, features: Vec::new(), encoder, on_device }
+    }
+
+    fn output(values: &[f32], on_device: bool) -> RawOutput {
+        let tensor = || Tensor::from_slice(values).view([ROWS as i64, -1]).to_device(of_tests());
+        let values = if on_device { Values::Device(DeviceLogits(tensor())) } else { values.to_vec().into() };
+        RawOutput { rows: ROWS, classes: CLASSES, values, dtype: OutputType::F32, features: Vec::new() }
+    }
+
+    /// What is made of an output does not depend on where it is.
+    #[test]
+    fn outputs_here_and_on_a_device_are_read_alike() {
+        let noise = crate::permutation::Permutation::new(1 << 24, 3, 0);
+        let number = |i: usize| noise.at(i as u64) as f32 / (1 << 24) as f32;
+        let logits: Vec<f32> = (0..ROWS * CLASSES).map(|i| number(i).powi(4) * 20.0 - 4.0).collect();
+        let probabilities: Vec<f32> = logits
+            .chunks(CLASSES)
+            .flat_map(|row| {
+                let sum: f64 = row.iter().map(|z| f64::from(*z).exp()).sum();
+                row.iter().map(move |z| (f64::from(*z).exp() / sum) as f32)
+            })
+            .collect();
+        let positions: Vec<Position> = (0..ROWS as u64)
+            .map(|id| Position { row: SampleView { sample: SampleId(id), view: 0 }, position: 0 })
+            .collect();
+        let rank = 2;
+        let basis: Vec<f32> = (0..CLASSES * rank).map(|i| (number(i) - 0.5) / 50.0).collect();
+        let encoder = || TailEncoder::new(rank, vec![-18.0; CLASSES], vec![1.0; CLASSES], &basis);
+        let selected = HeadLayout { k: 12, mass: None, draws: None, temperature: None };
+        let drawn = HeadLayout { k: 30, mass: None, draws: Some(30), temperature: Some(1.0) };
+        let codes = |batch: &TargetBatch| batch.codes.iter().map(|code| i32::from(*code)).collect::<Vec<_>>();
+        for (head, kind, values, encoder) in [
+            (&selected, OutputReading::Logits, &logits, encoder()),
+            (&selected, OutputReading::Logits, &logits, None),
+            (&selected, OutputReading::Probabilities, &probabilities, None),
+            (&drawn, OutputReading::Logits, &logits, None),
+        ] {
+            let reading = reading(head, kind, encoder);
+            let [here, there] = [false, true]
+                .map(|on_device| reading.targets(output(values, on_device), &positions).unwrap());
+            assert_eq!((&here.ids, &here.values, &here.counts), (&there.ids, &there.values, &there.counts));
+            assert!(here.curve.iter().zip(&there.curve).all(|(a, b)| (a - b).abs() < 2e-5));
+            let off = codes(&here).iter().zip(codes(&there)).map(|(a, b)| (a - b).abs()).max();
+            assert!(off.unwrap_or(0) <= 1 && here.rank == there.rank, "{off:?}");
+            // Whose it is, is told alike.
+            let mut bad = values.clone();
+            bad[4 * CLASSES + 17] = f32::NAN;
+            let [here, there] = [false, true].map(|on_device| {
+                reading.targets(output(&bad, on_device), &positions).unwrap_err().to_string()
+            });
+            assert!(here == there && here.contains("sample 4"), "{here}; {there}");
+        }
+    }
+
+    #[test]
+    fn rows_that_are_kept_are_those_that_were_asked_for() {
+        let values: Vec<f32> = (0..ROWS * CLASSES).map(|i| i as f32).collect();
+        for on_device in [false, true] {
+            let mut output = output(&values, on_device);
+            output.values.keep(&[1, 4], CLASSES);
+            let kept = output.values.into_host();
+            assert_eq!(kept.len(), 2 * CLASSES);
+            assert_eq!([kept[5], kept[CLASSES + 5]], [CLASSES + 5, 4 * CLASSES + 5].map(|at| at as f32));
+        }
+    }
 }

@@ -133,7 +133,7 @@ impl Source {
             on_device = output.values.on_device();
             let (dtype, rows) = (output.dtype, output.rows);
             let reading = match probed.take() {
-                None => Reading::decide(config, nodes, &samples, &mut output).map(|reading| (reading, dtype)),
+                None => Reading::decide(config, nodes, &samples, &output).map(|reading| (reading, dtype)),
                 Some(reading) => reading,
             };
             // A teacher that answers nonsense is found out before anything is written.
@@ -176,17 +176,12 @@ impl Source {
         let answered = self.model.forward(&prepared, &mut |mut output| {
             let here = at..at + output.rows;
             at = here.end;
-            let classes = output.classes;
             let kept: Vec<usize> = (0..output.rows).filter(|row| asked[here.start + row]).collect();
             let wanted: Vec<Position> = kept.iter().map(|row| positions[here.start + row]).collect();
             if kept.is_empty() {
                 return ControlFlow::Continue(());
             }
-            let values = output.values.host();
-            for (to, row) in kept.iter().enumerate() {
-                values.copy_within(row * classes..(row + 1) * classes, to * classes);
-            }
-            values.truncate(kept.len() * classes);
+            output.values.keep(&kept, output.classes);
             output.rows = kept.len();
             output.features.clear();
             let read = reading.read(output, &wanted).map_err(E::from);

@@ -146,7 +146,9 @@ fn each_kind_trains_and_its_export_answers_alike_at_any_batch_size() {
             let x = input(rows, &shape);
             let here = tch::no_grad(|| forward(student.as_ref(), &x)).unwrap();
             let there = module.forward_ts(&[x.to_device(Device::Cpu)]).unwrap().to_device(of_tests());
-            assert!(f64::try_from((here - there).abs().max()).unwrap() < 1e-6, "{config:?}");
+            // A GPU's convolutions cut their factors to the eleven bits of TF32, as PyTorch's do.
+            let most = if of_tests().is_cuda() { 2e-2 } else { 1e-6 };
+            assert!(f64::try_from((here - there).abs().max()).unwrap() < most, "{config:?}");
         }
         // Exporting must not end the training.
         assert!(!student.variables().trainable_variables().is_empty());

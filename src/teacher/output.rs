@@ -51,6 +51,10 @@ pub enum Values {
     Device(DeviceLogits),
 }
 
+/// Numbers that are brought from a device at once, where there are more than are wanted together.
+#[cfg(feature = "torch")]
+const TOGETHER: usize = 1 << 25;
+
 impl Values {
     /// Brings them into memory of our own, where they are not.
     pub fn host(&mut self) -> &mut Vec<f32> {
@@ -62,6 +66,11 @@ impl Values {
                 self.host()
             }
         }
+    }
+
+    /// As [`Self::host`], for good.
+    pub fn into_host(mut self) -> Vec<f32> {
+        std::mem::take(self.host())
     }
 
     /// Whether they are on a device.
@@ -78,9 +87,44 @@ impl Values {
         }
     }
 
-    /// As [`Self::host`], for good.
-    pub fn into_host(mut self) -> Vec<f32> {
-        std::mem::take(self.host())
+    /// Keeps some of the rows, which rise, in memory of our own.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    pub fn keep(&mut self, rows: &[usize], classes: usize) {
+        match self {
+            Self::Host(values) => {
+                for (to, row) in rows.iter().enumerate() {
+                    values.copy_within(row * classes..(row + 1) * classes, to * classes);
+                }
+                values.truncate(rows.len() * classes);
+            }
+            #[cfg(feature = "torch")]
+            Self::Device(logits) => *self = Self::Host(logits.some(rows).to_host()),
+        }
+    }
+}
+
+impl RawOutput {
+    /// The same in parts that can be brought into memory of our own, features left out; one where it is there.
+    pub fn parts(self) -> impl Iterator<Item = Self> {
+        let Self { rows, classes, values, dtype, .. } = self;
+        let step = match &values {
+            Values::Host(_) => rows,
+            #[cfg(feature = "torch")]
+            Values::Device(_) => TOGETHER / classes.max(1),
+        };
+        let step = step.max(1);
+        let mut whole = Some(values);
+        (0..rows.max(1)).step_by(step).map_while(move |start| {
+            let rows = step.min(rows - start);
+            let values = match &whole {
+                #[cfg(feature = "torch")]
+                Some(Values::Device(logits)) => Values::Device(logits.rows(start, rows)),
+                _ => whole.take()?,
+            };
+            Some(Self { rows, classes, values, dtype, features: Vec::new() })
+        })
     }
 }
 
@@ -123,11 +167,21 @@ impl OutputReading {
     /// The declared meaning, or for [`OutputKind::Auto`] what `first` looks like: every row
     /// must be non-negative and sum to 1 to be probabilities, non-positive with exponentials
     /// that sum to 1 to be log-probabilities.
-    pub fn decide(declared: OutputKind, first: &mut RawOutput) -> Self {
+    pub fn decide(declared: OutputKind, first: &RawOutput) -> Self {
         let (rows, classes) = (first.rows, first.classes);
-        let values: &[f32] = if declared == OutputKind::Auto { first.values.host() } else { &[] };
-        let every_row =
-            |reads: &dyn Fn(&[f32]) -> bool| classes > 1 && rows > 0 && values.chunks(classes).all(reads);
+        let every_row = |reads: &dyn Fn(&[f32]) -> bool| {
+            classes > 1
+                && rows > 0
+                && match &first.values {
+                    Values::Host(values) => values.chunks(classes).all(reads),
+                    #[cfg(feature = "torch")]
+                    Values::Device(logits) => {
+                        let step = (TOGETHER / classes).max(1);
+                        let part = |start: usize| logits.rows(start, step.min(rows - start)).to_host();
+                        (0..rows).step_by(step).all(|start| part(start).chunks(classes).all(reads))
+                    }
+                }
+        };
         let near_one = |sum: f64| (sum - 1.0).abs() < SUM_TOLERANCE;
         let probabilities =
             |row: &[f32]| row.iter().all(|p| *p >= 0.0) && near_one(row.iter().map(|p| f64::from(*p)).sum());
@@ -206,12 +260,12 @@ mod tests {
 
     #[test]
     fn auto_tells_probabilities_from_logits() {
-        let decide = |values: &[f32]| OutputReading::decide(OutputKind::Auto, &mut output(values, 2));
+        let decide = |values: &[f32]| OutputReading::decide(OutputKind::Auto, &output(values, 2));
         assert_eq!(decide(&[0.25, 0.75, 1.0, 0.0]), OutputReading::Probabilities);
         assert_eq!(decide(&[0.25f32.ln(), 0.75f32.ln()]), OutputReading::LogProbabilities);
         assert_eq!(decide(&[0.25, 0.75, 1.0, 0.5]), OutputReading::Logits);
         assert_eq!(decide(&[-3.0, 4.0]), OutputReading::Logits);
-        let declared = OutputReading::decide(OutputKind::Logits, &mut output(&[0.25, 0.75], 2));
+        let declared = OutputReading::decide(OutputKind::Logits, &output(&[0.25, 0.75], 2));
         assert_eq!(declared, OutputReading::Logits);
     }
 

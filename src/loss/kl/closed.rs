@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{KlDivergence, Tail, divergence, log_target};
+use super::{KlDivergence, Tail, log_target};
 use crate::loss::TargetTensors;
 
 /// Targets as they enter the gradient `softmax(s / T) − p`.
@@ -54,21 +54,22 @@ impl KlDivergence {
         let target = self.decoder.decode(targets);
         if let (Tail::Dense { log_w, basis }, Some(log_tail)) = (&self.tail, &target.log_tail) {
             let log_p = log_target(&log_q.size(), targets, &target.log_head, log_tail, log_w, basis.as_ref());
-            let of_positions = divergence(&log_p, log_q);
-            let off_head = OffHead::Dense(log_p.exp());
-            return Some((of_positions, Probabilities { off_head, head: None }));
+            let p = log_p.exp();
+            let mut apart = log_p;
+            apart -= log_q;
+            let of_positions = apart.g_mul_(&p).sum_dim_intlist(-1, false, Kind::Float);
+            return Some((of_positions, Probabilities { off_head: OffHead::Dense(p), head: None }));
         }
         let on_head = log_q.gather(-1, &targets.ids, false);
-        let head = divergence(&target.log_head, &on_head);
         let in_head = targets.in_head();
-        let only_in_head = |values: Tensor| match &in_head {
-            None => values,
-            Some(in_head) => values * in_head.to_kind(Kind::Float),
+        let p = match &in_head {
+            None => target.log_head.exp(),
+            Some(in_head) => target.log_head.exp() * in_head.to_kind(Kind::Float),
         };
-        let p = only_in_head(target.log_head.exp());
+        let head = (&p * (&target.log_head - &on_head)).sum_dim_intlist(-1, false, Kind::Float);
         match (&self.tail, &target.log_tail) {
             (Tail::Bucket, Some(_)) => None,
-            (Tail::Product { w, log_w, negative_entropy }, Some(log_tail)) => {
+            (Tail::Product { w, in_columns, log_w, negative_entropy }, Some(log_tail)) => {
                 let log_w = log_w.index_select(0, &targets.ids.reshape([-1])).view_as(&targets.ids);
                 let head_w = match &in_head {
                     None => log_w.exp(),
@@ -78,7 +79,8 @@ impl KlDivergence {
                 let kept = kept.clamp_min(f64::MIN_POSITIVE);
                 let of_head = (&head_w * (log_w - &on_head)).sum_dim_intlist(-1, true, Kind::Double);
                 // Σ w (log w − log q), of all classes and less those of the head.
-                let all: Tensor = *negative_entropy - log_q.matmul(&w.unsqueeze(-1)).to_kind(Kind::Double);
+                let mean = log_q.matmul(in_columns).narrow(-1, 0, 1).to_kind(Kind::Double);
+                let all: Tensor = *negative_entropy - mean;
                 let log_tail = log_tail.to_kind(Kind::Double).unsqueeze(-1);
                 let mass = log_tail.exp();
                 let tail = &mass * (log_tail + (all - of_head) / &kept - kept.log());

@@ -275,7 +275,12 @@ fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
             };
             let fixed = WeightedLoss::new(&fixed, std::slice::from_ref(&case.space), of_tests()).unwrap();
             let expected = run(&fixed);
-            assert_eq!(found.1, expected.1, "step {step}");
+            if of_tests() == Device::Cpu {
+                assert_eq!(found.1, expected.1, "step {step}");
+            } else {
+                // A GPU adds in whatever order.
+                assert!(found.1.iter().zip(&expected.1).all(|(a, b)| (a - b).abs() < 1e-7), "step {step}");
+            }
             assert!((found.0 - expected.0).abs() < 1e-6, "step {step}: {} is not {}", found.0, expected.0);
             // What has no weight at a step is computed all the same, so that an epoch's means are over all steps.
             assert_eq!(found.2, ["cross_entropy", "kl", "nkd", "ranking"]);

@@ -3,7 +3,7 @@
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
-use tch::{IValue, Tensor};
+use tch::{Device, IValue, Tensor};
 
 use super::answer::{Answer, Feature};
 use super::arguments::{self, Argument};
@@ -57,7 +57,9 @@ impl TokenTeacher for TorchScriptTokenTeacher {
         batch: &TokenBatch,
         sink: &mut dyn FnMut(RawOutput) -> ControlFlow<()>,
     ) -> Result<(), TeacherError> {
-        let chunks = batch.chunks(batch.length(), self.chunk);
+        // Parts keep what is brought here small; what stays on a device is there as a whole.
+        let stays = self.body.device != Device::Cpu && self.head.is_none();
+        let chunks = batch.chunks(batch.length(), if stays { usize::MAX } else { self.chunk });
         if chunks.is_empty() {
             return Ok(());
         }
