@@ -5,15 +5,16 @@
 #
 # First that its results are right (tools/check_gpu.py), then ratios of runs that take turns: a build beside the bare
 # teacher, a training step from a cache beside the same step on labels, with and without bfloat16, and the memory of a step
-# beside a dense loss. BIN is a folder with kd-cache, kd-train and the benches `build` and `loss_memory` (and `online`), default:
-# as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built, LD_LIBRARY_PATH at the folder of
+# beside a dense loss, and an epoch beside one with the teacher in every step. BIN is a folder with kd-cache, kd-train and the
+# benches `build`, `loss_memory` and `online`, default: as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built, LD_LIBRARY_PATH at the folder of
 # libtorch's libraries. Of the environment:
 #
 #     DEVICE      cuda unless set
 #     ROUNDS      of everything that takes turns; 5 unless set
 #     RUNTIMES    of teachers that are checked, onnx,torchscript unless set (an ONNX Runtime for CPUs has no GPU)
-#     PARTS       results builds steps memory unless set
-#     LM_TEACHER  a language model's config for kd-cache build, or several (tools/draw_language_model.py writes such)
+#     LIMIT       training images of the check; 60000 unless set
+#     PARTS       results builds steps memory online unless set
+#     LM_TEACHER  folders that tools/draw_language_model.py wrote: built from, and the first is asked in every step of an online run
 #     LM_CACHE    a language model's cache, with its tokenizer.json in TOKENIZER
 #
 # Everything that is printed is kept in OUT/bench_gpu.txt.
@@ -21,13 +22,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-    '' | -*) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    '' | -*) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 out=$1
 [ -z "${LM_CACHE:-}" ] || : "${TOKENIZER:?LM_CACHE needs it}"
 device=${DEVICE:-cuda}
 rounds=${ROUNDS:-5}
-parts=" ${PARTS:-results builds steps memory} "
+parts=" ${PARTS:-results builds steps memory online} "
 mkdir -p "$out"
 exec > >(tee -a "$out/bench_gpu.txt") 2>&1
 if [ "$#" -gt 1 ]; then
@@ -48,7 +49,8 @@ export KD_TRAIN=$bin/kd-train
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
 if wanted results; then
     echo 'bench_gpu: results'
-    python3 tools/check_gpu.py --device "$device" --programs "$bin" --runtimes "${RUNTIMES:-onnx,torchscript}"
+    python3 tools/check_gpu.py --device "$device" --programs "$bin" --runtimes "${RUNTIMES:-onnx,torchscript}" \
+        --limit "${LIMIT:-60000}"
 fi
 
 torchscript=("teacher.device=$device" teacher.kind=torchscript teacher.path=configs/teachers/fashion-mnist.pt)
@@ -56,9 +58,9 @@ if wanted builds; then
     echo 'bench_gpu: a build beside the bare teacher'
     [[ ${RUNTIMES:-onnx} != *onnx* ]] || "$build" configs/cache/fashion-mnist.toml "$rounds" "teacher.device=$device"
     "$build" configs/cache/fashion-mnist.toml "$rounds" "${torchscript[@]}"
-    for config in ${LM_TEACHER:-}; do
-        echo "$config"
-        "$build" "$config" "$rounds" "teacher.device=$device"
+    for teacher in ${LM_TEACHER:-}; do
+        echo "$teacher"
+        "$build" "$teacher/cache.toml" "$rounds" "teacher.device=$device"
     done
 fi
 
@@ -81,6 +83,16 @@ if wanted steps; then
         steps llama "${tokens[@]}"
         steps llama-bf16 "${tokens[@]}" --set train.precision=bf16
     fi
+fi
+
+if wanted online && [ -n "${LM_TEACHER:-}" ]; then
+    echo 'bench_gpu: with the teacher in every step'
+    read -r teacher _ <<<"$LM_TEACHER"
+    [ -f "$out/lm-cache/manifest.json" ] ||
+        "$bin/kd-cache" build --config "$teacher/cache.toml" --out "$out/lm-cache" --quiet --set "teacher.device=$device"
+    python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name online --rounds "$rounds" --every 10 \
+        --cache "$out/lm-cache" --config "$teacher/train.toml" --tails prior --set "train.device=$device" \
+        --online "$teacher/cache.toml" --cache-set "teacher.device=$device"
 fi
 
 if wanted memory; then

@@ -3,9 +3,9 @@
 
     tools/draw_language_model.py OUT [--dtype f32|f16|bf16] [--rows 64] [--length 512] [--layers 30] [--rank 0]
 
-Writes into OUT a TorchScript module (model.pt), rows of drawn tokens (tokens.bin) and a config for `kd-cache build`
-(cache.toml) with paths that do not depend on the folder it is run from. What it predicts means nothing; what it costs is
-what a model of this shape costs. Needs torch and transformers; fetches nothing.
+Writes into OUT a TorchScript module (model.pt), rows of drawn tokens (tokens.bin) and configs for `kd-cache build` (cache.toml)
+and `kd-train` (train.toml) with paths that do not depend on the folder they are used from. What it predicts means nothing; what
+it costs is what a model of this shape costs. Needs torch and transformers; fetches nothing.
 """
 
 import argparse
@@ -45,6 +45,28 @@ shard_samples = 128
 """
 
 
+STUDENT = """seed = 0
+
+[student]
+kind = "llama"
+hidden_size = 192
+num_hidden_layers = 4
+num_attention_heads = 6
+num_key_value_heads = 2
+
+[loss]
+weights = { kl = 1.0 }
+
+[optimizer]
+kind = "adamw"
+learning_rate = 1e-3
+
+[train]
+epochs = 1
+batch = 4
+"""
+
+
 class Logits(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
@@ -79,6 +101,7 @@ def main():
     drawn = np.random.default_rng(0).integers(1, VOCABULARY, options.rows * options.length)
     drawn.astype("<u2").tofile(out / "tokens.bin")
     (out / "cache.toml").write_text(CONFIG.format(out=out, length=options.length, rank=options.rank))
+    (out / "train.toml").write_text(STUDENT)
     print(f"{out}: {sum(weight.numel() for weight in model.parameters()):,} weights, {options.rows} rows")
 
 

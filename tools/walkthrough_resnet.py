@@ -99,6 +99,7 @@ def main():
     parser.add_argument(
         "--out", type=Path, default=Path("out/walkthrough-resnet"), help="folder for all results (default out/walkthrough-resnet)"
     )
+    parser.add_argument("--programs", type=Path, help="folder of kd-cache and kd-train (default: as cargo built them)")
     options = parser.parse_args()
     for key, value in (FULL if options.full else SMALL).items():
         if getattr(options, key) is None:
@@ -106,7 +107,7 @@ def main():
         elif getattr(options, key) < 1:
             parser.error(f"--{key.replace('_', '-')}: expected at least 1")
     begun = time.monotonic()
-    tools = programs()
+    tools = (options.programs or programs()).resolve()
     folder = Path(os.path.abspath(options.out))
     clear(folder, ("teacher", "cache", "cache-test", "runs"))
 
