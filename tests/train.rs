@@ -80,6 +80,8 @@ fn runs_repeat_by_their_seed() {
     assert_eq!(run("again", &[]), first);
     // How far ahead batches are prepared changes nothing.
     assert_eq!(run("ahead", &["train.prefetch=1"]), first);
+    // The CPU gives the same bits without being told.
+    assert_eq!(run("told", &["train.deterministic=true"]), first);
     assert_ne!(run("other", &["seed=4"]).1, first.1);
 }
 

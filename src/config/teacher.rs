@@ -96,7 +96,8 @@ pub struct TeacherConfig {
     /// `chunk` positions' rather than a batch's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<PathBuf>,
-    /// Language models: positions whose logits are in memory as single precision at once.
+    /// Language models: positions whose logits are in memory as single precision at once. (A GPU of libtorch's keeps all of
+    /// a batch, in the model's own type: `batch` is what bounds them there.)
     #[serde(default = "default_chunk", skip_serializing_if = "is_default_chunk")]
     #[schemars(range(min = 1))]
     pub chunk: usize,

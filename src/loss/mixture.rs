@@ -121,6 +121,11 @@ impl Mixture {
 }
 
 impl Mixture {
+    /// Whether [`Self::closed`] gives something.
+    pub(super) fn has_closed_form(&self) -> bool {
+        !self.is_dense() && self.teachers.iter().all(|(_, teacher)| teacher.has_closed_form())
+    }
+
     /// The divergence of each sample and, with each teacher's weight, what its gradient takes away from the student's
     /// softmax ([`KlDivergence::closed`]); `None` for a bucket, and where a target must be written out.
     pub(super) fn closed<'a>(

@@ -43,7 +43,10 @@ pub struct Means {
 /// A batch's loss and its parts, each a scalar tensor on the device.
 #[derive(Debug)]
 pub struct LossTerms {
-    /// What is minimised.
+    /// What is minimised, as it is to be told.
+    pub value: Tensor,
+    /// The same with its gradients. As a number it is the same too, unless a student masks classes with −∞, whose product with
+    /// a gradient of 0 is none.
     pub total: Tensor,
     /// Every term by the name of its weight, unweighted, detached.
     pub terms: BTreeMap<String, Tensor>,
@@ -56,6 +59,7 @@ impl LossTerms {
             *sum = Some(self);
             return;
         };
+        sum.value = &sum.value + self.value;
         sum.total = sum.total.detach() + self.total.detach();
         for (name, term) in &mut sum.terms {
             if let Some(part) = self.terms.get(name) {
@@ -142,6 +146,7 @@ impl WeightedLoss {
         let (used, now) = (&self.used, &self.now.weights);
         let mut sum = Sum {
             total: Tensor::zeros([], (Kind::Float, logits.device())),
+            of_gradient: None,
             terms: BTreeMap::new(),
             positions: means.positions.max(1) as f64,
             labels: means.labels.max(1) as f64,
@@ -172,7 +177,12 @@ impl WeightedLoss {
             let term = smoothed(logits, labels, self.config.label_smoothing);
             sum.add_labelled("cross_entropy", now.cross_entropy, term);
         }
-        LossTerms { total: sum.total, terms: sum.terms }
+        let value = sum.total.detach();
+        let total = match sum.of_gradient {
+            Some(product) => sum.total + (&product - product.detach()),
+            None => sum.total,
+        };
+        LossTerms { value, total, terms: sum.terms }
     }
 
     /// `kl` and `cross_entropy` with a gradient made in the same go, where one is asked for. `false` where they are left
@@ -239,6 +249,9 @@ impl WeightedLoss {
         let labels = labels.filter(|_| used.cross_entropy > 0.0);
         if target.is_none() && labels.is_none() {
             return true;
+        }
+        if target.is_some_and(|target| !target.has_closed_form()) {
+            return false;
         }
         let smoothing = self.config.label_smoothing;
         let closed = tch::no_grad(|| {
@@ -381,16 +394,17 @@ impl LossConfig {
 /// A weighted sum on its way.
 struct Sum {
     total: Tensor,
+    /// A number whose gradient is known beforehand and whose value means nothing.
+    of_gradient: Option<Tensor>,
     terms: BTreeMap<String, Tensor>,
     positions: f64,
     labels: f64,
 }
 
 impl Sum {
-    /// Adds nothing to the total, and `gradient` to what it gives `logits` when it goes backward.
+    /// Adds `gradient` to what the total gives `logits` when it goes backward.
     fn add_gradient(&mut self, logits: &Tensor, gradient: &Tensor) {
-        let product = logits.to_kind(Kind::Float).reshape([-1]).dot(&gradient.reshape([-1]));
-        self.total += &product - product.detach();
+        self.of_gradient = Some(logits.to_kind(Kind::Float).reshape([-1]).dot(&gradient.reshape([-1])));
     }
 
     fn add(&mut self, name: &'static str, weight: f64, of_positions: Tensor) {

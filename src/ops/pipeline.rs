@@ -18,8 +18,10 @@ use crate::cache::{CacheWriter, ShardRows, TokenRow};
 use crate::ids::{Position, SampleView};
 use crate::teacher::RawOutput;
 
-/// Batches that wait between two stages; where a teacher's logits stay on a device, whose memory is dear, one.
+/// Batches that wait between two stages.
 const DEPTH: usize = 3;
+/// The same where a teacher's logits stay on a device, whose memory is dear: those that are selected from and the next.
+const DEPTH_ON_DEVICE: usize = 0;
 
 /// A batch, and whether a shard ends with it.
 struct Batch {
@@ -51,7 +53,7 @@ pub(super) fn run(
     let (samples, reading) = (&*samples, &*reading);
 
     let (to_teacher, prepared) = sync_channel(DEPTH);
-    let (to_selection, predicted) = sync_channel(if *on_device { 1 } else { DEPTH });
+    let (to_selection, predicted) = sync_channel(if *on_device { DEPTH_ON_DEVICE } else { DEPTH });
     let (to_writer, shards) = sync_channel(1);
     let (read, taught, selected, written) = std::thread::scope(|scope| {
         let reader = scope.spawn(move || read(samples, batches, stop, to_teacher));

@@ -284,8 +284,12 @@ fn measure(
             let here = done..done + output.rows;
             done = here.end;
             let read = match at {
-                0 => reading.read(output, &all[here]).map(|(read, _)| logits = read),
-                _ => reading.targets(output, &all[here]).map(drop),
+                0 => output.parts().try_fold(here.start, |start, part| {
+                    let end = start + part.rows;
+                    logits = reading.read(part, &all[start..end])?.0;
+                    Ok::<_, SourceError>(end)
+                }),
+                _ => reading.targets(output, &all[here.clone()]).map(|_| here.end),
             };
             failed = read.err();
             selecting += selected.elapsed();

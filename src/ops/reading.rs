@@ -250,6 +250,7 @@ mod tests {
         let basis: Vec<f32> = (0..CLASSES * rank).map(|i| (number(i) - 0.5) / 50.0).collect();
         let encoder = || TailEncoder::new(rank, vec![-18.0; CLASSES], vec![1.0; CLASSES], &basis);
         let selected = HeadLayout { k: 12, mass: None, draws: None, temperature: None };
+        let by_mass = HeadLayout { k: 40, mass: Some(0.001), draws: None, temperature: None };
         let drawn = HeadLayout { k: 30, mass: None, draws: Some(30), temperature: Some(1.0) };
         let codes = |batch: &TargetBatch| batch.codes.iter().map(|code| i32::from(*code)).collect::<Vec<_>>();
         for (head, kind, values, encoder) in [
@@ -257,6 +258,7 @@ mod tests {
             (&selected, OutputReading::Logits, &logits, None),
             (&selected, OutputReading::Probabilities, &probabilities, None),
             (&drawn, OutputReading::Logits, &logits, None),
+            (&by_mass, OutputReading::Logits, &logits, encoder()),
         ] {
             let reading = reading(head, kind, encoder);
             let [here, there] = [false, true]

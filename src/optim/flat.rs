@@ -5,7 +5,7 @@
 //! gives a variable other memory, as a module does that is moved to a device, is found out by the address, and what the
 //! variable has then counts.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use tch::{Device, Tensor};
 
@@ -52,12 +52,16 @@ pub(super) fn join(
     variables: impl Iterator<Item = (String, Tensor, Own)>,
     limit: impl Fn(Device) -> usize,
 ) -> Vec<Flat> {
+    let variables: Vec<_> = variables.collect();
+    let mut names_of = BTreeMap::new();
+    for (_, value, _) in &variables {
+        *names_of.entry(value.data_ptr() as usize).or_insert(0) += 1;
+    }
     let mut groups: Vec<(usize, Flat)> = Vec::new();
-    let mut seen = BTreeSet::new();
     for (name, value, own) in variables {
         let count = value.numel();
-        // Two names of the same numbers stay as they are.
-        let alone = !seen.insert(value.data_ptr() as usize) || count == 0;
+        // Numbers that several names share go on being shared.
+        let alone = names_of.get(&(value.data_ptr() as usize)) != Some(&1) || count == 0;
         let alike = |(joined, group): &&mut (usize, Flat)| {
             let of = &group.members[0].value;
             let same = (of.kind(), of.device()) == (value.kind(), value.device());
@@ -84,14 +88,20 @@ impl Member {
     fn of(&self, flat: &Tensor) -> Tensor {
         flat.narrow(0, self.start, self.value.numel() as i64).view_as(&self.value)
     }
-}
 
-/// Has `tensor` look into `view`, whose memory takes over what it has.
-fn settle(tensor: &mut Tensor, view: &Tensor) {
-    if tensor.data_ptr() != view.data_ptr() {
-        let mut view = view.shallow_clone();
-        view.copy_(tensor);
-        tensor.set_data(&view);
+    /// Whether `tensor`, its value or gradient, looks into its part of `flat`. Asked of every variable at every step.
+    fn lies_in(&self, flat: &Tensor, tensor: &Tensor) -> bool {
+        let before = self.start as usize * flat.kind().elt_size_in_bytes();
+        tensor.data_ptr() as usize == (flat.data_ptr() as usize).wrapping_add(before)
+    }
+
+    /// Has `tensor`, its value or gradient, look into its part of `flat`, which takes over what it has.
+    fn settle(&self, flat: &Tensor, mut tensor: Tensor) {
+        if !self.lies_in(flat, &tensor) {
+            let mut view = self.of(flat);
+            view.copy_(&tensor);
+            tensor.set_data(&view);
+        }
     }
 }
 
@@ -109,12 +119,11 @@ impl Flat {
             Joined { gradient: value.zeros_like(), value }
         });
         let mut all = true;
-        for member in &mut self.members {
-            let view = member.of(&joined.value);
-            settle(&mut member.value, &view);
-            let mut gradient = member.value.grad();
+        for member in &self.members {
+            member.settle(&joined.value, member.value.shallow_clone());
+            let gradient = member.value.grad();
             if gradient.defined() {
-                settle(&mut gradient, &member.of(&joined.gradient));
+                member.settle(&joined.gradient, gradient);
             } else {
                 all = false;
             }
@@ -126,13 +135,11 @@ impl Flat {
     pub(super) fn zero_grad(&mut self) {
         match &mut self.joined {
             Some(joined) => {
-                let settled = |member: &Member| {
-                    member.value.grad().data_ptr() == member.of(&joined.gradient).data_ptr()
+                let settled = |member: &&mut Member| {
+                    let gradient = member.value.grad();
+                    gradient.defined() && member.lies_in(&joined.gradient, &gradient)
                 };
-                let (bound, others): (Vec<_>, Vec<_>) = self
-                    .members
-                    .iter_mut()
-                    .partition(|member| member.value.grad().defined() && settled(member));
+                let (bound, others): (Vec<_>, Vec<_>) = self.members.iter_mut().partition(settled);
                 if !bound.is_empty() {
                     let _ = joined.gradient.zero_();
                 }
@@ -294,6 +301,23 @@ mod tests {
             let (alone, joined) = (run(0), run(1 << 16));
             assert_eq!(alone, joined, "{kind}");
         }
+    }
+
+    /// Two variables of one memory, as a module has them whose layers share their weights.
+    #[test]
+    fn numbers_that_are_shared_stay_shared() {
+        let store = store();
+        let shared = store.root().var_copy("e", &Tensor::ones([5, 3], (Kind::Float, of_tests())));
+        let mut alike = store.variables().remove("a").unwrap();
+        tch::no_grad(|| alike.set_data(&shared.detach()));
+        let config = serde_json::json!({ "kind": "sgd", "learning_rate": 0.1 });
+        let config: OptimizerConfig = serde_json::from_value(config).unwrap();
+        let mut optimizer = Optimizer::joined(&config, &store, |_| 1 << 16).unwrap();
+        loss(&store, 0, true).backward();
+        optimizer.step(0.1);
+        let all = store.variables();
+        assert_eq!(all["a"].data_ptr(), all["e"].data_ptr());
+        assert_ne!(f64::try_from(all["e"].mean(Kind::Float)).unwrap(), 1.0);
     }
 
     #[test]

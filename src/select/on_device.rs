@@ -21,7 +21,7 @@ pub struct SelectedRows<'a> {
     pub logits: &'a Tensor,
     /// The largest of each row: `[rows, 1]`.
     pub largest: &'a Tensor,
-    /// Ids of the heads in their order: `[rows, k]`, int64.
+    /// Ids of the heads in their order, what fills a shorter one up its first: `[rows, k]`, int64.
     pub heads: &'a Tensor,
 }
 
@@ -42,7 +42,7 @@ struct Asked {
 
 impl Selector {
     /// Heads and tail curves of `logits`, computed where they are: as [`Selector::select`] gives them but for the last bits
-    /// of curves. `more` is called with parts of the rows, in order.
+    /// of curves, and that 0 and −0 are equal. `more` is called with parts of the rows, in order.
     ///
     /// # Shapes
     /// `logits`: `[rows, classes]`, raw, of any type of floats and on any device.
@@ -71,20 +71,17 @@ impl Selector {
         assert!(size.len() == 2 && size[1] == self.classes as i64, "logits of another number of classes");
         let _no_gradients = tch::no_grad_guard();
         let rows = size[0];
-        let mut batch = TargetBatch::zeroed(rows as usize, self.k, self.curve_len());
+        let mut batch = TargetBatch::zeroed(0, self.k, self.curve_len());
         let step = (together / size[1]).max(1);
         let mut under_way: Option<Asked> = None;
         for start in (0..rows).step_by(step as usize) {
             let next = self.ask(&logits.narrow(0, start, step.min(rows - start)), start as usize);
             if let Some(asked) = under_way.replace(next) {
-                self.answer(&asked, &mut batch, &mut more)?;
+                batch.extend(&self.answer(&asked, &mut more)?);
             }
         }
         if let Some(asked) = under_way {
-            self.answer(&asked, &mut batch, &mut more)?;
-        }
-        if let Some(mass) = self.mass {
-            shorten(&mut batch, mass, &self.nodes);
+            batch.extend(&self.answer(&asked, &mut more)?);
         }
         Ok(batch)
     }
@@ -129,9 +126,8 @@ impl Selector {
     fn answer(
         &self,
         asked: &Asked,
-        batch: &mut TargetBatch,
         more: &mut impl FnMut(SelectedRows<'_>),
-    ) -> Result<(), NonFinite> {
+    ) -> Result<TargetBatch, NonFinite> {
         let Asked { start, logits, values, ids, least, curves } = asked;
         let (k, nodes) = (self.k, self.curve_len());
         let rows = logits.size()[0] as usize;
@@ -148,10 +144,10 @@ impl Selector {
         let last = |row: usize| &largest[row * wanted + k - 1..];
         let tied: Vec<usize> = (0..rows).filter(|row| nodes > 0 && last(*row)[0] == last(*row)[1]).collect();
         let mut equals = equals_of_the_last(logits, values, &tied, k).into_iter().peekable();
-        let heads = &mut batch.ids[start * k..][..rows * k];
-        let relative = batch.values[start * k..].chunks_exact_mut(k);
+        let mut batch = TargetBatch::zeroed(rows, k, nodes);
+        let heads = batch.ids.chunks_exact_mut(k).zip(batch.values.chunks_exact_mut(k));
         let mut keys = Vec::with_capacity(k);
-        for (row, (head, relative)) in heads.chunks_exact_mut(k).zip(relative).enumerate() {
+        for (row, (head, relative)) in heads.enumerate() {
             let (values, ids) = (&largest[row * wanted..][..k], &classes[row * wanted..][..k]);
             keys.clear();
             // Of the two zeros neither is the larger here.
@@ -166,19 +162,23 @@ impl Selector {
                 (*id, *value) = (id_of(*key), logit_of(*key) - values[0]);
             }
         }
-        let head: Vec<i64> = heads.iter().map(|id| i64::from(*id)).collect();
-        let head = Tensor::from_slice(&head).view([rows as i64, k as i64]).to_device(logits.device());
-        more(SelectedRows { logits, largest: &values.narrow(-1, 0, 1), heads: &head });
-        let Some(curves) = curves else { return Ok(()) };
-        let log_sums: Vec<f64> = numbers(curves);
-        let curves = batch.curve[start * nodes..].chunks_exact_mut(nodes).zip(log_sums.chunks_exact(nodes));
-        for ((curve, log_sums), largest) in curves.zip(largest.chunks_exact(wanted)) {
-            let drop = f64::from(largest[k]) - f64::from(largest[0]);
-            for ((g, log_sum), beta) in curve.iter_mut().zip(log_sums).zip(self.nodes.as_slice()) {
-                *g = (beta * drop + log_sum) as f32;
+        if let Some(curves) = curves {
+            let log_sums: Vec<f64> = numbers(curves);
+            let curves = batch.curve.chunks_exact_mut(nodes).zip(log_sums.chunks_exact(nodes));
+            for ((curve, log_sums), largest) in curves.zip(largest.chunks_exact(wanted)) {
+                let drop = f64::from(largest[k]) - f64::from(largest[0]);
+                for ((g, log_sum), beta) in curve.iter_mut().zip(log_sums).zip(self.nodes.as_slice()) {
+                    *g = (beta * drop + log_sum) as f32;
+                }
             }
         }
-        Ok(())
+        if let Some(mass) = self.mass {
+            shorten(&mut batch, mass, &self.nodes);
+        }
+        let heads: Vec<i64> = batch.ids.iter().map(|id| i64::from(*id)).collect();
+        let heads = Tensor::from_slice(&heads).view([rows as i64, k as i64]).to_device(logits.device());
+        more(SelectedRows { logits, largest: &values.narrow(-1, 0, 1), heads: &heads });
+        Ok(batch)
     }
 }
 

@@ -54,7 +54,8 @@ pub trait Teacher: Send {
 /// # Memory
 /// Where the head is in the model, one forward pass makes logits `[rows, length, vocabulary]` in the
 /// model's own type: they cannot be had in pieces. They are converted chunk by chunk out of the runtime's
-/// buffer, so that there is no second copy of them; on a GPU of libtorch's they stay where they are, as one chunk. With `teacher.head` a pass makes hidden states
+/// buffer, so that there is no second copy of them; on a GPU of libtorch's they stay where they are, and of a batch without
+/// padding they are one chunk. With `teacher.head` a pass makes hidden states
 /// `[rows, length, hidden]`, and of logits there are never more than `[teacher.chunk, vocabulary]`.
 pub trait TokenTeacher: Send {
     /// The runtime and its version, as the manifest records it.

@@ -151,23 +151,23 @@ impl Course<'_> {
         let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
         let mut rows = 0;
         let batches = stream(samples, order, section.batch, section.prefetch, self.place.batches);
-        let mut batches = on_device(samples, batches, self.device);
+        let mut batches = on_device(samples, batches, section.accumulate, self.device);
         while section.max_steps.is_none_or(|most| self.place.step < most) {
             if stop.load(Ordering::Relaxed) {
                 self.keep(student)?;
                 return Ok(None);
             }
-            let group = batches.by_ref().take(section.accumulate).collect::<Result<Vec<_>, _>>()?;
+            let mut group = batches.by_ref().take(section.accumulate).collect::<Result<Vec<_>, _>>()?;
             if group.is_empty() {
                 break;
             }
             learning_rate = self.schedule.at(self.place.step);
             let seen = self.sums.over().positions;
-            let loss = self.step(&*student, &group, learning_rate)?;
+            let loss = self.step(&*student, &mut group, learning_rate)?;
             self.place.step += 1;
             self.place.batches += group.len() as u64;
             if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
-                self.check(epoch, loss.total.double_value(&[]))?;
+                self.check(epoch, loss.value.double_value(&[]))?;
             }
             let here: u64 = group.iter().map(|batch| batch.host.ids.len() as u64).sum();
             rows += here;
@@ -215,7 +215,7 @@ impl Course<'_> {
     fn step(
         &mut self,
         student: &dyn Student,
-        group: &[Loaded],
+        group: &mut [Loaded],
         learning_rate: f64,
     ) -> Result<LossTerms, TrainError> {
         // What is random in a step depends on nothing but its number.
@@ -224,9 +224,10 @@ impl Course<'_> {
         self.optimizer.zero_grad();
         let (over, scale) = (means(group), self.optimizer.loss_scale());
         let mut sum: Option<LossTerms> = None;
-        for Loaded { there, .. } in group {
+        for loaded in group {
+            let there = loaded.there(&self.training.samples, self.device);
             let classes = self.training.classes;
-            backward(student, there, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
+            backward(student, &there, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
         }
         let terms = sum.ok_or(TrainError::Empty)?;
         // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.

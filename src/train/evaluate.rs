@@ -9,7 +9,7 @@ use tch::{Device, Tensor};
 use super::predictions::{PredictionColumns, PredictionWriter};
 use super::setup::ValidationSet;
 use super::sums::Sums;
-use super::upload::{DeviceBatch, Loaded, chunks, on_device};
+use super::upload::{DeviceBatch, chunks, on_device};
 use super::{TrainError, command};
 use crate::config::MetricConfig;
 use crate::loader::{Batch, Order, Samples, stream};
@@ -26,10 +26,11 @@ pub(super) fn for_each_batch(
     mut each: impl FnMut(&Batch, &DeviceBatch, &Tensor) -> Result<ControlFlow<()>, TrainError>,
 ) -> Result<(), TrainError> {
     let _guard = tch::no_grad_guard();
-    for loaded in on_device(samples, stream(samples, Order::Sequential, batch, 2, 0), device) {
-        let Loaded { host, there } = loaded?;
+    for loaded in on_device(samples, stream(samples, Order::Sequential, batch, 2, 0), 1, device) {
+        let mut loaded = loaded?;
+        let there = loaded.there(samples, device);
         let features = model.features(&there.inputs)?;
-        if each(&host, &there, &features)?.is_break() {
+        if each(&loaded.host, &there, &features)?.is_break() {
             break;
         }
     }

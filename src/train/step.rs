@@ -60,6 +60,7 @@ fn backward_in(
         let logits = model.head(&features);
         let mut terms = loss.forward(&logits, batch.labels.as_ref(), &batch.targets, means);
         if let Some((total, named)) = further {
+            terms.value = &terms.value + total.detach();
             terms.total += total;
             terms.terms.extend(named);
         }
@@ -85,7 +86,7 @@ fn backward_in(
     let mut sum = sum.ok_or(TrainError::Empty)?;
     let mut left = of_features;
     if let Some((total, named)) = further {
-        sum.total = sum.total.detach() + total.detach();
+        sum.value = &sum.value + total.detach();
         sum.terms.extend(named);
         // A frozen student's own loss has no gradient.
         if total.requires_grad() {

@@ -88,7 +88,7 @@ fn count(name: &str, over: Means, steps: u64) -> f64 {
 impl Sums {
     /// Adds a step. `gradient_norm` is left out of steps that were not taken.
     pub(super) fn add(&mut self, terms: &LossTerms, means: Means, gradient_norm: Option<&Tensor>) {
-        let whole = std::iter::once((TOTAL, &terms.total));
+        let whole = std::iter::once((TOTAL, &terms.value));
         let named = whole.chain(terms.terms.iter().map(|(name, term)| (name.as_str(), term)));
         for (name, term) in named.chain(gradient_norm.map(|norm| (GRADIENT_NORM, norm))) {
             let weighted = term.detach().to_kind(Kind::Double) * count(name, means, 1);

@@ -19,35 +19,43 @@ fn chunk_values(device: Device) -> usize {
     if device == Device::Cpu { 1 << 23 } else { 1 << 26 }
 }
 
-/// A batch, and the same as tensors.
+/// A batch, and the same as tensors where it was brought to its device ahead.
 pub(super) struct Loaded {
     pub(super) host: Batch,
-    pub(super) there: DeviceBatch,
+    there: Option<DeviceBatch>,
 }
 
-/// The `batches` of `samples` on `device`. To a GPU another thread brings them, while the steps before theirs are made.
+impl Loaded {
+    /// The batch of `samples` on `device`.
+    pub(super) fn there(&mut self, samples: &Samples, device: Device) -> DeviceBatch {
+        self.there.take().unwrap_or_else(|| DeviceBatch::new(&self.host, samples.image_shape(), device))
+    }
+}
+
+/// The `batches` of `samples` for steps of `group` of them on `device`. To a GPU another thread brings them, while the steps
+/// before theirs are made; but not those of larger groups, which would all be there at once.
 pub(super) fn on_device(
     samples: &Arc<Samples>,
     batches: Batches,
+    group: usize,
     device: Device,
 ) -> Box<dyn Iterator<Item = Result<Loaded, LoaderError>>> {
-    let samples = Arc::clone(samples);
-    let load = move |batch: Result<Batch, LoaderError>| {
-        let host = batch?;
-        let there = DeviceBatch::new(&host, samples.image_shape(), device);
-        Ok(Loaded { host, there })
-    };
-    match device {
-        Device::Cpu => Box::new(batches.map(load)),
-        _ => Box::new(Ahead::of(AHEAD, move |to| {
-            for loaded in batches.map(load) {
-                let failed = loaded.is_err();
-                if to.send(loaded).is_err() || failed {
-                    break;
-                }
-            }
-        })),
+    if device == Device::Cpu || group > 1 {
+        return Box::new(batches.map(|batch| Ok(Loaded { host: batch?, there: None })));
     }
+    let samples = Arc::clone(samples);
+    Box::new(Ahead::of(AHEAD, move |to| {
+        for batch in batches {
+            let loaded = batch.map(|host| {
+                let there = Some(DeviceBatch::new(&host, samples.image_shape(), device));
+                Loaded { host, there }
+            });
+            let failed = loaded.is_err();
+            if to.send(loaded).is_err() || failed {
+                break;
+            }
+        }
+    }))
 }
 
 /// A batch as tensors.

@@ -49,7 +49,11 @@ mod tests {
 
     fn terms(total: f64, kl: f64) -> LossTerms {
         let scalar = |value: f64| Tensor::from(value);
-        LossTerms { total: scalar(total), terms: [("kl".to_owned(), scalar(kl))].into() }
+        LossTerms {
+            value: scalar(total),
+            total: scalar(total),
+            terms: [("kl".to_owned(), scalar(kl))].into(),
+        }
     }
 
     /// A line's means are those of its own steps, also where an epoch ends among them.

@@ -43,6 +43,11 @@ impl Probabilities<'_> {
 }
 
 impl KlDivergence {
+    /// Whether [`Self::closed`] gives something: of a bucket it does not.
+    pub(in crate::loss) fn has_closed_form(&self) -> bool {
+        !matches!(self.tail, Tail::Bucket)
+    }
+
     /// The divergence of each sample, `[positions]`, from `log_q`, the student's `[positions, classes]` at the
     /// divergence's temperature, and what its gradient by the scaled logits takes away from the student's softmax. Keeps
     /// no gradients. `None` for a bucket, whose gradient is another.

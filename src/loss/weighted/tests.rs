@@ -153,6 +153,7 @@ proptest! {
             let leaf = || tensor(&cases[0].students(seed)).set_requires_grad(true);
             let new_sum = || Sum {
                 total: Tensor::zeros([], (Kind::Float, of_tests())),
+                of_gradient: None,
                 terms: BTreeMap::new(),
                 positions: means.positions as f64,
                 labels: means.labels as f64,
@@ -178,12 +179,40 @@ proptest! {
             if slow.terms.is_empty() {
                 continue;
             }
-            closed.total.backward();
+            (&closed.total + closed.of_gradient.unwrap()).backward();
             slow.total.backward();
             let off = (found.grad() - wanted.grad()).abs().max().double_value(&[]);
             prop_assert!(off < 2e-5, "{tail}: {off}");
         }
     }
+}
+
+/// A student that masks a class with −∞ has a loss and a gradient all the same, where no target is on it.
+#[test]
+fn a_class_that_the_student_masks_is_no_trouble() {
+    let case = case(3, 4, 9, 4, 0);
+    let config = LossConfig {
+        tail: TailHandling::Renormalize,
+        weights: weights(&[("kl", 0.5), ("cross_entropy", 0.5)]),
+        ..LossConfig::default()
+    };
+    let loss = WeightedLoss::new(&config, std::slice::from_ref(&case.space), of_tests()).unwrap();
+    let targets = TargetTensors::new(&case.batch, of_tests());
+    // One class that is in no head.
+    let masked = (0..9i64).find(|class| !case.batch.ids.contains(&(*class as u32)));
+    let Some(masked) = masked else { panic!("every class is in some head") };
+    let mut students = case.students(3);
+    students.iter_mut().for_each(|row| row[masked as usize] = f64::NEG_INFINITY);
+    let labels = on_device(&[(masked + 1) % 9; 4]);
+    let leaf = tensor(&students).set_requires_grad(true);
+    let terms = loss.forward(&leaf, Some(&labels), std::slice::from_ref(&targets), over(4));
+    assert!(terms.value.double_value(&[]).is_finite(), "{terms:?}");
+    terms.total.backward();
+    let gradient = numbers(&leaf.grad());
+    assert!(
+        gradient.iter().all(|value| value.is_finite()) && gradient[masked as usize] == 0.0,
+        "{gradient:?}"
+    );
 }
 
 /// Quantised logits may be equal, and the teacher then prefers neither.

@@ -57,9 +57,7 @@ impl TokenTeacher for TorchScriptTokenTeacher {
         batch: &TokenBatch,
         sink: &mut dyn FnMut(RawOutput) -> ControlFlow<()>,
     ) -> Result<(), TeacherError> {
-        // Parts keep what is brought here small; what stays on a device is there as a whole.
-        let stays = self.body.device != Device::Cpu && self.head.is_none();
-        let chunks = batch.chunks(batch.length(), if stays { usize::MAX } else { self.chunk });
+        let mut chunks = batch.chunks(batch.length(), self.chunk);
         if chunks.is_empty() {
             return Ok(());
         }
@@ -84,6 +82,14 @@ impl TokenTeacher for TorchScriptTokenTeacher {
         let further =
             self.features.iter().map(further).collect::<Result<Vec<Feature<'_>>, TeacherError>>()?;
         let flat = output.flatten(0, 1);
+        // Parts keep what is brought here small; what stays on a device is there as a whole, and is given as such where that
+        // takes no copy.
+        if self.body.device != Device::Cpu && self.head.is_none() {
+            let whole = batch.chunks(batch.length(), usize::MAX);
+            if whole.iter().all(|ranges| ranges.len() == 1) {
+                chunks = whole;
+            }
+        }
         for ranges in &chunks {
             let rows: usize = ranges.iter().map(Range::len).sum();
             let of_chunk = |flat: &Tensor| {
