@@ -203,7 +203,8 @@ fn not_finite(source: NonFinite, positions: &[Position]) -> SourceError {
     SourceError::NonFinite { sample: positions[source.row].row.sample, source }
 }
 
-#[cfg(all(test, feature = "torch"))]
+#[cfg(test)]
+#[cfg(feature = "torch")]
 mod tests {
     use tch::Tensor;
 

@@ -141,7 +141,7 @@ impl Flat {
                 };
                 let (bound, others): (Vec<_>, Vec<_>) = self.members.iter_mut().partition(settled);
                 if !bound.is_empty() {
-                    let _ = joined.gradient.zero_();
+                    drop(joined.gradient.zero_());
                 }
                 others.into_iter().for_each(|member| member.value.zero_grad());
             }
@@ -249,7 +249,7 @@ mod tests {
         for (name, size, step) in
             [("a", &[5, 3][..], 0.7), ("b", &[3], 1.3), ("c", &[3, 4], 2.1), ("d", &[2, 2], 0.4)]
         {
-            let _ = store.root().var_copy(name, &numbers(size, step));
+            drop(store.root().var_copy(name, &numbers(size, step)));
         }
         store
     }

@@ -106,7 +106,7 @@ impl Selector {
     fn curves_on_device(&self, logits: &Tensor, head: &Tensor, tail_max: &Tensor) -> Tensor {
         let nodes = self.nodes.as_slice();
         let mut relative = logits - tail_max;
-        let _ = relative.scatter_value_(-1, head, f64::NEG_INFINITY);
+        drop(relative.scatter_value_(-1, head, f64::NEG_INFINITY));
         if !self.sums.are_multiples() {
             let of = |node: &f64| {
                 let sum = (&relative * *node).exp_().sum_dim_intlist(-1, false, Kind::Float);

@@ -29,15 +29,15 @@ impl Probabilities<'_> {
             OffHead::Nothing => {}
             OffHead::Dense(p) => {
                 let weight = Tensor::full([1], -weight, (Kind::Float, q.device()));
-                let _ = q.addcmul_(p, &weight);
+                drop(q.addcmul_(p, &weight));
             }
             OffHead::Product(mass, w) => {
-                let _ = q.addcmul_(&(mass * -weight), w);
+                drop(q.addcmul_(&(mass * -weight), w));
             }
         }
         if let Some((ids, added)) = &self.head {
             // What fills a head up adds 0, so that in whatever order things are added the sum is the same.
-            let _ = q.scatter_add_(-1, ids, &(added * weight));
+            drop(q.scatter_add_(-1, ids, &(added * weight)));
         }
     }
 }
