@@ -265,7 +265,9 @@ mod tests {
             let [here, there] = [false, true]
                 .map(|on_device| reading.targets(output(values, on_device), &positions).unwrap());
             assert_eq!((&here.ids, &here.values, &here.counts), (&there.ids, &there.values, &there.counts));
-            let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5 * (1.0 + a.abs());
+            // libtorch's sums of powers on the CPU, which nobody else asks for, are of one long addition.
+            let most = if of_tests() == tch::Device::Cpu { 1e-4 } else { 1e-5 };
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() < most * (1.0 + a.abs());
             assert!(here.curve.iter().zip(&there.curve).all(near), "{:?} {:?}", here.curve, there.curve);
             let off = codes(&here).iter().zip(codes(&there)).map(|(a, b)| (a - b).abs()).max();
             assert!(off.unwrap_or(0) <= 1 && here.rank == there.rank, "{off:?}");

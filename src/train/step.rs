@@ -87,6 +87,7 @@ fn backward_in(
     let mut left = of_features;
     if let Some((total, named)) = further {
         sum.value = &sum.value + total.detach();
+        sum.total = sum.total.detach() + total.detach();
         sum.terms.extend(named);
         // A frozen student's own loss has no gradient.
         if total.requires_grad() {
