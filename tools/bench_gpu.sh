@@ -6,12 +6,12 @@
 # First that its results are right (tools/check_gpu.py), then ratios of runs that take turns: a build beside the bare
 # teacher, a training step from a cache beside the same step on labels, with and without bfloat16, and the memory of a step
 # beside a dense loss, and an epoch beside one with the teacher in every step. BIN is a folder with kd-cache, kd-train and the
-# benches `build`, `loss_memory` and `online`, default: as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built, LD_LIBRARY_PATH at the folder of
-# libtorch's libraries. Of the environment:
+# benches `build`, `loss_memory` and `online`, default: as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and,
+# where nothing was built, LD_LIBRARY_PATH at the folder of libtorch's libraries. Of the environment:
 #
 #     DEVICE      cuda unless set
 #     ROUNDS      of everything that takes turns; 5 unless set
-#     RUNTIMES    of teachers that are checked, onnx,torchscript unless set (an ONNX Runtime for CPUs has no GPU)
+#     RUNTIMES    of teachers, onnx,torchscript unless set (an ONNX Runtime for CPUs has no GPU)
 #     LIMIT       training images of the check; 60000 unless set
 #     PARTS       results builds steps memory online unless set
 #     LM_TEACHER  folders that tools/draw_language_model.py wrote: built from, and the first is asked in every step of an online run
@@ -28,6 +28,7 @@ out=$1
 [ -z "${LM_CACHE:-}" ] || : "${TOKENIZER:?LM_CACHE needs it}"
 device=${DEVICE:-cuda}
 rounds=${ROUNDS:-5}
+runtimes=${RUNTIMES:-onnx,torchscript}
 parts=" ${PARTS:-results builds steps memory online} "
 mkdir -p "$out"
 exec > >(tee -a "$out/bench_gpu.txt") 2>&1
@@ -49,14 +50,14 @@ export KD_TRAIN=$bin/kd-train
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
 if wanted results; then
     echo 'bench_gpu: results'
-    python3 tools/check_gpu.py --device "$device" --programs "$bin" --runtimes "${RUNTIMES:-onnx,torchscript}" \
+    python3 tools/check_gpu.py --device "$device" --programs "$bin" --runtimes "$runtimes" \
         --limit "${LIMIT:-60000}"
 fi
 
 torchscript=("teacher.device=$device" teacher.kind=torchscript teacher.path=configs/teachers/fashion-mnist.pt)
 if wanted builds; then
     echo 'bench_gpu: a build beside the bare teacher'
-    [[ ${RUNTIMES:-onnx} != *onnx* ]] || "$build" configs/cache/fashion-mnist.toml "$rounds" "teacher.device=$device"
+    [[ $runtimes != *onnx* ]] || "$build" configs/cache/fashion-mnist.toml "$rounds" "teacher.device=$device"
     "$build" configs/cache/fashion-mnist.toml "$rounds" "${torchscript[@]}"
     for teacher in ${LM_TEACHER:-}; do
         echo "$teacher"

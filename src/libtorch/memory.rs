@@ -31,6 +31,15 @@ pub(crate) fn to_host(tensor: &Tensor) -> Vec<f32> {
     Floats::of(&tensor.to_device(Device::Cpu)).as_slice().to_vec()
 }
 
+/// A tensor's values of type `kind`, which is `T`'s, row after row, wherever it is. Waits for the device.
+pub(crate) fn numbers<T: tch::kind::Element + Copy + Default>(tensor: &Tensor, kind: Kind) -> Vec<T> {
+    let flat = tensor.detach().to_kind(kind).contiguous();
+    let mut values = vec![T::default(); flat.numel()];
+    let all = values.len();
+    flat.copy_data(&mut values, all);
+    values
+}
+
 /// A float tensor of `size` on the CPU with what `fill` writes; what it leaves out is not defined.
 pub(crate) fn filled(size: &[i64], fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Tensor {
     let tensor = Tensor::empty(size, (Kind::Float, Device::Cpu));

@@ -15,7 +15,7 @@ pub use deterministic::{DeterministicError, make_deterministic};
 pub(crate) use device::of_tests;
 pub use device::{DeviceError, resolve};
 pub use logits::DeviceLogits;
-pub(crate) use memory::{Floats, filled, to_host};
+pub(crate) use memory::{Floats, filled, numbers, to_host};
 pub use message::plain_message;
 pub(crate) use upload::upload;
 

@@ -6,9 +6,10 @@ use tch::{Device, Kind, Tensor};
 
 pub(super) use closed::Probabilities;
 
-use super::fused::{KlPart, Spread, Targets, numbers};
+use super::fused::{KlPart, Spread, Targets};
 use super::targets::{DecodedBatch, Decoder, float_tensor, log_weights};
 use super::{LossError, TargetSpace, TargetTensors};
+use crate::libtorch::numbers;
 use crate::target::{TailHandling, Temperature};
 
 /// Up to so many classes a tail spread by the prior is written out densely, which is exact to the last

@@ -118,9 +118,7 @@ impl Mixture {
         each.map(|((weight, teacher), targets)| Some((*weight, teacher.part(targets, factor * weight)?)))
             .collect()
     }
-}
 
-impl Mixture {
     /// Whether [`Self::closed`] gives something.
     pub(super) fn has_closed_form(&self) -> bool {
         !self.is_dense() && self.teachers.iter().all(|(_, teacher)| teacher.has_closed_form())

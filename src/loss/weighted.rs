@@ -9,6 +9,7 @@ use super::fused::{self, LabelPart};
 use super::mixture::Mixture;
 use super::{LossError, LossValues, TargetSpace, TargetTensors, dense, ranking};
 use crate::config::{LossConfig, MixtureAverage, TermWeights};
+use crate::libtorch::numbers;
 use crate::target::{TailHandling, Temperature};
 
 /// A weighted sum of terms; those whose weight is never positive are not computed, and those whose weight changes are
@@ -210,7 +211,7 @@ impl WeightedLoss {
             kl = parts;
         }
         let labels = labels.filter(|_| used.cross_entropy > 0.0).map(|labels| LabelPart {
-            labels: fused::numbers(labels, Kind::Int64),
+            labels: numbers(labels, Kind::Int64),
             smoothing: self.config.label_smoothing,
             factor: now.cross_entropy / sum.labels,
         });

@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 use super::keys::{id_of, key, logit_of};
 use super::selector::{NonFinite, Selector};
 use super::shorten::shorten;
+use crate::libtorch::numbers;
 use crate::target::TargetBatch;
 
 /// Logits that are looked at together: what bounds the memory for what is made of them, four times as much in single
@@ -133,12 +134,12 @@ impl Selector {
         let rows = logits.size()[0] as usize;
         let wanted = k + usize::from(nodes > 0);
         let (largest, classes, least): (Vec<f32>, Vec<i64>, Vec<f32>) =
-            (numbers(values), numbers(ids), numbers(least));
+            (numbers(values, Kind::Float), numbers(ids, Kind::Int64), numbers(least, Kind::Float));
         // NaN goes before all there is.
         let bad = |row: &usize| !largest[row * wanted].is_finite() || !least[*row].is_finite();
         if let Some(row) = (0..rows).find(bad) {
             let NonFinite { class, value, .. } =
-                NonFinite::in_row(row, &numbers::<f32>(&logits.narrow(0, row as i64, 1)));
+                NonFinite::in_row(row, &numbers::<f32>(&logits.narrow(0, row as i64, 1), Kind::Float));
             return Err(NonFinite { row: start + row, class, value });
         }
         let last = |row: usize| &largest[row * wanted + k - 1..];
@@ -163,7 +164,7 @@ impl Selector {
             }
         }
         if let Some(curves) = curves {
-            let log_sums: Vec<f64> = numbers(curves);
+            let log_sums: Vec<f64> = numbers(curves, Kind::Double);
             let curves = batch.curve.chunks_exact_mut(nodes).zip(log_sums.chunks_exact(nodes));
             for ((curve, log_sums), largest) in curves.zip(largest.chunks_exact(wanted)) {
                 let drop = f64::from(largest[k]) - f64::from(largest[0]);
@@ -195,16 +196,8 @@ fn equals_of_the_last(logits: &Tensor, values: &Tensor, rows: &[usize], k: usize
     let room = head.eq_tensor(&last).sum_dim_intlist(-1, true, Kind::Int);
     let equal = logits.index_select(0, &indices).eq_tensor(&last);
     let among_the_first = equal.cumsum(-1, Kind::Int).le_tensor(&room);
-    let places: Vec<i64> = numbers(&equal.logical_and(&among_the_first).nonzero());
+    let places: Vec<i64> = numbers(&equal.logical_and(&among_the_first).nonzero(), Kind::Int64);
     places.chunks_exact(2).map(|place| (rows[place[0] as usize], place[1] as u32)).collect()
-}
-
-/// A tensor's values, row after row, once they are known.
-fn numbers<T: tch::kind::Element + Copy + Default>(tensor: &Tensor) -> Vec<T> {
-    let mut values = vec![T::default(); tensor.numel()];
-    let count = values.len();
-    tensor.contiguous().copy_data(&mut values, count);
-    values
 }
 
 #[cfg(test)]
@@ -262,7 +255,7 @@ mod tests {
         let (classes, k) = (2000, 20);
         for kind in [Kind::Half, Kind::BFloat16, Kind::Float, Kind::Double] {
             let logits = tensor(&coarse(9, classes, 1e-6), classes).to_kind(kind);
-            let rounded: Vec<f32> = numbers(&logits.to_kind(Kind::Float));
+            let rounded: Vec<f32> = numbers(&logits, Kind::Float);
             let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
             let selector = selector.with_mass(Some(0.6)).unwrap();
             let (found, wanted) =
@@ -287,7 +280,7 @@ mod tests {
             let more = |rows: SelectedRows<'_>| {
                 assert_eq!(rows.logits.size()[0], rows.heads.size()[0]);
                 assert_eq!(rows.largest.size(), [rows.heads.size()[0], 1]);
-                given.extend(numbers::<i64>(rows.heads));
+                given.extend(numbers::<i64>(rows.heads, Kind::Int64));
             };
             let found = selector.select_in_parts(&tensor(&logits, classes), together, more).unwrap();
             assert_eq!((&found.ids, &found.values), (&whole.ids, &whole.values));

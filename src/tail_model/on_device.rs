@@ -1,9 +1,9 @@
 //! Tail codes where libtorch has the logits: the one product with all of them is made there.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::TailEncoder;
-use crate::libtorch::DeviceLogits;
+use crate::libtorch::{DeviceLogits, to_host};
 use crate::select::SelectedRows;
 use crate::target::TargetBatch;
 
@@ -47,12 +47,7 @@ impl TailEncoder {
     /// # Panics
     /// When the shapes disagree.
     pub fn encode_products(&self, products: &[Tensor], batch: &mut TargetBatch) {
-        let mut all = Vec::with_capacity(batch.rows * (1 + self.rank()));
-        for part in products {
-            let mut values = vec![0.0f32; part.numel()];
-            part.to_kind(Kind::Float).contiguous().copy_data(&mut values, part.numel());
-            all.append(&mut values);
-        }
+        let all: Vec<f32> = products.iter().flat_map(to_host).collect();
         self.encode_from(&all, batch);
     }
 }

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::targets::DecodedBatch;
-use crate::libtorch::{Floats, filled};
+use crate::libtorch::{Floats, filled, numbers};
 use crate::vectors::{BLOCK, TILE, filled_up, with_widest};
 use row::{Rows, Scratch};
 
@@ -162,15 +162,6 @@ impl LabelPart {
         let even = if self.smoothing > 0.0 { self.smoothing * mean() } else { 0.0 };
         (1.0 - self.smoothing) * f64::from(logits[label]) + even
     }
-}
-
-/// A tensor's values, row after row.
-pub(super) fn numbers<T: tch::kind::Element + Copy + Default>(tensor: &Tensor, kind: Kind) -> Vec<T> {
-    let flat = tensor.detach().to_kind(kind).contiguous();
-    let mut values = vec![T::default(); flat.numel()];
-    let all = values.len();
-    flat.copy_data(&mut values, all);
-    values
 }
 
 thread_local! {
