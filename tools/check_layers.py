@@ -24,6 +24,7 @@ MAX_LINES = 500
 # Crates that only some rooms may see. A place is a module path and covers all below it.
 CONFINED = {
     "tch": ["libtorch", "select/on_device", "tail_model/on_device", "teacher/torchscript", "loss", "student", "optim", "metrics", "checkpoint", "train"],
+    "cudarc": ["libtorch"],
     "ort": ["teacher/onnx"],
     "ureq": ["tracking/mlflow"],
     "clap": ["bin"],

@@ -11,7 +11,7 @@ use tch::{Cuda, Device};
 
 use crate::config::DeviceName;
 
-const CUDA_LIBRARY: &str = "libtorch_cuda.so";
+pub(super) const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 
 /// Why a device is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ fn libtorch_folder() -> PathBuf {
 }
 
 /// The folder that the library `name` was loaded from, as the kernel tells it; `None` where it was not.
-fn folder_of(name: &str) -> Option<PathBuf> {
+pub(super) fn folder_of(name: &str) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let loaded = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
     loaded

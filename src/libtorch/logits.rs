@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::to_host;
+use super::{KernelError, kernels_on, to_host};
 
 /// A teacher's logits where libtorch has them, of whatever type of floats the model answers in: `[rows, classes]`.
 #[derive(Debug)]
@@ -14,6 +14,14 @@ impl DeviceLogits {
         if self.0.numel() > 0 {
             let _one = self.0.double_value(&[0, 0]);
         }
+    }
+
+    /// Whether kernels of our own can be made where they are.
+    ///
+    /// # Errors
+    /// As [`kernels_on`].
+    pub fn kernels(&self) -> Result<(), KernelError> {
+        kernels_on(self.0.device())
     }
 
     /// The rows from `start` on, `len` of them, where they are.

@@ -1,9 +1,11 @@
 //! What teachers and training share of libtorch: devices and the way to them, its messages in a line, products in half
-//! types, the same bits from the same numbers, and its memory.
+//! types, the same bits from the same numbers, its memory, and kernels of our own beside its operators.
 
 mod autocast;
 mod deterministic;
 mod device;
+mod download;
+mod kernels;
 mod logits;
 mod memory;
 mod message;
@@ -14,6 +16,9 @@ pub use deterministic::{DeterministicError, make_deterministic};
 #[cfg(test)]
 pub(crate) use device::of_tests;
 pub use device::{DeviceError, resolve};
+pub(crate) use download::Download;
+pub(crate) use kernels::{Argument, Reads, SHARED, Source};
+pub use kernels::{KernelError, kernels_on};
 pub use logits::DeviceLogits;
 pub(crate) use memory::{Floats, filled, numbers, to_host};
 pub use message::plain_message;

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 pub(super) use closed::Probabilities;
 
 use super::fused::{KlPart, Spread, Targets};
+use super::kernel::{self, OfTargets};
 use super::targets::{DecodedBatch, Decoder, float_tensor, log_weights};
 use super::{LossError, TargetSpace, TargetTensors};
 use crate::libtorch::numbers;
@@ -62,6 +63,8 @@ enum Tail {
         in_columns: Tensor,
         /// Their logarithms: `[classes]`, double.
         log_w: Tensor,
+        /// The same in single precision.
+        log_w_single: Tensor,
         /// `Σ_j w_j log w_j`.
         negative_entropy: f64,
     },
@@ -127,10 +130,11 @@ impl KlDivergence {
                 let form = if dense || basis.is_some() {
                     Tail::Dense { log_w: float_tensor(&log_w, device), basis }
                 } else {
+                    let log_w_single = float_tensor(&log_w, device);
                     let log_w = Tensor::from_slice(&log_w).to_device(device);
                     let w = float_tensor(&w, device);
                     let in_columns = w.unsqueeze(-1).constant_pad_nd([0, columns(device) - 1]);
-                    Tail::Product { negative_entropy, w, in_columns, log_w }
+                    Tail::Product { negative_entropy, w, in_columns, log_w, log_w_single }
                 };
                 (form, spread)
             }
@@ -146,6 +150,21 @@ impl KlDivergence {
         let spread = self.spread.as_ref()?;
         let targets = tch::no_grad(|| Targets::new(targets, &self.decoder.decode(targets)));
         Some(KlPart { beta: self.temperature.beta(), spread, targets, factor })
+    }
+
+    /// What a GPU's kernel takes of `targets`. Gradients are multiplied by `factor`.
+    pub(super) fn of_targets<'a>(&'a self, targets: &'a TargetTensors, factor: f64) -> OfTargets<'a> {
+        let spread = match (&self.tail, self.decoder.tail()) {
+            (Tail::None, _) | (_, None) => kernel::Spread::Nowhere,
+            (Tail::Bucket, Some(tail)) => kernel::Spread::Bucket(tail),
+            (Tail::Dense { log_w, basis }, Some(tail)) => {
+                kernel::Spread::Weights(tail, log_w, basis.as_ref())
+            }
+            (Tail::Product { log_w_single, .. }, Some(tail)) => {
+                kernel::Spread::Weights(tail, log_w_single, None)
+            }
+        };
+        OfTargets { beta: self.temperature.beta(), targets, spread, factor }
     }
 
     /// The temperature of target and student.

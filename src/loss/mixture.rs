@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::fused::KlPart;
+use super::kernel::OfTargets;
 use super::kl::{Probabilities, divergence};
 use super::{KlDivergence, LossError, TargetSpace, TargetTensors};
 use crate::config::{LossConfig, MixtureAverage, MixtureConfig};
@@ -117,6 +118,19 @@ impl Mixture {
         let each = self.teachers.iter().zip(targets);
         each.map(|((weight, teacher), targets)| Some((*weight, teacher.part(targets, factor * weight)?)))
             .collect()
+    }
+
+    /// What a GPU's kernel takes of `targets`, with each teacher's weight; `None` where a target must be written out. Gradients
+    /// are multiplied by `factor` and the weight.
+    pub(super) fn of_targets<'a>(
+        &'a self,
+        targets: &'a [TargetTensors],
+        factor: f64,
+    ) -> Option<Vec<(f64, OfTargets<'a>)>> {
+        let of = |((weight, teacher), targets): (&'a (f64, KlDivergence), &'a TargetTensors)| {
+            (*weight, teacher.of_targets(targets, factor * weight))
+        };
+        (!self.is_dense()).then(|| self.teachers.iter().zip(targets).map(of).collect())
     }
 
     /// Whether [`Self::closed`] gives something.

@@ -8,6 +8,7 @@ mod cross_entropy;
 pub mod dense;
 mod features;
 mod fused;
+mod kernel;
 mod kl;
 mod mixture;
 mod ranking;

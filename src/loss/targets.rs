@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::kernel::Tail;
 use crate::libtorch::upload;
 use crate::target::{Draws, TailHandling, TailModel, TailNodes, TailPrior, TargetBatch, Temperature};
 
@@ -120,6 +121,11 @@ impl Decoder {
         let tail = weights
             .map(|weights| TailCurve { at_zero: weights[0], weights: float_tensor(&weights[1..], device) });
         Self { beta, classes: space.classes, tail }
+    }
+
+    /// How the tail's mass is read from curves; `None` where nothing is read of it.
+    pub(super) fn tail(&self) -> Option<Tail<'_>> {
+        self.tail.as_ref().map(|TailCurve { at_zero, weights }| Tail { at_zero: *at_zero, at_nodes: weights })
     }
 
     /// The head's classes and the tail's mass, as logarithms.

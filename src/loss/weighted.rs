@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::cross_entropy::{against, smoothed};
 use super::fused::{self, LabelPart};
+use super::kernel::{self, Done, OfLabels};
 use super::mixture::Mixture;
 use super::{LossError, LossValues, TargetSpace, TargetTensors, dense, ranking};
 use crate::config::{LossConfig, MixtureAverage, TermWeights};
@@ -200,7 +201,7 @@ impl WeightedLoss {
             return false;
         }
         if logits.device() != Device::Cpu {
-            return self.closed(sum, logits, labels, targets);
+            return self.by_kernel(sum, logits, labels, targets) || self.closed(sum, logits, labels, targets);
         }
         let of_targets = self.target.as_ref().filter(|_| used.kl > 0.0 && !targets.is_empty());
         let mut kl = Vec::new();
@@ -233,6 +234,51 @@ impl WeightedLoss {
             sum.add_labelled("cross_entropy", now.cross_entropy, Tensor::from(done.cross_entropy));
         }
         sum.add_gradient(logits, &done.gradient);
+        true
+    }
+
+    /// The same by the kernel of our own; `false` where there is none for it.
+    fn by_kernel(
+        &self,
+        sum: &mut Sum,
+        logits: &Tensor,
+        labels: Option<&Tensor>,
+        targets: &[TargetTensors],
+    ) -> bool {
+        let (used, now) = (&self.used, &self.now.weights);
+        let mut kl = Vec::new();
+        if let Some(target) = self.target.as_ref().filter(|_| used.kl > 0.0 && !targets.is_empty()) {
+            let Some(parts) = target.of_targets(targets, now.kl * self.square() / sum.positions) else {
+                return false;
+            };
+            kl = parts;
+        }
+        let labels = labels.filter(|_| used.cross_entropy > 0.0).map(|labels| OfLabels {
+            labels,
+            smoothing: self.config.label_smoothing,
+            factor: now.cross_entropy / sum.labels,
+        });
+        if kl.is_empty() && labels.is_none() {
+            return true;
+        }
+        let first = kl.first().map(|(_, part)| part);
+        let Some(Done { mut gradient, of_kl, of_labels }) = kernel::rows(logits, first, labels.as_ref())
+        else {
+            return false;
+        };
+        let mut of_kl = of_kl.map(|of_kl| of_kl * kl[0].0);
+        for (weight, part) in kl.iter().skip(1) {
+            let Some(more) = kernel::rows(logits, Some(part), None) else { return false };
+            gradient += more.gradient;
+            of_kl = of_kl.zip(more.of_kl).map(|(sum, more)| sum + more * *weight);
+        }
+        if let Some(of_kl) = of_kl {
+            sum.add("kl", now.kl, of_kl * self.square());
+        }
+        if let Some(of_labels) = of_labels {
+            sum.add_labelled("cross_entropy", now.cross_entropy, of_labels);
+        }
+        sum.add_gradient(logits, &gradient);
         true
     }
 

@@ -87,6 +87,9 @@ pub fn build(
 ) -> Result<BuildReport, BuildError> {
     let begun = Instant::now();
     let mut source = Source::open(config)?;
+    if let Some(slower) = &source.slower {
+        progress.say(&format!("warning: {slower}"));
+    }
     let mut writer = match CacheWriter::open(dir, source.plan(config)?, config.storage.level)? {
         Found::Complete(manifest) => {
             let run = Run { begun, main: Duration::ZERO, before: Committed::of(&manifest) };

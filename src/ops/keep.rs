@@ -7,7 +7,7 @@ use crate::ids::Position;
 #[cfg(feature = "torch")]
 use crate::libtorch::DeviceLogits;
 #[cfg(feature = "torch")]
-use crate::select::SelectedRows;
+use crate::select::Selected;
 use crate::select::{NonFinite, Sampler, Selector};
 use crate::target::{TailNodes, TargetBatch};
 
@@ -51,7 +51,7 @@ impl Keep {
         }
     }
 
-    /// The targets of logits on a device, where these are selected; `more` is called with parts of the rows, in order.
+    /// The targets of logits on a device; `None` where they are drawn.
     ///
     /// # Shapes
     /// As in [`Self::targets`].
@@ -59,13 +59,9 @@ impl Keep {
     /// # Errors
     /// As [`Self::targets`].
     #[cfg(feature = "torch")]
-    pub(super) fn selected_on_device(
-        &self,
-        logits: &DeviceLogits,
-        more: impl FnMut(SelectedRows<'_>),
-    ) -> Option<Result<TargetBatch, NonFinite>> {
+    pub(super) fn selected_on_device(&self, logits: &DeviceLogits) -> Option<Result<Selected, NonFinite>> {
         match self {
-            Self::Selected(selector) => Some(selector.select_on_device(&logits.0, more)),
+            Self::Selected(selector) => Some(selector.select_on_device(&logits.0)),
             Self::Sampled(_) => None,
         }
     }

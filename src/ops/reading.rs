@@ -155,15 +155,14 @@ impl Reading {
         let encoder = self.encoder.as_ref();
         let there =
             encoder.map(|encoder| &*there.get_or_insert_with(|| EncoderOnDevice::new(encoder, logits)));
-        let mut products = Vec::new();
-        let selected = self
-            .keep
-            .selected_on_device(logits, |rows| products.extend(there.map(|there| there.products(rows))))?;
-        Some(selected.map_err(|source| not_finite(source, positions)).map(|mut targets| {
-            if let Some(encoder) = encoder {
-                encoder.encode_products(&products, &mut targets);
+        // Asked for before the selection is waited for.
+        let product = there.map(|there| there.product(logits));
+        let selected = self.keep.selected_on_device(logits)?;
+        Some(selected.map_err(|source| not_finite(source, positions)).map(|mut selected| {
+            if let (Some(encoder), Some(there), Some(product)) = (encoder, there, product) {
+                encoder.encode_product(there, product, &mut selected);
             }
-            targets
+            selected.targets
         }))
     }
 

@@ -110,6 +110,8 @@ pub(super) struct Source {
     pub(super) dtype: OutputType,
     /// Whether the teacher's outputs stay on a device until something is selected from them.
     pub(super) on_device: bool,
+    /// Why what is selected there is selected more slowly than it could be, where it is.
+    pub(super) slower: Option<String>,
     /// What is taken from the cache of `tail.from`.
     pub(super) inherited: Option<Inherited>,
 }
@@ -128,9 +130,10 @@ impl Source {
         let positions = prepared.positions();
         let mut at = 0;
         let mut probed: Option<Result<(Reading, OutputType), SourceError>> = None;
-        let mut on_device = false;
+        let (mut on_device, mut slower) = (false, None);
         model.forward(&prepared, &mut |mut output| {
             on_device = output.values.on_device();
+            slower = output.values.slower();
             let (dtype, rows) = (output.dtype, output.rows);
             let reading = match probed.take() {
                 None => Reading::decide(config, nodes, &samples, &output).map(|reading| (reading, dtype)),
@@ -153,7 +156,7 @@ impl Source {
             found: "none".into(),
         };
         let (reading, dtype) = probed.ok_or_else(silent)??;
-        Ok(Self { samples, model, reading, batch, dtype, on_device, inherited })
+        Ok(Self { samples, model, reading, batch, dtype, on_device, slower, inherited })
     }
 
     /// Asks about some positions of some samples. `each` is given them in order and in pieces: raw logits

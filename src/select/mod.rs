@@ -12,6 +12,6 @@ mod shorten;
 mod sums;
 
 #[cfg(feature = "torch")]
-pub use on_device::SelectedRows;
+pub use on_device::Selected;
 pub use sampler::Sampler;
 pub use selector::{NonFinite, Selector};

@@ -26,5 +26,5 @@ pub use encoder::TailEncoder;
 pub use fit::{FitError, Fitted, TailFit};
 pub use near_tail::NearTail;
 #[cfg(feature = "torch")]
-pub use on_device::EncoderOnDevice;
+pub use on_device::{EncoderOnDevice, Product};
 pub use prior::PriorFit;

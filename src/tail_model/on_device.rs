@@ -1,54 +1,121 @@
 //! Tail codes where libtorch has the logits: the one product with all of them is made there.
 
-use tch::Tensor;
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
 
 use super::TailEncoder;
-use crate::libtorch::{DeviceLogits, to_host};
-use crate::select::SelectedRows;
-use crate::target::TargetBatch;
+use crate::libtorch::{DeviceLogits, Download, numbers};
+use crate::select::Selected;
+
+/// Columns of a matrix that a GPU multiplies by come in so many.
+const COLUMNS: usize = 8;
 
 /// What a [`TailEncoder`] multiplies logits by, on a device.
 pub struct EncoderOnDevice {
-    /// `μ`: `[classes]`.
-    mean: Tensor,
-    /// `w_j (1, D_j)`: `[classes, 1 + rank]`.
-    weighted: Tensor,
+    /// `w_j (1, D_j)` times a power of two for each column: `[classes, columns]`, of the logits' type. Half types have what
+    /// their rounding leaves out in as many columns more.
+    matrix: Tensor,
+    /// Columns before those.
+    columns: usize,
+    /// Of each of `1 + rank` columns.
+    of_column: Vec<Column>,
+}
+
+/// What [`EncoderOnDevice::product`] gives: `[rows, columns]`, on its way here.
+pub struct Product(Download);
+
+/// What a column says of logits that are all alike, and of the means.
+struct Column {
+    /// What the matrix has been multiplied by.
+    scale: f64,
+    /// `Σ_j w_j D_j`, as the matrix has them.
+    sum: f64,
+    /// `Σ_j w_j D_j μ_j`, likewise.
+    of_mean: f64,
 }
 
 impl EncoderOnDevice {
     /// Brings what `encoder` needs to where `logits` are.
     pub fn new(encoder: &TailEncoder, logits: &DeviceLogits) -> Self {
+        let (classes, columns) = (encoder.mean().len(), 1 + encoder.rank());
+        let padded = columns.next_multiple_of(COLUMNS);
         let device = logits.0.device();
-        let columns = 1 + encoder.rank();
-        let weighted: Vec<f32> = (0..encoder.mean().len())
-            .flat_map(|class| (0..columns).map(move |at| encoder.weighted(class, at)))
-            .collect();
-        let size = [encoder.mean().len() as i64, columns as i64];
-        Self {
-            mean: Tensor::from_slice(encoder.mean()).to_device(device),
-            weighted: Tensor::from_slice(&weighted).view(size).to_device(device),
+        // Products of half types in single precision are there for GPUs alone.
+        let kind = match logits.0.kind() {
+            half @ (Kind::Half | Kind::BFloat16) if device.is_cuda() => half,
+            _ => Kind::Float,
+        };
+        let largest = |at| (0..classes).map(|class| encoder.weighted(class, at).abs()).fold(0.0f32, f32::max);
+        // So that no half type is without range for them.
+        let power =
+            |largest: f32| if largest > 0.0 { (-f64::from(largest).log2().floor()).exp2() } else { 1.0 };
+        let scales: Vec<f64> = (0..columns).map(|at| power(largest(at))).collect();
+        let mut exact = vec![0.0f32; classes * padded];
+        for (class, row) in exact.chunks_exact_mut(padded).enumerate() {
+            for (at, (number, scale)) in row.iter_mut().zip(&scales).enumerate() {
+                *number = (f64::from(encoder.weighted(class, at)) * scale) as f32;
+            }
         }
+        let exact = Tensor::from_slice(&exact).view([classes as i64, padded as i64]);
+        let (matrix, kept) = if kind == Kind::Float {
+            (exact.shallow_clone(), exact)
+        } else {
+            let upper = exact.to_kind(kind);
+            let lower = (&exact - upper.to_kind(Kind::Float)).to_kind(kind);
+            let kept = upper.to_kind(Kind::Float) + lower.to_kind(Kind::Float);
+            (Tensor::cat(&[upper, lower], 1), kept)
+        };
+        let kept: Vec<f32> = numbers(&kept, Kind::Float);
+        let column = |(at, scale): (usize, f64)| {
+            let of_classes = || kept.chunks_exact(padded).map(|row| f64::from(row[at]) / scale);
+            let of_mean = of_classes().zip(encoder.mean()).map(|(w, mean)| w * f64::from(*mean)).sum();
+            Column { scale, sum: of_classes().sum(), of_mean }
+        };
+        let of_column = scales.into_iter().enumerate().map(column).collect();
+        Self { matrix: matrix.to_device(device), columns: padded, of_column }
     }
 
-    /// `Σ_{j∉H} w_j (1, D_j) (z_j − z_max − μ_j)` of each of `rows`: `[rows, 1 + rank]`, on their device.
-    pub fn products(&self, rows: SelectedRows<'_>) -> Tensor {
-        tch::no_grad(|| {
-            let mut x = rows.logits - rows.largest;
-            x -= &self.mean;
-            x.scatter_value_(-1, rows.heads, 0.0).matmul(&self.weighted)
-        })
+    /// The product with all logits of each row. Not waited for.
+    pub fn product(&self, logits: &DeviceLogits) -> Product {
+        let product = tch::no_grad(|| {
+            if self.matrix.kind() == Kind::Float {
+                return logits.0.to_kind(Kind::Float).matmul(&self.matrix);
+            }
+            let both = logits.0.to_kind(self.matrix.kind()).mm_dtype(&self.matrix, Kind::Float);
+            let columns = self.columns as i64;
+            both.narrow(1, 0, columns) + both.narrow(1, columns, columns)
+        });
+        Product(Download::begin(&product, Kind::Float))
     }
 }
 
 impl TailEncoder {
-    /// Gives every position of `batch` its code, as [`Self::encode`] does but for the last bits of sums, from what
-    /// [`EncoderOnDevice::products`] gave of its rows, part after part.
+    /// Gives every position of what was `selected` its code, as [`Self::encode`] does but for the last bits of sums, from what
+    /// [`EncoderOnDevice::product`] gave of its rows. Waits for that.
     ///
     /// # Panics
     /// When the shapes disagree.
-    pub fn encode_products(&self, products: &[Tensor], batch: &mut TargetBatch) {
-        let all: Vec<f32> = products.iter().flat_map(to_host).collect();
-        self.encode_from(&all, batch);
+    pub fn encode_product(&self, there: &EncoderOnDevice, product: Product, selected: &mut Selected) {
+        let all: Vec<f32> = product.0.numbers();
+        let Selected { targets, largest } = selected;
+        assert_eq!(all.len(), targets.rows * there.columns, "a product of another shape");
+        let of_column = &there.of_column;
+        let mut products = vec![0.0; targets.rows * of_column.len()];
+        let rows = products.par_chunks_exact_mut(of_column.len()).zip(all.par_chunks_exact(there.columns));
+        rows.zip(&*largest).enumerate().for_each(|(row, ((products, sums), largest))| {
+            let (ids, values, _) = targets.row(row);
+            for (at, ((product, sum), column)) in products.iter_mut().zip(sums).zip(of_column).enumerate() {
+                let mut exact =
+                    f64::from(*sum) / column.scale - f64::from(*largest) * column.sum - column.of_mean;
+                for (id, value) in ids.iter().zip(values) {
+                    let class = *id as usize;
+                    let x = f64::from(*value) - f64::from(self.mean()[class]);
+                    exact -= f64::from(self.weighted(class, at)) * x;
+                }
+                *product = exact as f32;
+            }
+        });
+        self.encode_from(&products, targets);
     }
 }
 
@@ -64,25 +131,33 @@ mod tests {
         let (rows, classes, rank) = (40, 500, 3);
         let noise = crate::permutation::Permutation::new(1 << 20, 9, 0);
         let number = |i: usize| noise.at(i as u64 % (1 << 20)) as f32 / (1 << 20) as f32;
-        let logits: Vec<f32> = (0..rows * classes).map(|i| number(i) * 16.0 - 3.0).collect();
+        // As far from 0 as some language models have them.
+        let logits: Vec<f32> = (0..rows * classes).map(|i| number(i) * 16.0 - 103.0).collect();
         let mean = (0..classes).map(|i| number(i + 77) - 9.0).collect();
-        let weights = (0..classes).map(|i| number(i + 999)).collect();
+        let weights = (0..classes).map(|i| number(i + 999) * 1e-6).collect();
         let basis: Vec<f32> = (0..classes * rank).map(|i| (number(i + 5000) - 0.5) / 10.0).collect();
         let encoder = TailEncoder::new(rank, mean, weights, &basis).unwrap();
         let selector = Selector::new(classes, 12, &TailNodes::default()).unwrap();
-        let mut wanted = selector.select(&logits).unwrap();
-        encoder.encode(&logits, &mut wanted);
-        let tensor = Tensor::from_slice(&logits).view([rows as i64, -1]).to_device(of_tests());
-        let there = EncoderOnDevice::new(&encoder, &DeviceLogits(tensor.shallow_clone()));
-        let mut products = Vec::new();
-        let mut found =
-            selector.select_on_device(&tensor, |rows| products.push(there.products(rows))).unwrap();
-        encoder.encode_products(&products, &mut found);
-        assert_eq!((found.rank, found.codes.len()), (rank, rows * rank));
-        // A number between two codes may become either.
-        let off = found.codes.iter().zip(&wanted.codes).map(|(a, b)| (i32::from(*a) - i32::from(*b)).abs());
-        let off: Vec<i32> = off.collect();
-        assert!(off.iter().all(|off| *off <= 1) && off.iter().sum::<i32>() <= 2, "{off:?}");
-        assert!(found.codes.iter().any(|code| code.abs() > 3));
+        let selector = selector.with_mass(Some(0.9)).unwrap();
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            let tensor =
+                Tensor::from_slice(&logits).view([rows as i64, -1]).to_kind(kind).to_device(of_tests());
+            let rounded: Vec<f32> = numbers(&tensor, Kind::Float);
+            let mut wanted = selector.select(&rounded).unwrap();
+            encoder.encode(&rounded, &mut wanted);
+            let logits = DeviceLogits(tensor);
+            let there = EncoderOnDevice::new(&encoder, &logits);
+            let product = there.product(&logits);
+            let mut found = selector.select_on_device(&logits.0).unwrap();
+            encoder.encode_product(&there, product, &mut found);
+            let found = found.targets;
+            assert_eq!((found.rank, found.codes.len(), &found.counts), (rank, rows * rank, &wanted.counts));
+            // A number between two codes may become either.
+            let off =
+                found.codes.iter().zip(&wanted.codes).map(|(a, b)| (i32::from(*a) - i32::from(*b)).abs());
+            let off: Vec<i32> = off.collect();
+            assert!(off.iter().all(|off| *off <= 1) && off.iter().sum::<i32>() <= 4, "{kind:?} {off:?}");
+            assert!(found.codes.iter().any(|code| code.abs() > 3));
+        }
     }
 }

@@ -78,6 +78,15 @@ impl Values {
         !matches!(self, Self::Host(_))
     }
 
+    /// Why what is made of them where they are takes longer than it could, where that is so.
+    pub fn slower(&self) -> Option<String> {
+        match self {
+            Self::Host(_) => None,
+            #[cfg(feature = "torch")]
+            Self::Device(logits) => logits.kernels().err().map(|error| error.to_string()),
+        }
+    }
+
     /// Waits until they are there.
     pub fn wait(&self) {
         match self {

@@ -125,6 +125,9 @@ pub fn run(
         warning: doubt::of_tails(config, &training)?,
         tracking_warning: None,
     };
+    if let Err(slower) = libtorch::kernels_on(device) {
+        progress.say(&format!("warning: {slower}"));
+    }
     if let Some(warning) = &report.warning {
         progress.say(warning);
     }

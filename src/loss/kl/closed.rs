@@ -74,7 +74,7 @@ impl KlDivergence {
         let head = (&p * (&target.log_head - &on_head)).sum_dim_intlist(-1, false, Kind::Float);
         match (&self.tail, &target.log_tail) {
             (Tail::Bucket, Some(_)) => None,
-            (Tail::Product { w, in_columns, log_w, negative_entropy }, Some(log_tail)) => {
+            (Tail::Product { w, in_columns, log_w, negative_entropy, .. }, Some(log_tail)) => {
                 let log_w = log_w.index_select(0, &targets.ids.reshape([-1])).view_as(&targets.ids);
                 let head_w = match &in_head {
                     None => log_w.exp(),

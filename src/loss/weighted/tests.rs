@@ -114,6 +114,97 @@ proptest! {
     }
 }
 
+/// What a loss with its gradient in the same go is asked of.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    seed: u64,
+    classes: usize,
+    k: usize,
+    rank: usize,
+    temperature: f64,
+    smoothing: f64,
+    variable: bool,
+    teachers: u64,
+    with_labels: bool,
+    with_targets: bool,
+}
+
+/// How a [`WeightedLoss`] makes both in one go.
+type Way = fn(&WeightedLoss, &mut Sum, &Tensor, Option<&Tensor>, &[TargetTensors]) -> bool;
+
+impl Asked {
+    /// Values and gradients of `way` are those of what libtorch differentiates; with the tails of which `way` makes nothing.
+    fn agrees(
+        &self,
+        tails: &[TailHandling],
+        kind: Kind,
+        way: Way,
+    ) -> Result<Vec<TailHandling>, TestCaseError> {
+        let Self { seed, classes, k, rank, temperature, smoothing, .. } = *self;
+        let rows = 5;
+        let made = |seed: u64| {
+            let case = case(seed, rows, classes, k, rank);
+            if self.variable { case.varied(seed) } else { case }
+        };
+        let cases: Vec<Case> = (0..self.teachers).map(|at| made(seed + at)).collect();
+        let spaces: Vec<_> = cases.iter().map(|case| case.space.clone()).collect();
+        let targets: Vec<_> = cases.iter().map(|case| TargetTensors::new(&case.batch, of_tests())).collect();
+        let targets = if self.with_targets { &targets[..] } else { &[] };
+        let labels: Vec<i64> = (0..rows as i64).map(|row| row * 7 % (classes as i64 + 1) - 1).collect();
+        let labels = self.with_labels.then(|| on_device(&labels));
+        let (means, factors) = (Means { positions: 7, labels: 3 }, [0.7, 0.4]);
+        let mut left_out = Vec::new();
+        for tail in tails {
+            let config = LossConfig {
+                temperature: temperature.into(),
+                tail: *tail,
+                weights: weights(&[("kl", factors[0]), ("cross_entropy", factors[1])]),
+                label_smoothing: smoothing,
+                ..LossConfig::default()
+            };
+            let loss = WeightedLoss::new(&config, &spaces, of_tests()).unwrap();
+            let leaf = || tensor(&cases[0].students(seed)).to_kind(kind).set_requires_grad(true);
+            let new_sum = || Sum {
+                total: Tensor::zeros([], (Kind::Float, of_tests())),
+                of_gradient: None,
+                terms: BTreeMap::new(),
+                positions: means.positions as f64,
+                labels: means.labels as f64,
+            };
+            let (found, mut closed) = (leaf(), new_sum());
+            if !way(&loss, &mut closed, &found, labels.as_ref(), targets) {
+                left_out.push(*tail);
+                continue;
+            }
+            let (wanted, mut slow) = (leaf(), new_sum());
+            let single = wanted.to_kind(Kind::Float);
+            if self.with_targets {
+                let kl = loss.target.as_ref().unwrap().per_sample(&single, targets);
+                slow.add("kl", factors[0], kl * temperature * temperature);
+            }
+            if let Some(labels) = &labels {
+                slow.add_labelled("cross_entropy", factors[1], smoothed(&single, labels, smoothing));
+            }
+            prop_assert_eq!(closed.terms.keys().collect::<Vec<_>>(), slow.terms.keys().collect::<Vec<_>>());
+            for (sum, slow) in
+                closed.terms.values().zip(slow.terms.values()).chain([(&closed.total, &slow.total)])
+            {
+                let (found, wanted) = (sum.double_value(&[]), slow.double_value(&[]));
+                let near = (found - wanted).abs() < 1e-5 * (1.0 + wanted.abs());
+                prop_assert!(near, "{self:?}, {tail}: {found} and {wanted}");
+            }
+            if slow.terms.is_empty() {
+                continue;
+            }
+            (&closed.total + closed.of_gradient.unwrap()).backward();
+            slow.total.backward();
+            let off = (found.grad() - wanted.grad()).abs().max().double_value(&[]);
+            prop_assert!(off < 2e-5, "{self:?}, {tail}: {off}");
+        }
+        Ok(left_out)
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -126,64 +217,51 @@ proptest! {
         rank in 0usize..3,
         temperature in prop_oneof![Just(1.0), 1.0f64..8.0],
         smoothing in prop_oneof![Just(0.0), Just(0.1)],
-        (variable, several, with_labels, with_targets) in any::<(bool, bool, bool, bool)>(),
+        teachers in 1u64..3,
+        (variable, with_labels, with_targets) in any::<(bool, bool, bool)>(),
     ) {
-        let rows = 5;
         let k = 1 + (share * (classes - 1) as f64).round() as usize;
-        let made = |seed: u64| {
-            let case = case(seed, rows, classes, k, rank);
-            if variable { case.varied(seed) } else { case }
-        };
-        let cases: Vec<Case> = (0..1 + u64::from(several)).map(|at| made(seed + at)).collect();
-        let spaces: Vec<_> = cases.iter().map(|case| case.space.clone()).collect();
-        let targets: Vec<_> = cases.iter().map(|case| TargetTensors::new(&case.batch, of_tests())).collect();
-        let targets = if with_targets { &targets[..] } else { &[] };
-        let labels: Vec<i64> = (0..rows as i64).map(|row| row * 7 % (classes as i64 + 1) - 1).collect();
-        let labels = with_labels.then(|| on_device(&labels));
-        let (means, factors) = (Means { positions: 7, labels: 3 }, [0.7, 0.4]);
-        for tail in TailHandling::ALL {
-            let config = LossConfig {
-                temperature: temperature.into(),
-                tail,
-                weights: weights(&[("kl", factors[0]), ("cross_entropy", factors[1])]),
-                label_smoothing: smoothing,
-                ..LossConfig::default()
-            };
-            let loss = WeightedLoss::new(&config, &spaces, of_tests()).unwrap();
-            let leaf = || tensor(&cases[0].students(seed)).set_requires_grad(true);
-            let new_sum = || Sum {
-                total: Tensor::zeros([], (Kind::Float, of_tests())),
-                of_gradient: None,
-                terms: BTreeMap::new(),
-                positions: means.positions as f64,
-                labels: means.labels as f64,
-            };
-            let (found, mut closed) = (leaf(), new_sum());
-            if !loss.closed(&mut closed, &found, labels.as_ref(), targets) {
-                prop_assert_eq!(tail, TailHandling::Bucket);
-                continue;
-            }
-            let (wanted, mut slow) = (leaf(), new_sum());
-            if with_targets {
-                let kl = loss.target.as_ref().unwrap().per_sample(&wanted, targets);
-                slow.add("kl", factors[0], kl * temperature * temperature);
-            }
-            if let Some(labels) = &labels {
-                slow.add_labelled("cross_entropy", factors[1], smoothed(&wanted, labels, smoothing));
-            }
-            prop_assert_eq!(closed.terms.keys().collect::<Vec<_>>(), slow.terms.keys().collect::<Vec<_>>());
-            for (sum, slow) in closed.terms.values().zip(slow.terms.values()).chain([(&closed.total, &slow.total)]) {
-                let (found, wanted) = (sum.double_value(&[]), slow.double_value(&[]));
-                prop_assert!((found - wanted).abs() < 1e-5 * (1.0 + wanted.abs()), "{tail}: {found} and {wanted}");
-            }
-            if slow.terms.is_empty() {
-                continue;
-            }
-            (&closed.total + closed.of_gradient.unwrap()).backward();
-            slow.total.backward();
-            let off = (found.grad() - wanted.grad()).abs().max().double_value(&[]);
-            prop_assert!(off < 2e-5, "{tail}: {off}");
-        }
+        let asked =
+            Asked { seed, classes, k, rank, temperature, smoothing, variable, teachers, with_labels, with_targets };
+        let left_out = asked.agrees(&TailHandling::ALL, Kind::Float, WeightedLoss::closed)?;
+        prop_assert!(left_out.iter().all(|tail| *tail == TailHandling::Bucket));
+    }
+}
+
+/// The kernel's too, compiled for the GPU that tests run on, or for the CPU.
+#[test]
+fn the_kernel_is_what_is_differentiated() {
+    use TailHandling::{Bucket, Prior, Renormalize, Shape, Uniform};
+    let plain = Asked {
+        seed: 11,
+        classes: 60,
+        k: 7,
+        rank: 0,
+        temperature: 1.0,
+        smoothing: 0.0,
+        variable: false,
+        teachers: 1,
+        with_labels: true,
+        with_targets: true,
+    };
+    let everything =
+        Asked { rank: 2, temperature: 2.5, smoothing: 0.1, variable: true, teachers: 2, ..plain };
+    let many = Asked { classes: 5000, k: 12, ..plain };
+    let whole = Asked { classes: 9, k: 9, ..plain };
+    for (asked, kind, tails) in [
+        (plain, Kind::Float, &[Prior, Bucket][..]),
+        (plain, Kind::BFloat16, &[Prior]),
+        (everything, Kind::Float, &[Shape, Uniform, Bucket, Renormalize]),
+        (everything, Kind::Half, &[Shape]),
+        (Asked { classes: 61, with_labels: false, ..everything }, Kind::Float, &[Shape]),
+        (Asked { with_targets: false, ..plain }, Kind::Float, &[Prior]),
+        (Asked { with_targets: false, ..everything }, Kind::Float, &[Prior]),
+        (many, Kind::Float, &[Prior]),
+        (Asked { rank: 3, temperature: 4.0, ..many }, Kind::Float, &[Shape]),
+        (whole, Kind::Float, &[Prior]),
+    ] {
+        let left_out = asked.agrees(tails, kind, WeightedLoss::by_kernel).unwrap();
+        assert_eq!(left_out, []);
     }
 }
 

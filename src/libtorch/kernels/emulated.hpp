@@ -1,0 +1,105 @@
+// What a GPU gives a kernel, on a CPU: blocks one after the other, and of a block each thread in its turn from one barrier to
+// the next.
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#define __device__
+#define __global__
+// Blocks do not run at the same time.
+#define __shared__ static
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+using std::min;
+
+static struct { int x; } threadIdx, blockIdx;
+
+static ucontext_t between, threads[THREADS];
+static std::function<void()> body;
+static int vote;
+static float lanes[THREADS];
+
+// All threads come here as often.
+static void __syncthreads() { swapcontext(&threads[threadIdx.x], &between); }
+
+static int __syncthreads_or(int own) {
+    vote |= own;
+    __syncthreads();
+    const int any = vote;
+    __syncthreads();
+    vote = 0;
+    return any;
+}
+
+// All threads of a block come here, not only those of a warp.
+static float __shfl_xor_sync(unsigned, float own, int far) {
+    lanes[threadIdx.x] = own;
+    __syncthreads();
+    const float other = lanes[threadIdx.x ^ far];
+    __syncthreads();
+    return other;
+}
+
+static unsigned atomicAdd(unsigned *to, unsigned more) { return std::exchange(*to, *to + more); }
+static unsigned atomicOr(unsigned *to, unsigned more) { return std::exchange(*to, *to | more); }
+
+static float __int_as_float(int bits) {
+    float single;
+    std::memcpy(&single, &bits, 4);
+    return single;
+}
+
+static int __float_as_int(float single) {
+    int bits;
+    std::memcpy(&bits, &single, 4);
+    return bits;
+}
+
+static float power_of_two(float x) { return std::exp2(x); }
+
+static float half_as_float(unsigned short bits) {
+    const int sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 31) return __int_as_float(sign | 0x7f800000 | fraction << 13);
+    const float size = std::ldexp((float)(exponent > 0 ? fraction | 1024 : fraction), std::max(exponent, 1) - 25);
+    return __int_as_float(sign | __float_as_int(size));
+}
+
+template <typename... Parameters, std::size_t... At>
+static void call(void (*kernel)(Parameters...), void **arguments, std::index_sequence<At...>) {
+    kernel(*static_cast<Parameters *>(arguments[At])...);
+}
+
+static int running;
+
+static void thread() {
+    body();
+    running--;
+}
+
+template <typename... Parameters>
+static void blocks_of(void (*kernel)(Parameters...), int blocks, void **arguments) {
+    static std::vector<char> stacks(THREADS * 65536);
+    body = [=] { call(kernel, arguments, std::index_sequence_for<Parameters...>()); };
+    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) {
+        for (int t = 0; t < THREADS; t++) {
+            getcontext(&threads[t]);
+            threads[t].uc_stack.ss_sp = &stacks[t * 65536];
+            threads[t].uc_stack.ss_size = 65536;
+            threads[t].uc_link = &between;
+            makecontext(&threads[t], thread, 0);
+        }
+        for (running = THREADS; running > 0;) {
+            for (threadIdx.x = 0; threadIdx.x < THREADS; threadIdx.x++) {
+                swapcontext(&between, &threads[threadIdx.x]);
+            }
+        }
+    }
+}
