@@ -3,17 +3,18 @@
 #
 #     tools/bench_gpu.sh OUT [BIN]
 #
-# First that its results are right (tools/check_gpu.py), then ratios of runs that take turns: a build beside the bare
-# teacher, a training step from a cache beside the same step on labels, with and without bfloat16, and the memory of a step
-# beside a dense loss, and an epoch beside one with the teacher in every step. BIN is a folder with kd-cache, kd-train and the
-# benches `build`, `loss_memory` and `online`, default: as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and,
-# where nothing was built, LD_LIBRARY_PATH at the folder of libtorch's libraries. Of the environment:
+# First that its results are right (tools/check_gpu.py), then ratios of runs that take turns: selection and loss beside
+# merely reading and copying as many logits, a build beside the bare teacher, a training step from a cache beside the same
+# step on labels, with and without bfloat16, the memory of a step beside a dense loss, and an epoch beside one with the
+# teacher in every step. BIN is a folder with kd-cache, kd-train and the benches `build`, `loss_memory`, `on_device` and
+# `online`, default: as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built,
+# LD_LIBRARY_PATH at the folder of libtorch's libraries. Of the environment:
 #
 #     DEVICE      cuda unless set
 #     ROUNDS      of everything that takes turns; 5 unless set
 #     RUNTIMES    of teachers, onnx,torchscript unless set (an ONNX Runtime for CPUs has no GPU)
 #     LIMIT       training images of the check; 60000 unless set
-#     PARTS       results builds steps memory online unless set
+#     PARTS       results operators builds steps memory online unless set
 #     LM_TEACHER  folders that tools/draw_language_model.py wrote: built from, and the first is asked in every step of an online run
 #     LM_CACHE    a language model's cache, with its tokenizer.json in TOKENIZER
 #
@@ -22,14 +23,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-    '' | -*) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    '' | -*) sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 out=$1
 [ -z "${LM_CACHE:-}" ] || : "${TOKENIZER:?LM_CACHE needs it}"
 device=${DEVICE:-cuda}
 rounds=${ROUNDS:-5}
 runtimes=${RUNTIMES:-onnx,torchscript}
-parts=" ${PARTS:-results builds steps memory online} "
+parts=" ${PARTS:-results operators builds steps memory online} "
 mkdir -p "$out"
 exec > >(tee -a "$out/bench_gpu.txt") 2>&1
 if [ "$#" -gt 1 ]; then
@@ -37,7 +38,7 @@ if [ "$#" -gt 1 ]; then
     bench() { echo "$bin/$1"; }
 else
     cargo build --release
-    cargo bench --profile release --no-run --bench build --bench loss_memory --bench online
+    cargo bench --profile release --no-run --bench build --bench loss_memory --bench on_device --bench online
     bin=${CARGO_TARGET_DIR:-target}/release
     bench() {
         find "$bin/deps" -name "$1-*" -type f -executable -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2
@@ -52,6 +53,11 @@ if wanted results; then
     echo 'bench_gpu: results'
     python3 tools/check_gpu.py --device "$device" --programs "$bin" --runtimes "$runtimes" \
         --limit "${LIMIT:-60000}"
+fi
+
+if wanted operators; then
+    echo 'bench_gpu: selection and loss beside reading and copying'
+    "$(bench on_device)" "$device" "$rounds"
 fi
 
 torchscript=("teacher.device=$device" teacher.kind=torchscript teacher.path=configs/teachers/fashion-mnist.pt)

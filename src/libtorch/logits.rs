@@ -1,5 +1,7 @@
 //! Logits that stay on the device they were made on.
 
+use std::sync::Arc;
+
 use tch::Tensor;
 
 use super::{KernelError, kernels_on, to_host};
@@ -20,7 +22,7 @@ impl DeviceLogits {
     ///
     /// # Errors
     /// As [`kernels_on`].
-    pub fn kernels(&self) -> Result<(), KernelError> {
+    pub fn kernels(&self) -> Result<(), Arc<KernelError>> {
         kernels_on(self.0.device())
     }
 

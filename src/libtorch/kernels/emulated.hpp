@@ -16,6 +16,7 @@
 // Blocks do not run at the same time.
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __noinline__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 using std::min;

@@ -44,8 +44,11 @@ struct __align__(PER % 4 == 0 ? 16 : 4) Floats {
     float of[PER];
 };
 
+__device__ inline void load(const Element *from, Vector &vector) { vector = *reinterpret_cast<const Vector *>(from); }
+
 __device__ inline void load(const Element *from, float (&z)[PER]) {
-    const Vector vector = *reinterpret_cast<const Vector *>(from);
+    Vector vector;
+    load(from, vector);
 #pragma unroll
     for (int e = 0; e < PER; e++) z[e] = single(vector.of[e]);
 }

@@ -1,7 +1,7 @@
 //! Loss and gradient of rows of logits on a GPU, by a kernel of our own: what [`fused`](super::fused) is on the CPU. Logits are
 //! read twice and gradients written once, where libtorch's operators read and write some ten times over.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::TargetTensors;
 use crate::libtorch::{Argument, Reads, SHARED, Source};
@@ -61,6 +61,26 @@ pub(super) struct Done {
     pub(super) of_labels: Option<Tensor>,
 }
 
+/// Whether `tensor` is what a kernel takes it for.
+fn fits(tensor: &Tensor, kind: Kind, size: &[usize], device: Device) -> bool {
+    let alike = tensor.size().iter().map(|len| *len as usize).eq(size.iter().copied());
+    alike && tensor.kind() == kind && tensor.device() == device
+}
+
+impl OfTargets<'_> {
+    /// Whether the targets are those of so many rows.
+    fn fits(&self, rows: usize, tail: Option<&Tail<'_>>, rank: usize, device: Device) -> bool {
+        let TargetTensors { ids, values, curve, codes, counts } = self.targets;
+        let k = ids.size().get(1).map_or(0, |k| *k as usize);
+        let of_tail = |tail: &Tail<'_>| fits(curve, Kind::Float, &[rows, tail.at_nodes.numel()], device);
+        fits(ids, Kind::Int64, &[rows, k], device)
+            && fits(values, Kind::Float, &[rows, k], device)
+            && tail.is_none_or(of_tail)
+            && (rank == 0 || fits(codes, Kind::Float, &[rows, rank], device))
+            && counts.as_ref().is_none_or(|counts| fits(counts, Kind::Float, &[rows], device))
+    }
+}
+
 /// Both parts of `logits`, `[rows, classes]`, where they are; `None` where there is no kernel for it.
 pub(super) fn rows(
     logits: &Tensor,
@@ -74,9 +94,14 @@ pub(super) fn rows(
         Some(Spread::Weights(tail, log_w, basis)) => (Some(tail), Some(*log_w), *basis),
     };
     let rank = basis.map_or(0, |basis| basis.size()[0] as usize);
-    let words = classes.div_ceil(32);
-    // Of each row a bit for every class, its sums, and its code.
-    let of_row = if tail.is_some() { 4 * (words + rank) } else { 0 } + SUMS;
+    if !kl.is_none_or(|kl| kl.fits(count, tail, rank, logits.device()))
+        || !labels.is_none_or(|labels| fits(labels.labels, Kind::Int64, &[count], logits.device()))
+    {
+        return None;
+    }
+    let words = classes.div_ceil(1024);
+    // Of each row a bit for every 32 classes, its code, and its sums.
+    let of_row = 4 * (words + rank.max(1)) + SUMS;
     let most = if rank > 0 { TOGETHER } else { 1 };
     let together = [4, 2, 1].into_iter().find(|rows| *rows <= most && rows * of_row <= SHARED)?;
     let reads = Reads::of(logits, if together > 1 { 4 } else { 8 })?;

@@ -129,6 +129,16 @@ struct Asked {
     with_targets: bool,
 }
 
+fn new_sum(means: Means) -> Sum {
+    Sum {
+        total: Tensor::zeros([], (Kind::Float, of_tests())),
+        of_gradient: None,
+        terms: BTreeMap::new(),
+        positions: means.positions as f64,
+        labels: means.labels as f64,
+    }
+}
+
 /// How a [`WeightedLoss`] makes both in one go.
 type Way = fn(&WeightedLoss, &mut Sum, &Tensor, Option<&Tensor>, &[TargetTensors]) -> bool;
 
@@ -164,19 +174,12 @@ impl Asked {
             };
             let loss = WeightedLoss::new(&config, &spaces, of_tests()).unwrap();
             let leaf = || tensor(&cases[0].students(seed)).to_kind(kind).set_requires_grad(true);
-            let new_sum = || Sum {
-                total: Tensor::zeros([], (Kind::Float, of_tests())),
-                of_gradient: None,
-                terms: BTreeMap::new(),
-                positions: means.positions as f64,
-                labels: means.labels as f64,
-            };
-            let (found, mut closed) = (leaf(), new_sum());
+            let (found, mut closed) = (leaf(), new_sum(means));
             if !way(&loss, &mut closed, &found, labels.as_ref(), targets) {
                 left_out.push(*tail);
                 continue;
             }
-            let (wanted, mut slow) = (leaf(), new_sum());
+            let (wanted, mut slow) = (leaf(), new_sum(means));
             let single = wanted.to_kind(Kind::Float);
             if self.with_targets {
                 let kl = loss.target.as_ref().unwrap().per_sample(&single, targets);
@@ -244,17 +247,15 @@ fn the_kernel_is_what_is_differentiated() {
         with_labels: true,
         with_targets: true,
     };
-    let everything =
-        Asked { rank: 2, temperature: 2.5, smoothing: 0.1, variable: true, teachers: 2, ..plain };
+    let everything = Asked { rank: 2, temperature: 2.5, smoothing: 0.1, variable: true, ..plain };
     let many = Asked { classes: 5000, k: 12, ..plain };
     let whole = Asked { classes: 9, k: 9, ..plain };
     for (asked, kind, tails) in [
         (plain, Kind::Float, &[Prior, Bucket][..]),
         (plain, Kind::BFloat16, &[Prior]),
-        (everything, Kind::Float, &[Shape, Uniform, Bucket, Renormalize]),
-        (everything, Kind::Half, &[Shape]),
-        (Asked { classes: 61, with_labels: false, ..everything }, Kind::Float, &[Shape]),
-        (Asked { with_targets: false, ..plain }, Kind::Float, &[Prior]),
+        (everything, Kind::Float, &[Shape, Uniform, Bucket]),
+        (Asked { teachers: 2, ..everything }, Kind::Half, &[Shape]),
+        (Asked { classes: 61, with_labels: false, ..everything }, Kind::Float, &[Shape, Renormalize]),
         (Asked { with_targets: false, ..everything }, Kind::Float, &[Prior]),
         (many, Kind::Float, &[Prior]),
         (Asked { rank: 3, temperature: 4.0, ..many }, Kind::Float, &[Shape]),
@@ -291,6 +292,30 @@ fn a_class_that_the_student_masks_is_no_trouble() {
         gradient.iter().all(|value| value.is_finite()) && gradient[masked as usize].abs() < 1e-30,
         "{gradient:?}"
     );
+}
+
+/// A student that masks all that is off a head has what is infinitely bad, and a gradient that leads out of it.
+#[test]
+fn a_tail_that_the_student_masks_is_infinitely_bad() {
+    let case = case(5, 3, 9, 4, 0);
+    let weights = weights(&[("kl", 1.0)]);
+    let config = LossConfig { tail: TailHandling::Bucket, weights, ..LossConfig::default() };
+    let loss = WeightedLoss::new(&config, std::slice::from_ref(&case.space), of_tests()).unwrap();
+    let targets = [TargetTensors::new(&case.batch, of_tests())];
+    let mut students = case.students(5);
+    for (row, student) in students.iter_mut().enumerate() {
+        let ids = case.batch.row(row).0;
+        let masked = student.iter_mut().enumerate().filter(|(class, _)| !ids.contains(&(*class as u32)));
+        masked.for_each(|(_, logit)| *logit = f64::NEG_INFINITY);
+    }
+    for way in [WeightedLoss::fused as Way, WeightedLoss::by_kernel] {
+        let leaf = tensor(&students).set_requires_grad(true);
+        let mut sum = new_sum(over(3));
+        assert!(way(&loss, &mut sum, &leaf, None, &targets));
+        assert_eq!(sum.total.double_value(&[]), f64::INFINITY);
+        sum.of_gradient.unwrap().backward();
+        assert!(numbers(&leaf.grad()).iter().all(|value| value.is_finite()), "{:?}", numbers(&leaf.grad()));
+    }
 }
 
 /// Quantised logits may be equal, and the teacher then prefers neither.

@@ -83,7 +83,7 @@ __device__ inline void leave_the_largest(u64 *&kept, u64 *&other, u32 *count, Ta
 // Of each row, 32 bits each: classes of the WANT largest, in order; their logits; the sums of exp(node (z - last of them)) over
 // those and all smaller ones but the first K, where there are such; how many logits are not finite.
 extern "C" __global__ void __launch_bounds__(THREADS)
-select_rows(const Element *logits, int classes, u32 *out) {
+select_rows(const Element *__restrict__ logits, int classes, u32 *__restrict__ out) {
     __shared__ u64 rooms[2][ROOM];
     __shared__ u64 bound;
     __shared__ u32 count;
@@ -95,12 +95,20 @@ select_rows(const Element *logits, int classes, u32 *out) {
 
     float largest = -INFINITE;
     int at = -1;
-    for (int v = t; v < vectors && v < SAMPLED * ABREAST * THREADS; v += THREADS) {
-        float z[PER];
-        load(row + (i64)v * PER, z);
+    // Tiles from all over the row, which may rise or fall.
+    const int tiles = (vectors + ABREAST * THREADS - 1) / (ABREAST * THREADS), sampled = min(SAMPLED, tiles);
+    for (int sample = 0; sample < sampled; sample++) {
+        const int first = (int)((i64)sample * tiles / sampled) * ABREAST * THREADS + t;
 #pragma unroll
-        for (int e = 0; e < PER; e++) {
-            if (z[e] > largest) largest = z[e], at = v * PER + e;
+        for (int a = 0; a < ABREAST; a++) {
+            const int v = first + a * THREADS;
+            if (v >= vectors) continue;
+            float z[PER];
+            load(row + (i64)v * PER, z);
+#pragma unroll
+            for (int e = 0; e < PER; e++) {
+                if (z[e] > largest) largest = z[e], at = v * PER + e;
+            }
         }
     }
     // Of the two zeros neither is the larger.
@@ -119,13 +127,20 @@ select_rows(const Element *logits, int classes, u32 *out) {
 #pragma unroll
     for (int n = 0; n < NODES; n++) tail.sums[n] = 0.0f;
     u32 strange = 0;
+    Vector ahead[ABREAST];
+#pragma unroll
+    for (int a = 0; a < ABREAST; a++) {
+        if (t + a * THREADS < vectors) load(row + (i64)(t + a * THREADS) * PER, ahead[a]);
+    }
     for (int first = t; first - t < vectors; first += ABREAST * THREADS) {
         float z[ABREAST][PER];
         bool reached = false;
 #pragma unroll
         for (int a = 0; a < ABREAST; a++) {
-            const int v = first + a * THREADS;
-            if (v < vectors) load(row + (i64)v * PER, z[a]);
+#pragma unroll
+            for (int e = 0; e < PER; e++) z[a][e] = single(ahead[a].of[e]);
+            const int next = first + (ABREAST + a) * THREADS;
+            if (next < vectors) load(row + (i64)next * PER, ahead[a]);
         }
 #pragma unroll
         for (int a = 0; a < ABREAST; a++) {
