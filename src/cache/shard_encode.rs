@@ -10,6 +10,7 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::error::ArrowError;
 use half::f16;
+use rayon::prelude::*;
 
 use super::codebook_file::Coding;
 use super::columns::{ShardColumns, ShardLayout};
@@ -84,6 +85,9 @@ impl ShardRows {
         }
     }
 }
+
+/// Groups of a shard's rows that are packed side by side.
+const GROUPS: usize = 64;
 
 /// A shard's bytes.
 pub(super) fn encode_shard(
@@ -255,15 +259,19 @@ fn packed(
 ) -> Result<ArrayRef, ArrowError> {
     let missing = || ArrowError::InvalidArgumentError("packed positions need steps and a codebook".into());
     let (quantised, codebook) = quantised.zip(coding.codebook.as_ref()).ok_or_else(missing)?;
-    let mut bytes = Vec::new();
-    let mut lengths = Vec::with_capacity(positions.len());
-    for range in by_row(positions) {
-        let start = bytes.len();
-        codebook.pack(quantised, range, &mut bytes);
-        lengths.push(bytes.len() - start);
-    }
-    let offsets = offsets(lengths.into_iter())?;
-    Ok(Arc::new(BinaryArray::try_new(offsets, Buffer::from_vec(bytes), None)?))
+    let rows: Vec<Range<usize>> = by_row(positions).collect();
+    let groups = rows.par_chunks(rows.len().div_ceil(GROUPS).max(1)).map(|rows| {
+        let (mut bytes, mut lengths) = (Vec::new(), Vec::with_capacity(rows.len()));
+        for range in rows {
+            let start = bytes.len();
+            codebook.pack(quantised, range.clone(), &mut bytes);
+            lengths.push(bytes.len() - start);
+        }
+        (bytes, lengths)
+    });
+    let (bytes, lengths): (Vec<Vec<u8>>, Vec<Vec<usize>>) = groups.unzip();
+    let offsets = offsets(lengths.into_iter().flatten())?;
+    Ok(Arc::new(BinaryArray::try_new(offsets, Buffer::from_vec(bytes.concat()), None)?))
 }
 
 /// A column of lists of given lengths.

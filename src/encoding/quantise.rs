@@ -1,6 +1,11 @@
 //! Logits and curves as multiples of a step.
 
+use rayon::prelude::*;
+
 use crate::target::TargetBatch;
+
+/// So many numbers are rounded sooner than another thread is found for them.
+const FEW: usize = 1 << 14;
 
 /// Steps that no cache is written with.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -132,8 +137,8 @@ impl Steps {
             rank: batch.rank,
             counts: batch.counts.clone(),
             ids: batch.ids.clone(),
-            values: batch.values.iter().map(value).collect(),
-            curve: batch.curve.iter().map(curve).collect(),
+            values: batch.values.par_iter().with_min_len(FEW).map(value).collect(),
+            curve: batch.curve.par_iter().with_min_len(FEW).map(curve).collect(),
             codes: batch.codes.clone(),
         }
     }

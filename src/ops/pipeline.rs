@@ -20,8 +20,9 @@ use crate::teacher::RawOutput;
 
 /// Batches that wait between two stages.
 const DEPTH: usize = 3;
-/// The same where a teacher's logits stay on a device, whose memory is dear: those that are selected from and the next.
-const DEPTH_ON_DEVICE: usize = 0;
+/// The same where a teacher's logits stay on a device, whose memory is dear. What waits is the end of the batch that is selected
+/// from, so that the teacher can be asked about the next one, and about no more.
+const DEPTH_ON_DEVICE: usize = 1;
 
 /// A batch, and whether a shard ends with it.
 struct Batch {

@@ -63,7 +63,7 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    /// Of `rows`, `[rows, columns]`, no more than `most` at once; `None` where no kernel reads them where they are.
+    /// Of `rows`, `[rows, columns]`, each row in one piece, no more than `most` at once; `None` where no kernel reads them where they are.
     pub(crate) fn of(rows: &Tensor, most: usize) -> Option<Self> {
         let (kind, bytes) = match rows.kind() {
             Kind::Float => (0, 4),
@@ -71,11 +71,10 @@ impl Reads {
             Kind::BFloat16 => (2, 2),
             _ => return None,
         };
-        if !rows.is_contiguous() || rows.dim() != 2 {
-            return None;
-        }
+        let [stride, 1] = rows.stride()[..] else { return None };
         let aligned = |per: &usize| {
             (rows.size()[1] as usize).is_multiple_of(*per)
+                && (stride as usize).is_multiple_of(*per)
                 && (rows.data_ptr() as usize).is_multiple_of(per * bytes)
         };
         let per = [8, 4, 2].into_iter().filter(|per| *per <= most && per * bytes <= 16).find(aligned);

@@ -23,7 +23,7 @@ __device__ inline float power_of_two(float x) {
 #endif
 
 #define INFINITE __int_as_float(0x7f800000)
-#define LOG2_E 1.4426950408889634f
+#define LOG2_E 1.4426950408889634
 
 #if TYPE == 0
 typedef float Element;

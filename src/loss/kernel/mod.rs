@@ -104,7 +104,8 @@ pub(super) fn rows(
     let of_row = 4 * (words + rank.max(1)) + SUMS;
     let most = if rank > 0 { TOGETHER } else { 1 };
     let together = [4, 2, 1].into_iter().find(|rows| *rows <= most && rows * of_row <= SHARED)?;
-    let reads = Reads::of(logits, if together > 1 { 4 } else { 8 })?;
+    let per = if together > 1 { 4 } else { 8 };
+    let reads = Reads::of(Some(logits).filter(|logits| logits.is_contiguous())?, per)?;
     let threads = (classes / reads.per()).next_power_of_two().clamp(32, THREADS);
     let width = |tensor: &Tensor| tensor.size()[1] as usize;
     let softened = kl.is_some_and(|kl| kl.beta != 1.0);

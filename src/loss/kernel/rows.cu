@@ -14,7 +14,7 @@
 
 __device__ inline float softened(float x, float beta) { return KL && SOFTENED ? beta * x : x; }
 
-__device__ inline float natural(float x) { return power_of_two(x * LOG2_E); }
+__device__ inline float natural(float x) { return power_of_two(x * (float)LOG2_E); }
 
 // What exponentials are taken relative to: where all there is is infinitely small, nothing.
 __device__ inline float finite(float largest) { return largest == -INFINITE ? 0.0f : largest; }

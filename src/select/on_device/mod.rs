@@ -22,16 +22,6 @@ pub struct Selected {
     pub largest: Vec<f32>,
 }
 
-/// What is known of a row when its head is.
-struct Row<'a> {
-    /// Classes of the head, in order.
-    ids: &'a [u32],
-    /// Their logits, and the largest of the tail where there is one: 0 is never −0.
-    logits: &'a [f32],
-    /// `ln Σ exp(β (z − largest of the tail))` over the tail, of each node; empty where there is no tail.
-    log_sums: &'a [f64],
-}
-
 impl Selector {
     /// Heads and tail curves of `logits`, computed where they are: as [`Selector::select`] gives them but for the last bits
     /// of curves, and that 0 and −0 are equal.
@@ -55,22 +45,6 @@ impl Selector {
     /// A batch of so many rows that nothing is known of yet.
     fn unknown(&self, rows: usize) -> Selected {
         Selected { targets: TargetBatch::zeroed(rows, self.k, self.curve_len()), largest: vec![0.0; rows] }
-    }
-
-    /// Writes what is known of row `at` into `selected`.
-    fn put(&self, selected: &mut Selected, at: usize, row: &Row<'_>) {
-        let Selected { targets, largest } = selected;
-        let (k, nodes) = (self.k, self.curve_len());
-        let first = row.logits[0];
-        largest[at] = first;
-        targets.ids[at * k..][..k].copy_from_slice(row.ids);
-        for (value, logit) in targets.values[at * k..][..k].iter_mut().zip(row.logits) {
-            *value = logit - first;
-        }
-        let curve = targets.curve[at * nodes..][..nodes].iter_mut();
-        for ((g, log_sum), beta) in curve.zip(row.log_sums).zip(self.nodes.as_slice()) {
-            *g = (beta * (f64::from(row.logits[k]) - f64::from(first)) + log_sum) as f32;
-        }
     }
 
     /// Ends heads where they hold enough.

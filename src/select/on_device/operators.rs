@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{NonFinite, Row, Selected, Selector, not_finite};
+use super::{NonFinite, Selected, Selector, not_finite};
 use crate::libtorch::numbers;
 use crate::select::keys::{id_of, key, logit_of};
 
@@ -25,6 +25,16 @@ struct Asked {
     least: Tensor,
     /// `ln Σ exp(β (z − largest of the tail))` over the tail: `[rows, nodes]`, double; `None` where there is no tail.
     curves: Option<Tensor>,
+}
+
+/// What is known of a row when its head is.
+struct Row<'a> {
+    /// Classes of the head, in order.
+    ids: &'a [u32],
+    /// Their logits, and the largest of the tail where there is one: 0 is never −0.
+    logits: &'a [f32],
+    /// `ln Σ exp(β (z − largest of the tail))` over the tail, of each node; empty where there is no tail.
+    log_sums: &'a [f64],
 }
 
 impl Selector {
@@ -81,6 +91,22 @@ impl Selector {
             e.norm_scalaropt_dim(power, [-1], false).to_kind(Kind::Double).log() * power
         };
         Tensor::stack(&nodes.iter().map(of).collect::<Vec<_>>(), 1)
+    }
+
+    /// Writes what is known of row `at` into `selected`.
+    fn put(&self, selected: &mut Selected, at: usize, row: &Row<'_>) {
+        let Selected { targets, largest } = selected;
+        let (k, nodes) = (self.k, self.curve_len());
+        let first = row.logits[0];
+        largest[at] = first;
+        targets.ids[at * k..][..k].copy_from_slice(row.ids);
+        for (value, logit) in targets.values[at * k..][..k].iter_mut().zip(row.logits) {
+            *value = logit - first;
+        }
+        let curve = targets.curve[at * nodes..][..nodes].iter_mut();
+        for ((g, log_sum), beta) in curve.zip(row.log_sums).zip(self.nodes.as_slice()) {
+            *g = (beta * (f64::from(row.logits[k]) - f64::from(first)) + log_sum) as f32;
+        }
     }
 
     /// Waits for what was asked, and puts it where it belongs.

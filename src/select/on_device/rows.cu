@@ -15,7 +15,7 @@
 // Tiles that the first bound is of.
 #define SAMPLED 4
 
-__device__ static const float NODE[NODES > 0 ? NODES : 1] = {NODE_LIST};
+__device__ static const double NODE[NODES > 0 ? NODES : 1] = {NODE_LIST};
 
 // Larger for a larger logit, and of equal ones for the smaller class. Never 0.
 __device__ inline u64 key_of(float z, int id) {
@@ -37,7 +37,7 @@ struct Tail {
 
     __device__ void add(float z) {
 #if POWERS
-        const float e = power_of_two((z - reference) * (NODE[0] * LOG2_E));
+        const float e = power_of_two((z - reference) * (float)(NODE[0] * LOG2_E));
         const float e2 = e * e, e4 = e2 * e2;
         sums[0] += e;
         sums[1] += e2;
@@ -46,7 +46,7 @@ struct Tail {
         sums[4] += e4 * e4;
 #elif NODES > 0
 #pragma unroll
-        for (int n = 0; n < NODES; n++) sums[n] += power_of_two((z - reference) * (NODE[n] * LOG2_E));
+        for (int n = 0; n < NODES; n++) sums[n] += power_of_two((z - reference) * (float)(NODE[n] * LOG2_E));
 #endif
     }
 
@@ -55,7 +55,7 @@ struct Tail {
 #pragma unroll
         for (int n = 0; n < NODES; n++) {
             // Of what is infinite nothing has been added.
-            if (sums[n] > 0.0f) sums[n] *= power_of_two((reference - to) * (NODE[n] * LOG2_E));
+            if (sums[n] > 0.0f) sums[n] *= power_of_two((reference - to) * (float)(NODE[n] * LOG2_E));
         }
         reference = to;
     }
@@ -80,21 +80,22 @@ __device__ inline void leave_the_largest(u64 *&kept, u64 *&other, u32 *count, Ta
     __syncthreads();
 }
 
-// Of each row, 32 bits each: classes of the WANT largest, in order; their logits; the sums of exp(node (z - last of them)) over
-// those and all smaller ones but the first K, where there are such; how many logits are not finite.
+// In columns, of 32 bits each: classes of the K largest, in order, [rows, K]; their logits relative to the largest, [rows, K]; the
+// logarithms of the sums of exp(node (z - largest)) over all others, [rows, NODES]; the largest, [rows]; how many logits are not
+// finite, [rows].
 extern "C" __global__ void __launch_bounds__(THREADS)
-select_rows(const Element *__restrict__ logits, int classes, u32 *__restrict__ out) {
+select_rows(const Element *__restrict__ logits, int rows, int classes, int stride, u32 *__restrict__ out) {
     __shared__ u64 rooms[2][ROOM];
     __shared__ u64 bound;
     __shared__ u32 count;
     __shared__ u32 bad;
     u64 *kept = rooms[0], *other = rooms[1];
     const int t = threadIdx.x;
-    const Element *row = logits + (i64)blockIdx.x * classes;
+    const Element *row = logits + (i64)blockIdx.x * stride;
     const int vectors = classes / PER;
 
     float largest = -INFINITE;
-    int at = -1;
+    int found = -1;
     // Tiles from all over the row, which may rise or fall.
     const int tiles = (vectors + ABREAST * THREADS - 1) / (ABREAST * THREADS), sampled = min(SAMPLED, tiles);
     for (int sample = 0; sample < sampled; sample++) {
@@ -107,12 +108,12 @@ select_rows(const Element *__restrict__ logits, int classes, u32 *__restrict__ o
             load(row + (i64)v * PER, z);
 #pragma unroll
             for (int e = 0; e < PER; e++) {
-                if (z[e] > largest) largest = z[e], at = v * PER + e;
+                if (z[e] > largest) largest = z[e], found = v * PER + e;
             }
         }
     }
     // Of the two zeros neither is the larger.
-    const u64 own = at < 0 ? 0 : key_of(largest + 0.0f, at);
+    const u64 own = found < 0 ? 0 : key_of(largest + 0.0f, found);
     kept[t] = own;
     if (t == 0) bound = 0, count = 0, bad = 0;
     __syncthreads();
@@ -179,15 +180,29 @@ select_rows(const Element *__restrict__ logits, int classes, u32 *__restrict__ o
     __syncthreads();
     leave_the_largest(kept, other, &count, tail);
 
-    u32 *result = out + (i64)blockIdx.x * (2 * WANT + NODES + 1);
-    for (int i = t; i < WANT; i += THREADS) {
-        result[i] = (u32)id_of(kept[i]);
-        result[WANT + i] = (u32)__float_as_int(logit_of(kept[i]));
+    const i64 at = blockIdx.x;
+    const float largest_of_all = logit_of(kept[0]);
+    u32 *const ids = out + at * K, *const values = out + (i64)rows * K + at * K;
+    for (int i = t; i < K; i += THREADS) {
+        ids[i] = (u32)id_of(kept[i]);
+        values[i] = (u32)__float_as_int(logit_of(kept[i]) - largest_of_all);
     }
 #if NODES > 0
     all<Sum>(tail.sums, reinterpret_cast<float *>(other));
-    // The last of them is of the tail.
-    if (t < NODES) result[2 * WANT + t] = (u32)__float_as_int(tail.sums[t] + 1.0f);
+    if (t == 0) {
+        const double fall = (double)logit_of(kept[K]) - (double)largest_of_all;
+        u32 *const curve = out + (i64)rows * 2 * K + at * NODES;
+#pragma unroll
+        for (int n = 0; n < NODES; n++) {
+            // The largest of the tail itself is in no sum.
+            const double sum = (double)(tail.sums[n] + 1.0f);
+            curve[n] = (u32)__float_as_int((float)(NODE[n] * fall + log(sum)));
+        }
+    }
 #endif
-    if (t == 0) result[2 * WANT + NODES] = bad;
+    if (t == 0) {
+        u32 *const rest = out + (i64)rows * (2 * K + NODES) + at;
+        rest[0] = (u32)__float_as_int(largest_of_all);
+        rest[rows] = bad;
+    }
 }

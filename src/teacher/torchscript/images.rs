@@ -5,6 +5,7 @@ use tch::{IValue, Tensor};
 use super::answer::Answer;
 use super::module::{Module, output_type};
 use crate::config::{FeatureConfig, TeacherConfig};
+use crate::libtorch::upload;
 use crate::teacher::features::other_than;
 use crate::teacher::{RawOutput, Teacher, TeacherError};
 
@@ -40,7 +41,7 @@ impl Teacher for TorchScriptTeacher {
 
     fn forward(&mut self, inputs: &[f32], rows: usize) -> Result<RawOutput, TeacherError> {
         self.shape[0] = rows as i64;
-        let input = Tensor::from_slice(inputs).view(self.shape.as_slice()).to_device(self.module.device);
+        let input = upload(Tensor::from_slice(inputs).view(self.shape.as_slice()), self.module.device);
         let result = self.module.forward(&[IValue::Tensor(input)])?;
         let one = matches!(result, IValue::Tensor(_));
         let answer = Answer::of(result);

@@ -9,6 +9,7 @@ use super::answer::{Answer, Feature};
 use super::arguments::{self, Argument};
 use super::module::{self, Module, output_type};
 use crate::config::{FeatureConfig, TeacherConfig};
+use crate::libtorch::upload;
 use crate::teacher::vocabulary::Vocabulary;
 use crate::teacher::{RawOutput, TeacherError, TokenBatch, TokenTeacher};
 
@@ -69,7 +70,7 @@ impl TokenTeacher for TorchScriptTokenTeacher {
                 Argument::Mask => &mask,
                 Argument::Positions => batch.positions(),
             };
-            IValue::Tensor(Tensor::from_slice(values).view(shape).to_device(self.body.device))
+            IValue::Tensor(upload(Tensor::from_slice(values).view(shape), self.body.device))
         };
         let arguments: Vec<IValue> = self.arguments.iter().map(given).collect();
         let wide = if self.head.is_some() { "hidden" } else { "vocabulary" };
