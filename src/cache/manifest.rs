@@ -224,6 +224,25 @@ impl Manifest {
             .map_err(|error| CacheError::Json { path: "manifest".into(), problem: error.to_string() })
     }
 
+    /// Identifies what rows are read as: the same for every copy of the cache, and for one that is built again to the same
+    /// bytes, whoever wrote it; another where samples, settings or a single prediction differ.
+    ///
+    /// # Errors
+    /// [`CacheError::Json`] when what is digested has no JSON form.
+    pub fn targets_digest(&self) -> Result<Digest, CacheError> {
+        let StorageLayout { form, ids, values, step, step_growth, curve_step, codebook, .. } = &self.storage;
+        let digest = |file: &Option<FileEntry>| file.as_ref().map(|file| file.digest.clone());
+        let shards: Vec<&Digest> = self.shards.iter().map(|shard| &shard.digest).collect();
+        let read = (
+            (&self.dataset.fingerprint, self.samples, self.views, self.positions, self.classes),
+            (&self.head, &self.tail.nodes, self.tail.rank, digest(&self.tail.model), &self.features),
+            (form, ids, values, step, step_growth, curve_step, digest(codebook)),
+            shards,
+        );
+        Digest::of_json(&read)
+            .map_err(|error| CacheError::Json { path: "manifest".into(), problem: error.to_string() })
+    }
+
     /// What a shard's columns are.
     pub fn columns(&self) -> ShardColumns {
         ShardColumns {

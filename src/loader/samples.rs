@@ -184,6 +184,11 @@ impl Samples {
         }
     }
 
+    /// Every cache over them, in the order of the targets in a batch.
+    pub fn caches(&self) -> impl Iterator<Item = &CacheReader> {
+        self.cache().into_iter().chain(&self.further)
+    }
+
     /// Views of each sample.
     pub fn views(&self) -> u16 {
         match &self.source {

@@ -10,7 +10,7 @@ use super::report::PointReport;
 use super::{SweepError, SweepFolder};
 use crate::cache::CacheReader;
 use crate::config::{ConfigError, Fault, Point, SweepConfig, TrainConfig, load_str};
-use crate::train::{FoundRun, RunFolder, TrainReport, difference};
+use crate::train::{FoundRun, RunCaches, RunFolder, TrainReport, difference};
 
 /// The key of the cache among those that change.
 const CACHE: &str = "cache";
@@ -24,6 +24,8 @@ pub(super) struct Planned {
     pub(super) point: Point,
     pub(super) config: TrainConfig,
     pub(super) cache: Option<PathBuf>,
+    /// What a run with `cache` is begun with.
+    caches: RunCaches,
     pub(super) cache_bytes: Option<u64>,
     pub(super) found: FoundRun,
 }
@@ -51,7 +53,8 @@ pub(super) fn points(config: &SweepConfig) -> Result<Vec<Planned>, SweepError> {
                     faults.add(Fault::new(format!("loss.weights.{name}"), problem).to_string(), &point.name);
                 }
                 let found = FoundRun::Nothing;
-                planned.push(Planned { point, config: train, cache, cache_bytes: None, found });
+                let caches = RunCaches::default();
+                planned.push(Planned { point, config: train, cache, caches, cache_bytes: None, found });
             }
             Err(ConfigError::Faults { faults: found, .. }) => {
                 found.iter().for_each(|fault| faults.add(fault.to_string(), &point.name));
@@ -61,13 +64,17 @@ pub(super) fn points(config: &SweepConfig) -> Result<Vec<Planned>, SweepError> {
         }
     }
     faults.none(&config.base, config.points().len())?;
-    let mut bytes = BTreeMap::new();
+    let mut known = BTreeMap::new();
     for planned in &mut planned {
         let Some(cache) = &planned.cache else { continue };
-        if !bytes.contains_key(cache) {
-            bytes.insert(cache.clone(), CacheReader::open(cache)?.manifest().bytes());
+        if !known.contains_key(cache) {
+            let reader = CacheReader::open(cache)?;
+            known.insert(cache.clone(), (reader.manifest().bytes(), RunCaches::of([&reader])?));
         }
-        planned.cache_bytes = bytes.get(cache).copied();
+        if let Some((bytes, caches)) = known.get(cache) {
+            planned.cache_bytes = Some(*bytes);
+            planned.caches.clone_from(caches);
+        }
     }
     Ok(planned)
 }
@@ -111,13 +118,14 @@ impl Planned {
     /// Looks for the run in `folder`, and refuses one that was begun with something else.
     ///
     /// # Errors
-    /// [`SweepError::Changed`], [`SweepError::Read`].
+    /// [`SweepError::Changed`], [`SweepError::Read`], [`SweepError::Run`].
     pub(super) fn look(
         &mut self,
         folder: &SweepFolder,
         earlier: Option<&PointReport>,
     ) -> Result<(), SweepError> {
-        self.found = RunFolder::new(&folder.run(&self.point.name)).found()?;
+        let run = RunFolder::new(&folder.run(&self.point.name));
+        self.found = run.found()?;
         if self.found == FoundRun::Nothing {
             return Ok(());
         }
@@ -132,8 +140,16 @@ impl Planned {
         if let Some((key, kept, found)) = difference(&begun, &now, &FREE) {
             return changed(key, kept, found);
         }
+        // Also of a run that is done, which no longer looks for itself.
+        if let Some(kept) = RunCaches::read(&run)? {
+            if !kept.are(&self.caches) {
+                return changed(CACHE.into(), kept.to_string(), self.caches.to_string());
+            }
+            return Ok(());
+        }
+        // A run that was begun before it kept what its cache was: its place has to do.
         let of_sweep = earlier.map(|point| point.cache.clone());
-        let Some(kept) = of_sweep.or_else(|| cache_of_run(&folder.run(&self.point.name))) else {
+        let Some(kept) = of_sweep.or_else(|| cache_of_run(&run)) else {
             return Ok(());
         };
         let (kept, found) = (kept.as_deref().map(Path::new), self.cache.as_deref());
@@ -154,8 +170,8 @@ impl Planned {
 }
 
 /// The cache that a run's summary names, if there is a summary.
-fn cache_of_run(run: &Path) -> Option<Option<String>> {
-    let text = fs::read(RunFolder::new(run).summary()).ok()?;
+fn cache_of_run(run: &RunFolder) -> Option<Option<String>> {
+    let text = fs::read(run.summary()).ok()?;
     let report: TrainReport = serde_json::from_slice(&text).ok()?;
     Some(report.cache)
 }

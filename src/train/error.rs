@@ -156,6 +156,19 @@ pub enum TrainError {
         /// As it is now.
         found: String,
     },
+    /// A run that is to go on with other targets.
+    #[error(
+        "--resume: the run in {path} was begun with {kept}, found {found}; give --cache as it was begun (a copy of the same \
+         cache will do, wherever it lies), or begin anew with another --out or --overwrite"
+    )]
+    OtherCaches {
+        /// The run's folder.
+        path: PathBuf,
+        /// As the run was begun.
+        kept: String,
+        /// As they are now.
+        found: String,
+    },
     /// Images to train on are not given.
     #[error("dataset: missing; only a cache of tokens keeps its own samples")]
     NoDataset,

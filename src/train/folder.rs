@@ -12,6 +12,8 @@ use crate::durable;
 
 /// The config with every default filled in.
 const CONFIG: &str = "config.toml";
+/// The caches that the run was begun with, which the config does not name.
+const CACHES: &str = "caches.json";
 /// One line an epoch.
 const METRICS: &str = "metrics.jsonl";
 /// One line every few steps, where they are asked for.
@@ -69,6 +71,7 @@ impl RunFolder {
         }
         let ours = [
             CONFIG,
+            CACHES,
             METRICS,
             STEPS,
             TENSORBOARD,
@@ -95,6 +98,11 @@ impl RunFolder {
     /// The run's config.
     pub fn config(&self) -> PathBuf {
         self.0.join(CONFIG)
+    }
+
+    /// What the run's caches were when it was begun.
+    pub(super) fn caches(&self) -> PathBuf {
+        self.0.join(CACHES)
     }
 
     /// Variables of the student that was kept.

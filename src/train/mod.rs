@@ -3,6 +3,7 @@
 //! [`run`] walks the second corridor: cache and data → loader → loss → student, optimizer →
 //! metrics, checkpoints. [`eval`], [`predict`] and [`generate`] are the inference side of a finished run.
 
+mod caches;
 mod command;
 mod course;
 mod doubt;
@@ -28,6 +29,7 @@ mod upload;
 mod watch;
 mod window;
 
+pub(crate) use caches::RunCaches;
 pub use error::TrainError;
 pub use export::{ExportedForm, ExportedStudent, OnnxCheck, StudentInput, export};
 pub use folder::{FoundRun, RunFolder};

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::setup::Training;
 use super::state::{Kept, Place};
-use super::{EpochReport, RunFolder, TrainError, TrainReport};
+use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainReport};
 use crate::config::TrainConfig;
 use crate::durable;
 
@@ -41,12 +41,17 @@ pub(super) fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig
     config
 }
 
-/// What the run in `folder` has kept, once it is known to be the run that `config` describes.
+/// What the run in `folder` has kept, once it is known to be the run that `config` and `caches` describe.
 ///
 /// # Errors
-/// [`TrainError::NothingToResume`], [`TrainError::Resumed`].
-pub(super) fn open(folder: &RunFolder, config: &TrainConfig) -> Result<Kept, TrainError> {
+/// [`TrainError::NothingToResume`], [`TrainError::OtherCaches`], [`TrainError::Resumed`].
+pub(super) fn open(folder: &RunFolder, config: &TrainConfig, caches: &RunCaches) -> Result<Kept, TrainError> {
     let kept = Kept::read(folder)?;
+    // Before the config, part of which another cache would fill in otherwise.
+    if let Some(begun) = RunCaches::read(folder)?.filter(|begun| !begun.are(caches)) {
+        let (kept, found) = (begun.to_string(), caches.to_string());
+        return Err(TrainError::OtherCaches { path: folder.path().to_owned(), kept, found });
+    }
     let path = folder.config();
     let text = fs::read_to_string(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
     let damaged = |problem: String| TrainError::State { path: path.clone(), problem };

@@ -16,7 +16,7 @@ use super::setup::{self, Training, ValidationSet};
 use super::state::{Kept, Place};
 use super::sums::Sums;
 use super::watch::{self, Watch};
-use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport, doubt};
+use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainOutcome, TrainReport, doubt};
 use crate::checkpoint;
 use crate::config::{Precision, StudentConfig, TrainConfig};
 use crate::libtorch;
@@ -86,7 +86,8 @@ pub fn run(
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
     let folder = RunFolder::new(&options.out);
     let resolved = resolved(config, &training);
-    let kept = options.resume.then(|| resume::open(&folder, &resolved)).transpose()?;
+    let caches = RunCaches::of(training.samples.caches())?;
+    let kept = options.resume.then(|| resume::open(&folder, &resolved, &caches)).transpose()?;
 
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
@@ -138,6 +139,7 @@ pub fn run(
     match kept {
         None => {
             folder.claim(options.overwrite)?;
+            caches.write(&folder)?;
             folder.write_config(&resolved)?;
         }
         Some(kept) => {
