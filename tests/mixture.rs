@@ -48,6 +48,26 @@ fn a_student_learns_from_two_teachers() {
 }
 
 #[test]
+fn a_run_goes_on_with_all_of_its_caches_in_their_order() {
+    let case = case();
+    let weights = "loss.mixture.weights=[2.0, 1.0]";
+    train(&case, "run", &["a", "b"], &[weights, "train.max_steps=3"]).code(0);
+    let resume = |caches: &[&str]| {
+        let mut args = case.args("run", &[weights], &["--quiet", "--resume"]);
+        for cache in caches {
+            args.extend(args!["--cache", case.out(cache)]);
+        }
+        kd_train(&args)
+    };
+    let [a, b] = ["a", "b"].map(|name| format!("the cache {}", case.out(name).display()));
+    let refused = resume(&["b", "a"]).refused(&["--resume", &a, &b]);
+    let (begun, found) = refused.err.split_once(", found ").unwrap();
+    assert!(begun.find(&a) < begun.find(&b) && found.find(&b) < found.find(&a), "{}", refused.err);
+    resume(&["a", "a"]).refused(&["--resume", &a, &b]);
+    resume(&["a", "b"]).code(0);
+}
+
+#[test]
 fn caches_that_do_not_belong_together_are_refused() {
     let case = case();
     let less = case.out("less");

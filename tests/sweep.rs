@@ -227,7 +227,16 @@ fn what_is_done_is_skipped_points_may_be_added_and_others_must_stay() {
     case.sweep(&key, "out", &[]).refused(&["train.max_steps", "begun with nothing, found 5"]);
     build(&case.out("cache.toml"), &case.out("cache2"), &["head.k=4"]).code(0);
     case.sweep(&case.config("sweep", GRID), "out", &["--set", "cache=cache2"]).refused(&["cache", "cache2"]);
+    // What a cache holds is compared, not where it lies.
+    std::fs::rename(case.out("cache"), case.out("moved")).unwrap();
+    std::fs::rename(case.out("cache2"), case.out("cache")).unwrap();
+    case.sweep(&case.config("sweep", GRID), "out", &[]).refused(&["begun with the cache", "found the cache"]);
     assert!(files(&case.out("out")) == before);
+    let grid = case.config("sweep", GRID);
+    let moved = format!("cache={:?}", case.out("moved"));
+    case.sweep(&grid, "out", &["--set", &moved]).code(0);
+    std::fs::remove_dir_all(case.out("cache")).unwrap();
+    std::fs::rename(case.out("moved"), case.out("cache")).unwrap();
     // But where it changes nothing.
     let free = case.config("free", &format!("{GRID}[set]\ntrain.prefetch = 2\n"));
     case.sweep(&free, "out", &[]).code(0);

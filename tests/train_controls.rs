@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{Case, fixture, kd_train, lines};
+use crate::common::{Case, build, cache_config, files, fixture, kd_train, lines};
 use serde_json::{Value, json};
 
 /// Sets are measured in their turn and in the end, and a measure chooses among those epochs alone.
@@ -198,6 +198,55 @@ fn what_cannot_go_on_says_why() {
     case.resume("run", &[]).refused(&["state.safetensors"]);
     let both = args!["--config", case.config, "--out", case.out("run"), "--resume", "--overwrite"];
     kd_train(&both).refused(&["--overwrite"]);
+}
+
+/// The same cache is one of the same targets, wherever it lies and whatever it is called.
+#[test]
+fn a_run_goes_on_from_the_cache_that_it_was_begun_with() {
+    let mut case = Case::new();
+    build(&case.out("cache.toml"), &case.out("larger"), &["head.k=10"]).code(0);
+    build(&cache_config(case.dir.path(), "softmax.onnx"), &case.out("teacher"), &[]).code(0);
+    let labels = ["train.epochs=3", "loss.weights={ cross_entropy = 1.0 }"];
+    let cut = |set: [&'static str; 2]| [&set[..], &["train.max_steps=5"]].concat();
+    let targets = ["train.epochs=3", "loss.temperature=2"];
+    case.train("whole", &targets).code(0);
+    case.train("run", &cut(targets)).code(0);
+    let before = files(&case.out("run"));
+    for other in ["larger", "teacher"] {
+        case.caches = vec![other];
+        let [cache, found] = ["cache", other].map(|name| format!("the cache {}", case.out(name).display()));
+        let words = ["--resume", "the run in", "/run was begun with", &cache, &found, "--overwrite"];
+        case.resume("run", &targets).refused(&words);
+    }
+    // Nor without one, or with one where there was none.
+    case.caches = Vec::new();
+    case.resume("run", &labels).refused(&["--resume", "begun with the cache", "found no cache"]);
+    case.train("labels", &cut(labels)).code(0);
+    case.resume("labels", &labels).code(0);
+    case.caches = vec!["cache"];
+    case.resume("labels", &labels).refused(&["--resume", "begun with no cache", "found the cache"]);
+    assert!(files(&case.out("run")) == before);
+
+    // A copy elsewhere, which another version of the program might have written.
+    for (name, bytes) in files(&case.out("cache")) {
+        let path = case.out("copy").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let manifest = case.out("copy/manifest.json");
+    let mut copied: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    copied["created_by"] = json!("kd-cache 0.0.0");
+    std::fs::write(&manifest, serde_json::to_vec(&copied).unwrap()).unwrap();
+    std::fs::remove_dir_all(case.out("cache")).unwrap();
+    case.caches = vec!["copy"];
+    case.resume("run", &targets).code(0);
+    assert!(results(&case.out("run")) == results(&case.out("whole")));
+
+    // Of a run that did not keep what its cache was, nothing is known.
+    case.train("old", &cut(targets)).code(0);
+    std::fs::remove_file(case.out("old/caches.json")).unwrap();
+    case.caches = vec!["larger"];
+    case.resume("old", &targets).code(0);
 }
 
 /// Gradients of several batches are those of one: the same loss after the same steps, but for the order of sums.
