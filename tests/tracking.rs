@@ -151,6 +151,47 @@ fn what_is_told_may_change_when_a_run_goes_on() {
     assert!(!case.out("run/steps.jsonl").exists() && !case.out("run/tensorboard").exists());
 }
 
+/// A folder where a file should be and a file where a folder should: what nobody can write, whoever they are.
+#[test]
+fn what_cannot_be_written_is_said_once_and_disturbs_nothing() {
+    let case = Case::new();
+    let told = ["tracking.every=2", "tracking.tensorboard=true", "train.keep_every=3"];
+    let begin = |name: &str| {
+        case.train(name, &[&told[1..], &["train.max_steps=3"]].concat()).code(0);
+        case.out(name)
+    };
+    let go_on = |name: &str, set: &[&str]| kd_train(&case.args(name, set, &["--resume"])).code(0);
+    let whole = begin("whole");
+    let plain = go_on("whole", &told).json();
+    assert!(plain.get("tracking_warning").is_none());
+
+    let run = begin("run");
+    std::fs::create_dir(run.join("steps.jsonl")).unwrap();
+    std::fs::remove_dir_all(run.join("tensorboard")).unwrap();
+    std::fs::write(run.join("tensorboard"), "in the way").unwrap();
+    let said = go_on("run", &told);
+    let report = said.json();
+    let warnings: Vec<&str> = report["tracking_warning"].as_str().unwrap().lines().collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for (warning, (place, lost)) in
+        warnings.iter().zip([("run/steps.jsonl", "lines of steps"), ("run/tensorboard", "TensorBoard")])
+    {
+        assert!(warning.contains(place) && warning.contains(lost), "{warning}");
+        assert_eq!(said.err.matches(warning).count(), 1, "{}", said.err);
+    }
+    let summary: Value = serde_json::from_slice(&std::fs::read(run.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["tracking_warning"], report["tracking_warning"]);
+    assert_eq!(plain["validation"], report["validation"]);
+    assert!(weights(&whole) == weights(&run));
+    assert_eq!(std::fs::read(run.join("tensorboard")).unwrap(), b"in the way");
+
+    // The lines that a run goes on from are needed: nothing goes on without.
+    let run = begin("needed");
+    std::fs::create_dir(run.join("metrics.jsonl.tmp")).unwrap();
+    let said = kd_train(&case.args("needed", &told, &["--resume", "--quiet"]));
+    said.refused(&["cannot write", "metrics.jsonl"]);
+}
+
 #[test]
 fn a_server_that_is_not_there_disturbs_nothing() {
     let case = Case::new();

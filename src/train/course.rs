@@ -117,18 +117,16 @@ impl Course<'_> {
         measured.map_err(|source| TrainError::NotMeasured { epoch, source: Box::new(source) })
     }
 
-    pub(super) fn keep(&self, student: &mut dyn Student) -> Result<(), TrainError> {
-        self.watch.sync()?;
+    pub(super) fn keep(&mut self, student: &mut dyn Student) -> Result<(), TrainError> {
+        self.watch.sync();
         let (features, optimizer, average) = (&self.further.features, &self.optimizer, self.average.as_ref());
         let figures = (&self.sums, self.watch.window());
         state::save(self.folder, &self.place, student, features, optimizer, average, figures)
     }
 
-    /// Says what keeps a server from being told, once.
-    pub(super) fn say_trouble(&mut self, progress: &dyn Progress) {
-        if let Some(trouble) = self.watch.trouble() {
-            progress.say(&trouble);
-        }
+    /// Says what keeps the run from being told somewhere, once.
+    pub(super) fn say_troubles(&mut self, progress: &dyn Progress) {
+        self.watch.troubles().for_each(|trouble| progress.say(&trouble));
     }
 
     /// The rest of one pass over the samples; `None` when it was stopped.
@@ -175,8 +173,8 @@ impl Course<'_> {
             let done = Step { epoch, step: self.place.step, learning_rate, samples: here, positions };
             if let Some(line) = self.watch.stepped(&done, &self.sums, of_tokens) {
                 self.check(epoch, line.train_loss)?;
-                self.watch.tell_step(&line)?;
-                self.say_trouble(progress);
+                self.watch.tell_step(&line);
+                self.say_troubles(progress);
             }
             if section.keep_every.is_some_and(|every| self.place.step.is_multiple_of(every)) {
                 self.keep(student)?;

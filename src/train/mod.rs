@@ -14,6 +14,7 @@ mod folder;
 mod further;
 mod generate;
 mod infer;
+mod outlet;
 mod predictions;
 mod report;
 mod resume;

@@ -123,7 +123,7 @@ pub struct TrainReport {
     /// What is not known of the targets at this temperature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
-    /// Why a server that should be told of the run has not got all of it.
+    /// Why lines of steps, event files or a server have not got all that they should be told of the run, a line each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracking_warning: Option<String>,
 }

@@ -152,7 +152,6 @@ pub fn run(
                 let score = select_by.score(epoch, train_loss, &validation);
                 retention.add(epoch, step, if in_turn(epoch) { score } else { f64::NAN }, true);
             }
-            watch::cut(&folder, &place)?;
         }
     }
     let batches = training.samples.len().div_ceil(config.train.batch as u64);
@@ -162,7 +161,7 @@ pub fn run(
     let every = if select_by.is_measure() { config.train.validate_every } else { 1 };
     let patience = config.train.patience.map(|patience| patience.saturating_mul(every));
     let loss_schedule = LossSchedule::new(&config.loss, config.train.epochs, steps_per_epoch);
-    let watch = Watch::begin(&folder, &resolved, &training, server, window, &sums)?;
+    let watch = Watch::begin(&folder, &resolved, &training, server, &place, window, &sums)?;
     let mut course = Course {
         config,
         training: &training,
@@ -179,6 +178,7 @@ pub fn run(
         sums,
         watch,
     };
+    course.say_troubles(progress);
     let mut best = BEST;
     while course.goes_on() {
         student.set_training(true);
@@ -223,12 +223,12 @@ pub fn run(
         (report.epochs, report.steps) = (trained.epoch, trained.step);
         report.train_loss = Some(trained.train_loss);
         folder.add_epoch(&trained)?;
-        course.watch.tell_epoch(&trained)?;
+        course.watch.tell_epoch(&trained);
         course.end_epoch(batches);
         course.keep(student.as_mut())?;
         retention.prune(&folder);
         progress.say(&line(&trained, config.train.epochs));
-        course.say_trouble(progress);
+        course.say_troubles(progress);
     }
     if report.best_epoch.is_some() {
         keep_best(student.as_mut(), &folder, best)?;
@@ -238,12 +238,14 @@ pub fn run(
         *temperature = course.loss_schedule.at(course.place.step.saturating_sub(1)).temperature;
     }
     report.checkpoints = retention.kept();
-    if let Some((warning, is_new)) = course.watch.end(report.outcome) {
+    let mut untold = Vec::new();
+    for (warning, is_new) in course.watch.end(report.outcome) {
         if is_new {
             progress.say(&warning);
         }
-        report.tracking_warning = Some(warning);
+        untold.push(warning);
     }
+    report.tracking_warning = (!untold.is_empty()).then(|| untold.join("\n"));
     report.seconds = begun.elapsed().as_secs_f64();
     folder.write_summary(&report)?;
     Ok(report)

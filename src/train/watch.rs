@@ -1,9 +1,11 @@
-//! What is told of a run while it goes on: lines of steps, event files, a server.
+//! What is told of a run while it goes on: lines of steps, event files, a server. Where one of them cannot be told, that is
+//! said, and the run goes on: nothing of it is needed to go on from, other than the lines of epochs, which are not here.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::outlet::Outlet;
 use super::setup::Training;
 use super::state::Place;
 use super::sums::Sums;
@@ -16,11 +18,10 @@ use crate::tracking::{Line, LineKind, StepLines, StepReport};
 
 /// Everything that is told, and to whom.
 pub(super) struct Watch {
-    folder: RunFolder,
     every: Option<u64>,
     epoch_lines: LineKind,
-    lines: Option<StepLines>,
-    events: Option<EventFile>,
+    lines: Outlet<StepLines>,
+    events: Outlet<EventFile>,
     mlflow: Option<Mlflow>,
     window: Window,
     clock: Clock,
@@ -73,39 +74,37 @@ pub(super) fn server(config: &TrainConfig, options: &RunOptions) -> Result<Optio
     Ok(mlflow.map(|mlflow| Server::new(mlflow, &options.mlflow)).transpose()?)
 }
 
-/// Cuts what was told after `place`, which is gone back to.
-pub(super) fn cut(folder: &RunFolder, place: &Place) -> Result<(), TrainError> {
-    let write = |path, source| TrainError::Write { path, source };
-    StepLines::cut(&folder.steps(), place.step).map_err(|source| write(folder.steps(), source))?;
-    EventFile::cut(&folder.tensorboard(), place.step, place.epochs)
-        .map_err(|source| write(folder.tensorboard(), source))
-}
-
 impl Watch {
-    /// Begins to tell. `resolved` is the run's config as it is kept; `window` what a run that goes on had kept of its
-    /// own, and `sums` those that it goes on with.
+    /// Begins to tell, from `place` on: what was told after it is cut. `resolved` is the run's config as it is kept;
+    /// `window` what a run that goes on had kept of its own, and `sums` those that it goes on with.
+    ///
+    /// # Errors
+    /// [`TrainError::Mlflow`]: a server that was asked for cannot even be tried.
     pub(super) fn begin(
         folder: &RunFolder,
         resolved: &TrainConfig,
         training: &Training,
         server: Option<Server>,
+        place: &Place,
         window: Option<Window>,
         sums: &Sums,
     ) -> Result<Self, TrainError> {
         let tracking = &resolved.tracking;
-        let write = |path, source| TrainError::Write { path, source };
-        let lines = tracking.every.map(|_| StepLines::open(&folder.steps())).transpose();
-        let lines = lines.map_err(|source| write(folder.steps(), source))?;
-        let events = tracking.tensorboard.then(|| events(folder, resolved)).transpose();
-        let events = events.map_err(|source| write(folder.tensorboard(), source))?;
+        let (steps, board) = (folder.steps(), folder.tensorboard());
+        // What could not be cut is not added to: lines would stand there twice.
+        let lines = StepLines::cut(&steps, place.step)
+            .and_then(|()| tracking.every.map(|_| StepLines::open(&steps)).transpose());
+        let events = EventFile::cut(&board, place.step, place.epochs)
+            .and_then(|()| tracking.tensorboard.then(|| events(folder, resolved)).transpose());
+        // The server is told what stands in the file.
+        let lost = if server.is_some() { "lines of steps, for MLflow too," } else { "lines of steps" };
         let epoch_lines = if tracking.every.is_some() { LineKind::EpochBesideSteps } else { LineKind::Epoch };
         let mlflow = server.map(|server| Mlflow::start(server, run(folder, resolved, training, epoch_lines)));
         Ok(Self {
-            folder: folder.clone(),
             every: tracking.every,
             epoch_lines,
-            lines,
-            events,
+            lines: Outlet::new(steps, lost, lines),
+            events: Outlet::new(board, "TensorBoard's curves", events),
             mlflow: mlflow.transpose()?,
             // A window that was not kept begins here.
             window: match (window, tracking.every) {
@@ -153,30 +152,24 @@ impl Watch {
     }
 
     /// Tells a line of steps.
-    pub(super) fn tell_step(&mut self, report: &StepReport) -> Result<(), TrainError> {
-        if let Some(lines) = &mut self.lines {
-            let written = lines.add(report);
-            written.map_err(|source| TrainError::Write { path: self.folder.steps(), source })?;
-        }
-        self.tell(report, LineKind::Step)
+    pub(super) fn tell_step(&mut self, report: &StepReport) {
+        self.lines.tell(|lines| lines.add(report));
+        self.tell(report, LineKind::Step);
     }
 
     /// Tells an epoch, whose line stands in `metrics.jsonl`.
-    pub(super) fn tell_epoch(&mut self, report: &EpochReport) -> Result<(), TrainError> {
-        self.tell(report, self.epoch_lines)
+    pub(super) fn tell_epoch(&mut self, report: &EpochReport) {
+        self.tell(report, self.epoch_lines);
     }
 
-    fn tell(&mut self, report: &impl Serialize, kind: LineKind) -> Result<(), TrainError> {
-        if let Some(events) = &mut self.events {
-            let line = serde_json::to_value(report).map_err(std::io::Error::from);
-            let written = line
-                .and_then(|line| Line::of(&line, kind).map_or(Ok(()), |line| events.add(seconds(), &line)));
-            written.map_err(|source| TrainError::Write { path: self.folder.tensorboard(), source })?;
-        }
+    fn tell(&mut self, report: &impl Serialize, kind: LineKind) {
+        self.events.tell(|events| {
+            let line = serde_json::to_value(report)?;
+            Line::of(&line, kind).map_or(Ok(()), |line| events.add(seconds(), &line))
+        });
         if let Some(mlflow) = &self.mlflow {
             mlflow.more();
         }
-        Ok(())
     }
 
     /// The epoch has ended with `sums`; the next one's begin anew.
@@ -186,29 +179,26 @@ impl Watch {
         }
     }
 
-    /// What keeps the server from being told, said once.
-    pub(super) fn trouble(&mut self) -> Option<String> {
-        self.mlflow.as_mut().and_then(Mlflow::trouble)
+    /// What keeps the run from being told somewhere, said once.
+    pub(super) fn troubles(&mut self) -> impl Iterator<Item = String> + use<> {
+        let mlflow = self.mlflow.as_mut().and_then(Mlflow::trouble);
+        [self.lines.trouble(), self.events.trouble(), mlflow].into_iter().flatten()
     }
 
     /// Flushes what was told to the disk: before what the run goes on from is kept.
-    pub(super) fn sync(&self) -> Result<(), TrainError> {
-        if let Some(lines) = &self.lines {
-            lines.sync().map_err(|source| TrainError::Write { path: self.folder.steps(), source })?;
-        }
-        if let Some(events) = &self.events {
-            events.sync().map_err(|source| TrainError::Write { path: self.folder.tensorboard(), source })?;
-        }
-        Ok(())
+    pub(super) fn sync(&mut self) {
+        self.lines.tell(|lines| lines.sync());
+        self.events.tell(|events| events.sync());
     }
 
-    /// The run has ended. Gives what has kept the server from being told, and whether that is new.
-    pub(super) fn end(&mut self, outcome: TrainOutcome) -> Option<(String, bool)> {
+    /// The run has ended. Gives what has kept it from being told somewhere, and whether that is new.
+    pub(super) fn end(&mut self, outcome: TrainOutcome) -> impl Iterator<Item = (String, bool)> + use<> {
         let status = match outcome {
             TrainOutcome::Trained => RunStatus::Finished,
             TrainOutcome::Interrupted => RunStatus::Killed,
         };
-        self.mlflow.as_mut().and_then(|mlflow| mlflow.end(status))
+        let mlflow = self.mlflow.as_mut().and_then(|mlflow| mlflow.end(status));
+        [self.lines.end(), self.events.end(), mlflow].into_iter().flatten()
     }
 }
 
