@@ -18,6 +18,11 @@ pub trait Progress: Sync {
     /// So many samples, passes or epochs more are done.
     fn advance(&self, samples: u64);
 
+    /// What the phase trains on was lost at, when that was last looked at.
+    fn loss(&self, loss: f64) {
+        let _untold = loss;
+    }
+
     /// The current phase is over.
     fn finish(&self);
 

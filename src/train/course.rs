@@ -54,6 +54,8 @@ pub(super) struct Course<'a> {
     /// Of the epoch at hand.
     pub(super) sums: Sums,
     pub(super) watch: Watch,
+    /// The loss when it was last read back.
+    pub(super) last_loss: Option<f64>,
 }
 
 impl Course<'_> {
@@ -141,6 +143,8 @@ impl Course<'_> {
         let (total, before) = (samples.len(), self.sums.over().positions);
         let done = (self.place.batches * section.batch as u64).min(total);
         progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, done);
+        // Until this epoch's own.
+        self.last_loss.inspect(|loss| progress.loss(*loss));
         let of_tokens = samples.image_shape().is_none();
         let begun = Instant::now();
         self.watch.go();
@@ -165,14 +169,14 @@ impl Course<'_> {
             self.place.step += 1;
             self.place.batches += group.len() as u64;
             if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
-                self.check(epoch, loss.value.double_value(&[]))?;
+                self.look(epoch, loss.value.double_value(&[]), progress)?;
             }
             let here: u64 = group.iter().map(|batch| batch.host.ids.len() as u64).sum();
             rows += here;
             let positions = self.sums.over().positions - seen;
             let done = Step { epoch, step: self.place.step, learning_rate, samples: here, positions };
             if let Some(line) = self.watch.stepped(&done, &self.sums, of_tokens) {
-                self.check(epoch, line.train_loss)?;
+                self.look(epoch, line.train_loss, progress)?;
                 self.watch.tell_step(&line);
                 self.say_troubles(progress);
             }
@@ -183,7 +187,7 @@ impl Course<'_> {
         }
         let means = self.sums.means();
         let train_loss = means.total.unwrap_or(f64::NAN);
-        self.check(epoch, train_loss)?;
+        self.look(epoch, train_loss, progress)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.watch.rest();
         let rate = |count: f64| count / seconds.max(f64::MIN_POSITIVE);
@@ -254,8 +258,13 @@ impl Course<'_> {
         }
     }
 
-    fn check(&self, epoch: u32, loss: f64) -> Result<(), TrainError> {
-        let step = self.place.step;
-        if loss.is_finite() { Ok(()) } else { Err(TrainError::Diverged { epoch, step, loss }) }
+    /// Looks at a loss that was read back: it must be a number, and is told as the last one.
+    fn look(&mut self, epoch: u32, loss: f64, progress: &dyn Progress) -> Result<(), TrainError> {
+        if !loss.is_finite() {
+            return Err(TrainError::Diverged { epoch, step: self.place.step, loss });
+        }
+        self.last_loss = Some(loss);
+        progress.loss(loss);
+        Ok(())
     }
 }

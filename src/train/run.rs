@@ -177,6 +177,7 @@ pub fn run(
         place,
         sums,
         watch,
+        last_loss: report.train_loss,
     };
     course.say_troubles(progress);
     let mut best = BEST;

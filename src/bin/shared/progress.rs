@@ -57,14 +57,7 @@ impl Terminal {
 
     fn begin(&self, name: &str, unit: Unit, samples: u64, done: u64) {
         let bar = (self.form == Form::Bar).then(|| {
-            let template = "{msg:>12} [{bar:32}] {human_pos}/{human_len} {per_sec}, {eta} left";
-            let style =
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = ProgressBar::new(samples)
-                .with_style(style.progress_chars("=> "))
-                .with_message(name.to_owned());
-            bar.set_position(done);
-            bar.reset_eta();
+            let bar = bar(name, samples, done);
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
@@ -79,6 +72,16 @@ impl Terminal {
     fn with<T>(&self, change: impl FnOnce(&mut Option<Phase>) -> T) -> T {
         change(&mut self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
+}
+
+/// A bar that takes what room the words leave it. The prefix is the loss, of phases that have one.
+fn bar(name: &str, samples: u64, done: u64) -> ProgressBar {
+    let template = "{msg:>12} [{wide_bar}] {human_pos}/{human_len}{prefix}, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(samples).with_style(style.progress_chars("=> ")).with_message(name.to_owned());
+    bar.set_position(done);
+    bar.reset_eta();
+    bar
 }
 
 impl Phase {
@@ -124,6 +127,14 @@ impl Progress for Terminal {
         });
     }
 
+    fn loss(&self, loss: f64) {
+        self.with(|phase| {
+            if let Some(bar) = phase.as_ref().and_then(|phase| phase.bar.as_ref()) {
+                bar.set_prefix(format!(", loss {loss:.4}"));
+            }
+        });
+    }
+
     fn finish(&self) {
         self.with(|phase| {
             let Some(phase) = phase.take() else { return };
@@ -145,5 +156,82 @@ impl Progress for Terminal {
                 None => eprintln!("{line}"),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use indicatif::{ProgressDrawTarget, TermLike};
+
+    use super::*;
+
+    /// A terminal that remembers what was written to it.
+    #[derive(Clone, Debug, Default)]
+    struct Screen(Arc<Mutex<String>>);
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            self.0.lock().unwrap().clear();
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_bar_has_the_loss_when_there_is_one_and_a_line_has_none() {
+        let terminal = Terminal { form: Form::Bar, current: Mutex::new(None) };
+        // Long enough that the words alone nearly fill a line.
+        terminal.phase("epoch 12/300", 1_281_167, 600_000);
+        let bar = terminal.with(|phase| phase.as_ref().unwrap().bar.clone().unwrap());
+        // Drawn here only.
+        bar.disable_steady_tick();
+        let screen = Screen::default();
+        bar.set_draw_target(ProgressDrawTarget::term_like(Box::new(screen.clone())));
+        let shown = || {
+            bar.force_draw();
+            screen.0.lock().unwrap().clone()
+        };
+        assert!(shown().contains("600,000/1,281,167, "), "{}", shown());
+        assert!(!shown().contains("loss"), "{}", shown());
+        terminal.loss(7.5);
+        terminal.loss(2.25);
+        terminal.advance(64);
+        assert!(shown().contains("600,064/1,281,167, loss 2.2500, "), "{}", shown());
+        assert!(!terminal.with(|phase| phase.as_ref().unwrap().line()).contains("loss"));
     }
 }
