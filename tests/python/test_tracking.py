@@ -1,12 +1,19 @@
-"""What others' tools find of a run that the built kd-train told them of: TensorBoard, MLflow, Comet."""
+"""What others' tools find of a run that the built kd-train told them of (TensorBoard, MLflow, Comet), and what a terminal does."""
 
+import fcntl
 import importlib.util
 import json
 import os
+import pty
+import re
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 import urllib.request
@@ -115,6 +122,38 @@ class Run(unittest.TestCase):
         for name, points in found.items():
             self.assertEqual([step for step, _ in points], sorted(wanted[name]), name)
             np.testing.assert_allclose([value for _, value in points], [wanted[name][step] for step, _ in points], rtol=tolerance, err_msg=name)
+
+
+class Terminal(Run):
+    def test_the_bar_has_the_loss(self):
+        ours, theirs = pty.openpty()
+        self.addCleanup(os.close, ours)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        # An epoch may be over before its bar is drawn: there are enough of them, and they end when it was seen.
+        command = [PROGRAM, "--config", self.folder / "train.toml", "--out", self.folder / "run", "--set", "train.epochs=100000", "--set", "tracking.every=1"]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        os.close(theirs)
+
+        def read():
+            """What was written since; None when the program has ended."""
+            try:
+                return os.read(ours, 1 << 16).decode(errors="replace") or None
+            except OSError:
+                return None
+
+        shown, deadline = "", time.monotonic() + 60
+        while not re.search(r"epoch \d+/100000 \[[^]]*\] \d+/512, loss \d+\.\d{4}, ", shown):
+            self.assertLess(time.monotonic(), deadline, shown)
+            if select.select([ours], [], [], 1.0)[0]:
+                more = read()
+                self.assertIsNotNone(more, shown)
+                shown = shown[-10_000:] + more
+        child.send_signal(signal.SIGINT)
+        while read() is not None:
+            pass
+        self.assertEqual(child.wait(), 130)
 
 
 @needs("tensorboard", "tools/setup.sh installs it")
