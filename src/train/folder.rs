@@ -9,6 +9,7 @@ use super::setup::Training;
 use super::{EpochReport, TrainError, TrainOutcome, TrainReport, transformers};
 use crate::config::{StudentConfig, TrainConfig};
 use crate::durable;
+use crate::student::Initialised;
 
 /// The config with every default filled in.
 const CONFIG: &str = "config.toml";
@@ -209,6 +210,29 @@ impl RunFolder {
             .map_err(|source| TrainError::Write { path, source })
     }
 
+    /// What the student began with, for the report of a run that goes on: the checkpoint may be gone by then.
+    fn init(&self) -> PathBuf {
+        self.checkpoints().join("init.json")
+    }
+
+    /// Keeps what the student began with, if that is a checkpoint.
+    pub(super) fn keep_init(&self, init: Option<&Initialised>) -> Result<(), TrainError> {
+        let Some(init) = init else { return Ok(()) };
+        self.write_json(self.init(), init)
+    }
+
+    /// What [`Self::keep_init`] kept; `None` of a run of a program that kept nothing.
+    pub(super) fn kept_init(&self) -> Result<Option<Initialised>, TrainError> {
+        let path = self.init();
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| TrainError::State { path, problem: error.to_string() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(TrainError::Read { path, source }),
+        }
+    }
+
     pub(super) fn add_epoch(&self, epoch: &EpochReport) -> Result<(), TrainError> {
         let path = self.metrics();
         let line = json(epoch, false).and_then(|line| durable::append(&path, &line));
@@ -216,8 +240,11 @@ impl RunFolder {
     }
 
     pub(super) fn write_summary(&self, report: &TrainReport) -> Result<(), TrainError> {
-        let path = self.summary();
-        let text = json(report, true).and_then(|text| durable::write_file(&path, &text));
+        self.write_json(self.summary(), report)
+    }
+
+    fn write_json(&self, path: PathBuf, value: &impl Serialize) -> Result<(), TrainError> {
+        let text = json(value, true).and_then(|text| durable::write_file(&path, &text));
         text.map_err(|source| TrainError::Write { path, source })
     }
 }

@@ -97,10 +97,15 @@ pub fn run(
     if config.train.precision == Precision::F16 {
         optimizer.scale_loss();
     }
-    if let (None, Some(init)) = (&kept, &config.init) {
-        let done = student::initialise(student.as_mut(), &init.weights, init.layers)?;
-        progress.say(&begun_with(&done, &init.weights));
-    }
+    let init = match (&kept, &config.init) {
+        (Some(_), Some(_)) => folder.kept_init()?,
+        (None, Some(init)) => {
+            let done = student::initialise(student.as_mut(), &init.weights, init.layers)?;
+            progress.say(&begun_with(&done, &init.weights));
+            Some(done)
+        }
+        (_, None) => None,
+    };
     let mut average = config.train.ema.map(|decay| Average::new(decay, student.variables()));
     let trainable = student.variables().trainable_variables();
     let parameters = trainable.iter().filter(|v| v.requires_grad()).map(|v| v.numel() as u64).sum();
@@ -122,6 +127,7 @@ pub fn run(
         device: config.train.device.clone(),
         seed: config.seed,
         parameters,
+        init,
         warning: doubt::of_tails(config, &training)?,
         tracking_warning: None,
     };
@@ -139,6 +145,7 @@ pub fn run(
         None => {
             folder.claim(options.overwrite)?;
             folder.write_config(&resolved)?;
+            folder.keep_init(report.init.as_ref())?;
         }
         Some(kept) => {
             kept.put(&folder, student.as_mut(), &further.features, &mut optimizer, average.as_mut())?;
@@ -304,14 +311,15 @@ fn freeze(student: &dyn Student, names: &[String]) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// What a student begins with, in a line.
+/// What a student begins with, in a line; the report has the rest.
 fn begun_with(done: &Initialised, path: &Path) -> String {
     const SHOWN: usize = 5;
-    let all = done.taken.len() + done.left.len();
-    let mut text = format!("{} of {all} weights from {}", done.taken.len(), path.display());
-    if !done.left.is_empty() {
-        let shown = done.left.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-        let more = if done.left.len() > SHOWN { ", …" } else { "" };
+    let left = done.left();
+    let all = done.taken + left.len() as u64;
+    let mut text = format!("{} of {all} weights from {}", done.taken, path.display());
+    if !left.is_empty() {
+        let shown = left.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = if left.len() > SHOWN { ", …; summary.json will have all of them" } else { "" };
         text.push_str(&format!("; drawn: {shown}{more}"));
     }
     text
