@@ -20,6 +20,7 @@ use super::{EpochReport, RunFolder, TrainError, TrainOutcome, TrainReport, doubt
 use crate::checkpoint;
 use crate::config::{Precision, StudentConfig, TrainConfig};
 use crate::libtorch;
+use crate::loader::Ranks;
 use crate::loss::{FeatureLoss, LossSchedule, ReturnedLoss, WeightedLoss};
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
@@ -48,6 +49,8 @@ pub struct RunOptions {
     pub resume: bool,
     /// What the environment says of an MLflow server, for `tracking.mlflow`.
     pub mlflow: mlflow::Access,
+    /// Which of several processes of the run this is. More than one are refused: they cannot talk yet.
+    pub ranks: Ranks,
 }
 
 /// Trains the student of `config`, validates it after each epoch, and exports the best.
@@ -64,6 +67,9 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<TrainReport, TrainError> {
     let begun = Instant::now();
+    if options.ranks.world() > 1 {
+        return Err(TrainError::Ranks { rank: options.ranks.rank(), world: options.ranks.world() });
+    }
     let device = libtorch::resolve(&config.train.device)?;
     if config.train.deterministic {
         libtorch::make_deterministic(device)?;
@@ -84,7 +90,7 @@ pub fn run(
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let server = watch::server(config, options)?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
-    let folder = RunFolder::new(&options.out);
+    let folder = RunFolder::of_rank(&options.out, options.ranks);
     let resolved = resolved(config, &training);
     let kept = options.resume.then(|| resume::open(&folder, &resolved)).transpose()?;
 
@@ -180,6 +186,7 @@ pub fn run(
         schedule,
         patience,
         device,
+        ranks: options.ranks,
         place,
         sums,
         watch,
@@ -206,7 +213,7 @@ pub fn run(
             break;
         };
         trained.validation = measured;
-        checkpoint::save(student.as_mut(), &folder.checkpoint("last"))?;
+        folder.save(student.as_mut(), "last")?;
         let score = select_by.score(trained.epoch, trained.train_loss, &trained.validation);
         let whole = course.place.batches >= batches;
         let in_turn = in_turn(trained.epoch);
@@ -220,7 +227,7 @@ pub fn run(
             } else {
                 course.place.best = Some((trained.epoch, score));
             }
-            checkpoint::save(student.as_mut(), &folder.checkpoint(best))?;
+            folder.save(student.as_mut(), best)?;
             report.best_epoch = Some(trained.epoch);
             report.validation.clone_from(&trained.validation);
         }
@@ -327,6 +334,9 @@ fn begun_with(done: &Initialised, path: &Path) -> String {
 
 /// Exports the checkpoint `name`.
 fn keep_best(student: &mut dyn Student, folder: &RunFolder, name: &str) -> Result<(), TrainError> {
+    if !folder.writes() {
+        return Ok(());
+    }
     let best = folder.checkpoint(name);
     let (variables, module) = checkpoint::files(&best);
     match student.state() {

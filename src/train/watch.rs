@@ -75,6 +75,9 @@ pub(super) fn server(config: &TrainConfig, options: &RunOptions) -> Result<Optio
 
 /// Cuts what was told after `place`, which is gone back to.
 pub(super) fn cut(folder: &RunFolder, place: &Place) -> Result<(), TrainError> {
+    if !folder.writes() {
+        return Ok(());
+    }
     let write = |path, source| TrainError::Write { path, source };
     StepLines::cut(&folder.steps(), place.step).map_err(|source| write(folder.steps(), source))?;
     EventFile::cut(&folder.tensorboard(), place.step, place.epochs)
@@ -94,11 +97,13 @@ impl Watch {
     ) -> Result<Self, TrainError> {
         let tracking = &resolved.tracking;
         let write = |path, source| TrainError::Write { path, source };
-        let lines = tracking.every.map(|_| StepLines::open(&folder.steps())).transpose();
+        let lines =
+            tracking.every.filter(|_| folder.writes()).map(|_| StepLines::open(&folder.steps())).transpose();
         let lines = lines.map_err(|source| write(folder.steps(), source))?;
-        let events = tracking.tensorboard.then(|| events(folder, resolved)).transpose();
+        let events = (tracking.tensorboard && folder.writes()).then(|| events(folder, resolved)).transpose();
         let events = events.map_err(|source| write(folder.tensorboard(), source))?;
         let epoch_lines = if tracking.every.is_some() { LineKind::EpochBesideSteps } else { LineKind::Epoch };
+        let server = server.filter(|_| folder.writes());
         let mlflow = server.map(|server| Mlflow::start(server, run(folder, resolved, training, epoch_lines)));
         Ok(Self {
             folder: folder.clone(),
