@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::common::{Case, build, fixture, kd_train, lines, write};
+use kd_cache::cache::CacheReader;
+use kd_cache::loader::Samples;
 use serde_json::{Value, json};
 
 /// A student of the tokens of six documents, and a cache over them with changed keys.
@@ -118,6 +120,19 @@ fn a_student_learns_what_the_teacher_says_of_every_token() {
     }
     let kept = std::fs::read(case.out("run").join("student.safetensors")).unwrap();
     assert!(kept == std::fs::read(folder.join("model.safetensors")).unwrap());
+}
+
+/// What other ranks' batches hold is counted as if they had been made.
+#[test]
+fn rows_of_tokens_are_counted_as_batches_count_them() {
+    let case = case(&[]);
+    let samples = Samples::tokens(CacheReader::open(&case.out("cache")).unwrap(), true);
+    for indices in [vec![0], vec![3, 1, 2], (0..samples.len()).collect()] {
+        let counts = samples.counts(&indices).unwrap();
+        assert_eq!(counts, samples.batch(&indices, 0).unwrap().counts());
+        // The last token of a document has no next one.
+        assert!(counts.samples == indices.len() && 0 < counts.labels && counts.labels < counts.positions);
+    }
 }
 
 /// A run goes on from another's weights, and every student can begin so.

@@ -24,6 +24,7 @@ mod images;
 mod import;
 mod inference;
 mod inherit;
+mod init;
 mod language;
 mod language_student;
 mod mixture;

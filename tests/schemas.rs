@@ -401,6 +401,7 @@ mod training {
     use std::collections::BTreeMap;
 
     use kd_cache::metrics::Evaluation;
+    use kd_cache::student::{Initialised, OtherShape};
     use kd_cache::sweep::{PointReport, PointState, SweepOutcome, SweepReport};
     use kd_cache::train::{
         EpochReport, EvalReport, ExportedForm, ExportedStudent, KeptCheckpoint, OnnxCheck, Prediction,
@@ -484,6 +485,16 @@ mod training {
                 device: "cpu".into(),
                 seed: 0,
                 parameters: 7,
+                init: full.then(|| Initialised {
+                    taken: 1,
+                    missing: vec!["norm.running_mean".into()],
+                    other_shapes: vec![OtherShape {
+                        name: "head".into(),
+                        expected: vec![3, 2],
+                        found: vec![],
+                    }],
+                    unused: vec!["fc.weight".into()],
+                }),
                 warning: None,
                 tracking_warning: full.then(|| "warning: MLflow".to_owned()),
             };

@@ -3,9 +3,15 @@
 #![cfg(all(feature = "onnx", feature = "torch"))]
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::common::{Case, build, cache_config, files, fixture, kd_train, lines};
+use kd_cache::config;
+use kd_cache::loader::Ranks;
+use kd_cache::ops::Silent;
+use kd_cache::tracking::mlflow;
+use kd_cache::train::{self, RunOptions};
 use serde_json::{Value, json};
 
 /// Sets are measured in their turn and in the end, and a measure chooses among those epochs alone.
@@ -480,4 +486,26 @@ fn every_term_trains_from_a_cache_with_a_tail_and_is_told() {
     let set = "loss.weights={ jsd = 1.0 }";
     kd_train(&args!["--config", case.config, "--out", case.out("refused"), "--set", set])
         .refused(&["loss.weights.jsd", "--cache DIR"]);
+}
+
+/// Nothing brings together what several processes learn: each would train a student of its own.
+#[test]
+fn several_processes_are_refused_until_they_can_talk() {
+    let case = Case::new();
+    let config = config::load(&case.config, &[]).unwrap();
+    for rank in [0, 1] {
+        let options = RunOptions {
+            caches: vec![case.out("cache")],
+            out: case.out("run"),
+            overwrite: false,
+            resume: false,
+            mlflow: mlflow::Access::default(),
+            ranks: Ranks::new(rank, 2).unwrap(),
+        };
+        let refused =
+            train::run(&config, &options, &AtomicBool::new(false), &Silent).unwrap_err().to_string();
+        assert!(refused.contains(&format!("found rank {rank} of 2")), "{refused}");
+        assert!(refused.contains("rank 0 of 1") && refused.contains("not built yet"), "{refused}");
+        assert!(!case.out("run").exists());
+    }
 }

@@ -65,8 +65,8 @@ pub struct TrainConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InitConfig {
-    /// A `.safetensors` file, or a folder of them as Hugging Face has it: weights are taken under their names,
-    /// where shapes agree.
+    /// A `.safetensors` file, a folder of them as Hugging Face has it, or a TorchScript module: weights are taken under
+    /// their names, where shapes agree. Of a module these are its parameters; running statistics are buffers.
     pub weights: PathBuf,
     /// Which layers are taken where there are more than the student has.
     #[serde(default)]

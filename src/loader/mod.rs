@@ -4,9 +4,11 @@
 //! Memory on the host only; `train` moves it to a device.
 
 mod order;
+mod ranks;
 mod samples;
 mod stream;
 
 pub use order::Order;
-pub use samples::{Batch, Inputs, LoaderError, NO_LABEL, Samples, TokenInputs};
-pub use stream::{Ahead, Batches, stream};
+pub use ranks::{Ranks, RanksError, Share};
+pub use samples::{Batch, Counts, Inputs, LoaderError, NO_LABEL, Samples, TokenInputs};
+pub use stream::{Ahead, Batches, Turn, Turns, share, stream};

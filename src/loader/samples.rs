@@ -96,6 +96,40 @@ pub struct Batch {
     pub features: Vec<FeatureBatch>,
 }
 
+/// How much there is of what the means of a step are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows.
+    pub samples: usize,
+    /// Samples, or tokens that are no padding.
+    pub positions: usize,
+    /// Positions with a label.
+    pub labels: usize,
+}
+
+impl Counts {
+    /// Of both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            samples: self.samples + other.samples,
+            positions: self.positions + other.positions,
+            labels: self.labels + other.labels,
+        }
+    }
+}
+
+impl Batch {
+    /// How much of what is in it.
+    pub fn counts(&self) -> Counts {
+        let positions = match &self.inputs {
+            Inputs::Images(_) => self.ids.len(),
+            Inputs::Tokens(tokens) => tokens.positions.len(),
+        };
+        let labels = self.labels.iter().flatten().filter(|label| **label != NO_LABEL).count();
+        Counts { samples: self.ids.len(), positions, labels }
+    }
+}
+
 /// Everything a batch is made of.
 pub struct Samples {
     source: Source,
@@ -218,6 +252,31 @@ impl Samples {
         }
     }
 
+    /// What [`Self::batch`] would count of the samples at `indices`, without making one.
+    ///
+    /// # Errors
+    /// [`LoaderError`].
+    pub fn counts(&self, indices: &[u64]) -> Result<Counts, LoaderError> {
+        let samples = indices.len();
+        match &self.source {
+            Source::Images { dataset, .. } => {
+                let ids: Vec<SampleId> = indices.iter().map(|index| dataset.id_at(*index)).collect();
+                let labels = labels_of(dataset.as_ref(), &ids)?.map_or(0, |labels| labels.len());
+                Ok(Counts { samples, positions: samples, labels })
+            }
+            Source::Tokens { cache, .. } => {
+                let mut counts = Counts { samples, ..Counts::default() };
+                for index in indices {
+                    if let Some(row) = cache.tokens(*index)? {
+                        counts.positions += row.tokens.len();
+                        counts.labels += row.next_tokens().into_iter().flatten().count();
+                    }
+                }
+                Ok(counts)
+            }
+        }
+    }
+
     /// The view `view` of the samples at `indices` of the dataset's own order.
     ///
     /// # Errors
@@ -226,8 +285,7 @@ impl Samples {
         match &self.source {
             Source::Images { dataset, preprocess, cache } => {
                 let ids: Vec<SampleId> = indices.iter().map(|index| dataset.id_at(*index)).collect();
-                let label = |id: &SampleId| Ok(dataset.label(*id)?.map(i64::from));
-                let labels = ids.iter().map(label).collect::<Result<Option<Vec<i64>>, DatasetError>>()?;
+                let labels = labels_of(dataset.as_ref(), &ids)?;
                 let rows: Vec<SampleView> = ids.iter().map(|id| SampleView { sample: *id, view }).collect();
                 let inputs = Inputs::Images(preprocess.batch(dataset.as_ref(), &rows)?);
                 let Some(cache) = cache else {
@@ -267,6 +325,11 @@ impl Samples {
             }
         }
     }
+}
+
+/// Labels of samples; `None` in an unlabelled dataset.
+fn labels_of(dataset: &dyn Dataset, ids: &[SampleId]) -> Result<Option<Vec<i64>>, DatasetError> {
+    ids.iter().map(|id| Ok(dataset.label(*id)?.map(i64::from))).collect()
 }
 
 /// Where `rows` are in the cache.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use super::order::{Order, Visits};
-use super::{Batch, LoaderError, Samples};
+use super::{Batch, Counts, LoaderError, Samples, Share};
 
 /// What a thread of its own makes ahead, in order.
 pub struct Ahead<T> {
@@ -18,6 +18,24 @@ pub struct Ahead<T> {
 
 /// The batches of one pass, in order, whatever the threads do.
 pub type Batches = Ahead<Result<Batch, LoaderError>>;
+
+/// The batches of one pass in their turns, as one of several ranks has them.
+pub type Turns = Ahead<Result<Turn, LoaderError>>;
+
+/// A batch in its turn.
+pub struct Turn {
+    /// What is in it, whoever takes it: means are over the batches of all ranks.
+    pub counts: Counts,
+    /// The batch, where it is this rank's.
+    pub batch: Option<Batch>,
+}
+
+impl Turn {
+    /// That of a batch which is this rank's.
+    pub fn own(batch: Batch) -> Self {
+        Self { counts: batch.counts(), batch: Some(batch) }
+    }
+}
 
 impl<T: Send + 'static> Ahead<T> {
     /// Has `work` send what it makes, of which up to `ahead` wait to be asked for. It is to end when nobody takes it.
@@ -30,6 +48,36 @@ impl<T: Send + 'static> Ahead<T> {
 /// Begins a pass over `samples` in batches of `batch` (the last may be smaller), without the first `skip` of
 /// these, up to `ahead` of them prepared before they are asked for.
 pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize, skip: u64) -> Batches {
+    pass(samples, order, batch, ahead, skip, |samples, _, indices, view| samples.batch(indices, view))
+}
+
+/// The same pass as a rank has it: every batch in its turn, whole where it is of the rank's `share`. Of others only what
+/// is in them is counted.
+pub fn share(
+    samples: &Arc<Samples>,
+    order: Order,
+    batch: usize,
+    ahead: usize,
+    skip: u64,
+    share: Share,
+) -> Turns {
+    pass(samples, order, batch, ahead, skip, move |samples, place, indices, view| {
+        if share.takes(place) {
+            return samples.batch(indices, view).map(Turn::own);
+        }
+        Ok(Turn { counts: samples.counts(indices)?, batch: None })
+    })
+}
+
+/// One pass, of which `make` makes each batch from its place, the samples' indices and their view.
+fn pass<T: Send + 'static>(
+    samples: &Arc<Samples>,
+    order: Order,
+    batch: usize,
+    ahead: usize,
+    skip: u64,
+    make: impl Fn(&Samples, u64, &[u64], u16) -> Result<T, LoaderError> + Send + 'static,
+) -> Ahead<Result<T, LoaderError>> {
     let samples = Arc::clone(samples);
     Ahead::of(ahead, move |to| {
         let len = samples.len();
@@ -57,7 +105,7 @@ pub fn stream(samples: &Arc<Samples>, order: Order, batch: usize, ahead: usize, 
                     .flat_map(|turn| visits.soon(turn, first))
                     .for_each(|range| drop(soon.send(range)));
                 let indices: Vec<u64> = turns.map(|turn| visits.at(turn)).collect();
-                let prepared = samples.batch(&indices, view);
+                let prepared = make(&samples, start / batch.max(1) as u64, &indices, view);
                 let failed = prepared.is_err();
                 if to.send(prepared).is_err() || failed {
                     break;
@@ -96,12 +144,14 @@ impl<T> Drop for Ahead<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::{Layout, PreprocessConfig, ShuffleConfig};
     use crate::dataset::{Dataset, DatasetError, Sample};
     use crate::digest::Digest;
     use crate::ids::SampleId;
-    use crate::loader::Inputs;
+    use crate::loader::{Inputs, Ranks};
     use crate::preprocess::Preprocess;
 
     /// Samples that are their own index, but for one that cannot be read.
@@ -179,6 +229,51 @@ mod tests {
         let order = Order::Shuffled { seed: 7, epoch: 0, within: None };
         let rest = stream(&samples(100, None), order, 32, 2, 2).map(|batch| batch.unwrap().ids.len());
         assert_eq!(rest.collect::<Vec<_>>(), [32, 4]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Ranks take every batch of an epoch once, as one process alone has it, and count alike what all of them take.
+        #[test]
+        fn ranks_together_have_the_batches_of_one(
+            len in 1u64..100,
+            batch in 1usize..9,
+            group in 1usize..7,
+            world in 1u32..6,
+            epoch in 0u32..3,
+            steps in 0u64..4,
+            blocks in any::<bool>(),
+        ) {
+            let samples = samples(len, None);
+            let within = blocks.then_some(ShuffleConfig { block: 5, buffer: Some(15) });
+            let order = Order::Shuffled { seed: 7, epoch, within };
+            // An epoch that goes on behind some steps.
+            let skip = steps * group as u64;
+            let alone: Vec<Batch> = stream(&samples, order, batch, 2, skip).map(Result::unwrap).collect();
+            let ids = |batch: &Batch| batch.ids.iter().map(|id| id.0).collect::<Vec<_>>();
+            let mut taken = vec![Vec::new(); alone.len()];
+            for rank in 0..world {
+                let own = Share { ranks: Ranks::new(rank, world).unwrap(), group };
+                let turns: Vec<Turn> = share(&samples, order, batch, 2, skip, own).map(Result::unwrap).collect();
+                prop_assert_eq!(turns.len(), alone.len());
+                for ((turn, alone), taken) in turns.iter().zip(&alone).zip(&mut taken) {
+                    prop_assert_eq!(turn.counts, alone.counts());
+                    prop_assert_eq!(turn.counts.samples, alone.ids.len());
+                    if let Some(batch) = &turn.batch {
+                        prop_assert_eq!(ids(batch), ids(alone));
+                        taken.push(rank);
+                    }
+                }
+                // Of each step a rank has as many as any other, or one fewer.
+                for step in turns.chunks(group) {
+                    let own = step.iter().filter(|turn| turn.batch.is_some()).count();
+                    let even = step.len() / world as usize;
+                    prop_assert!(own == even || own == even + 1, "{own} of {}", step.len());
+                }
+            }
+            prop_assert!(taken.iter().all(|ranks| ranks.len() == 1), "{taken:?}");
+        }
     }
 
     #[test]

@@ -1,27 +1,69 @@
 //! Weights to begin with: those of a checkpoint, as far as names and shapes agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use tch::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{CModule, Device, Tensor};
 
 use super::{Student, StudentError};
 use crate::config::InitLayers;
 use crate::libtorch::plain_message;
 
-/// What was taken from a checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How a zip archive begins: TorchScript is one, and so is what `torch.save` writes.
+const ZIP: &[u8] = b"PK\x03\x04";
+/// How a pickle begins, which `torch.save` of old wrote without an archive around it.
+const PICKLE: &[u8] = &[0x80];
+/// How the header of safetensors begins, and where: behind its length, which may be any eight bytes.
+const HEADER: (usize, u8) = (8, b'{');
+
+/// What a student began with (`[init]`), and what of either side found no match: all of it, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Initialised {
-    /// Variables that have the checkpoint's values.
-    pub taken: Vec<String>,
-    /// Variables that keep their own, and why: not there, or of another shape.
-    pub left: Vec<String>,
+    /// Weights of the student that have the checkpoint's values.
+    pub taken: u64,
+    /// Weights of the student, running statistics among them, that are not in the checkpoint under their names; they
+    /// keep what they were made with.
+    pub missing: Vec<String>,
+    /// Those that are there in another shape; they keep what they were made with too.
+    pub other_shapes: Vec<OtherShape>,
+    /// Names in the checkpoint that no weight of the student has.
+    pub unused: Vec<String>,
 }
 
-/// Gives the variables of `student` the values that the checkpoint at `path` (a `.safetensors` file, or a
-/// folder of them as Hugging Face has it) has under their names.
+/// A weight that the checkpoint has in another shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OtherShape {
+    /// The student's name for it.
+    pub name: String,
+    /// The student's shape.
+    pub expected: Vec<i64>,
+    /// The checkpoint's.
+    pub found: Vec<i64>,
+}
+
+impl fmt::Display for OtherShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?}, there {:?})", self.name, self.expected, self.found)
+    }
+}
+
+impl Initialised {
+    /// The student's weights that keep their own values, each with the reason.
+    pub fn left(&self) -> Vec<String> {
+        let missing = self.missing.iter().map(|name| format!("{name} (not there)"));
+        self.other_shapes.iter().map(ToString::to_string).chain(missing).collect()
+    }
+}
+
+/// Gives the variables of `student` the values that the checkpoint at `path` (a `.safetensors` file, a folder of them as
+/// Hugging Face has it, or a TorchScript module) has under their names.
 ///
-/// Of a checkpoint with more layers (`….layers.N.…`) those are taken that `layers` says.
+/// Of a checkpoint with more layers (`….layers.N.…`) those are taken that `layers` says. Of a module only parameters
+/// can be read: what it has as buffers, batch norms' running statistics say, is missing.
 ///
 /// # Errors
 /// [`StudentError::Init`]: nothing to read, or nothing in it that fits.
@@ -33,34 +75,85 @@ pub fn initialise(
     let failed = |problem: String| StudentError::Init { path: path.to_owned(), problem };
     let mut found = BTreeMap::new();
     for file in files(path).map_err(|error| failed(error.to_string()))? {
-        let read = Tensor::read_safetensors(&file).map_err(|error| failed(plain_message(&error)))?;
-        found.extend(read);
+        found.extend(read(&file).map_err(failed)?);
     }
     let variables: BTreeMap<String, Tensor> = student.variables().variables().into_iter().collect();
     let (ours, theirs) = (number_of_layers(variables.keys()), number_of_layers(found.keys()));
     let mut done = Initialised::default();
+    let mut unused: BTreeSet<&String> = found.keys().collect();
     for (name, mut variable) in variables {
         let source = of_layer(&name, ours, theirs, layers);
+        unused.remove(&source);
         match found.get(&source) {
             Some(value) if value.size() == variable.size() => {
                 tch::no_grad(|| variable.copy_(value));
-                done.taken.push(name);
+                done.taken += 1;
             }
             Some(value) => {
-                done.left.push(format!("{name} ({:?}, there {:?})", variable.size(), value.size()));
+                done.other_shapes.push(OtherShape { name, expected: variable.size(), found: value.size() });
             }
-            None => done.left.push(format!("{name} (not there)")),
+            None => done.missing.push(name),
         }
     }
-    if done.taken.is_empty() {
+    if done.taken == 0 {
         let names: Vec<&str> = found.keys().take(3).map(String::as_str).collect();
         return Err(failed(format!(
             "none of the student's weights is there under its name and in its shape; expected {}, found {}, …",
-            done.left.iter().take(3).cloned().collect::<Vec<_>>().join(", "),
+            done.left().into_iter().take(3).collect::<Vec<_>>().join(", "),
             names.join(", ")
         )));
     }
+    done.unused = unused.into_iter().cloned().collect();
     Ok(done)
+}
+
+/// The weights in a file by name, or what is wrong with it. What it is its first bytes say, not its suffix.
+fn read(file: &Path) -> Result<Vec<(String, Tensor)>, String> {
+    let mut begins = Vec::new();
+    let (at, header) = HEADER;
+    let read = std::fs::File::open(file).and_then(|file| file.take(at as u64 + 1).read_to_end(&mut begins));
+    read.map_err(|error| error.to_string())?;
+    if begins.get(at) != Some(&header) {
+        if begins.starts_with(ZIP) {
+            return of_module(file);
+        }
+        if begins.starts_with(PICKLE) {
+            return Err(format!(
+                "expected safetensors or TorchScript, found a pickle; {}",
+                out_of_pickle(file)
+            ));
+        }
+    }
+    Tensor::read_safetensors(file).map_err(|error| plain_message(&error))
+}
+
+/// The parameters of a TorchScript module, on the CPU. The bindings have no way to a module's buffers.
+fn of_module(file: &Path) -> Result<Vec<(String, Tensor)>, String> {
+    // An archive without a module's constants is refused before libtorch reads any pickle in it.
+    let parameters = CModule::load_on_device(file, Device::Cpu)
+        .and_then(|module| module.named_parameters())
+        .map_err(|error| {
+            let problem = plain_message(&error);
+            format!(
+                "expected a TorchScript module in the zip archive, found none ({problem}); {}",
+                out_of_pickle(file)
+            )
+        })?;
+    if parameters.is_empty() {
+        return Err("expected a module with parameters, found none: a traced export has its weights as constants; give \
+                    the student.safetensors beside it, or a module of torch.jit.script"
+            .into());
+    }
+    Ok(parameters)
+}
+
+/// The way out of a pickle.
+fn out_of_pickle(file: &Path) -> String {
+    format!(
+        "a state dict that torch.save wrote is a pickle, a program that is never run here; convert it once: python -c \
+         'import torch, safetensors.torch as s; s.save_file(torch.load({file:?}, weights_only=True), \
+         \"weights.safetensors\")'"
+    )
 }
 
 /// The file, or the files of the folder in the order of their names.

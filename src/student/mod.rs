@@ -18,7 +18,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::config::{FEATURES_LAYER, ResnetConfig, StudentConfig};
 use crate::libtorch::AutocastError;
 
-pub use init::{Initialised, initialise};
+pub use init::{Initialised, OtherShape, initialise};
 pub use input::{Input, TokenTensors};
 pub use mixed::in_precision;
 use resnet::Depth;

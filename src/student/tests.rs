@@ -216,7 +216,7 @@ fn resnets_take_torchvisions_weights_and_answer_alike() {
         let done =
             initialise(student.as_mut(), &folder.join(format!("{kind}.safetensors")), InitLayers::Every)
                 .unwrap();
-        assert!(done.left.is_empty(), "{kind}: {:?}", done.left);
+        assert!(done.left().is_empty(), "{kind}: {:?}", done.left());
         // So that nothing but the network decides: batch norms over a dozen values make much of a rounding.
         student.variables_mut().double();
         let count = 3 * shape.iter().product::<usize>();
@@ -234,6 +234,72 @@ fn resnets_take_torchvisions_weights_and_answer_alike() {
         let running = student.variables().variables().remove("bn1.running_mean").unwrap();
         near(running, numbers("bn1.running_mean"), "running mean");
     }
+}
+
+/// A module's parameters are taken as those of safetensors are; its buffers cannot be had, and are named.
+#[test]
+fn weights_begin_with_those_of_a_module() {
+    let _alone = GENERATOR.lock().unwrap();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/students/resnet");
+    let config = |stem| StudentConfig::Resnet18(ResnetConfig { stem, width: 2, classes: None });
+    let begun = |stem, file: &str| {
+        let mut student = create(&config(stem), Asked::Images(&[1, 28, 28]), 10, of_tests()).unwrap();
+        let done = initialise(student.as_mut(), &folder.join(file), InitLayers::Every).unwrap();
+        (done, student.variables().variables().into_iter().collect::<BTreeMap<_, _>>())
+    };
+    let (whole, expected) = begun(Stem::Small, "resnet18.safetensors");
+    let counted = |name: &String| name.ends_with("num_batches_tracked");
+    assert!(whole.left().is_empty() && whole.unused.len() == 20, "{whole:?}");
+    assert!(whole.unused.iter().all(counted), "{whole:?}");
+    let (done, found) = begun(Stem::Small, "resnet18.pt");
+    let running = |name: &String| name.ends_with("running_mean") || name.ends_with("running_var");
+    assert_eq!((done.missing.len(), done.taken + 40), (40, whole.taken));
+    assert!(done.missing.iter().all(running) && done.other_shapes.is_empty(), "{done:?}");
+    assert!(done.unused.is_empty(), "{done:?}");
+    for (name, value) in found {
+        assert_eq!(value == expected[&name], !running(&name), "{name}");
+    }
+    let (done, _) = begun(Stem::Imagenet, "resnet18.pt");
+    let other =
+        OtherShape { name: "conv1.weight".into(), expected: vec![2, 1, 7, 7], found: vec![2, 1, 3, 3] };
+    assert_eq!((done.other_shapes, done.missing.len()), (vec![other], 40));
+}
+
+#[test]
+fn a_pickle_is_refused_with_the_way_to_convert_it() {
+    let _alone = GENERATOR.lock().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (config, shape) = kinds().remove(1);
+    let mut student = create(&config, Asked::Images(&shape), 5, of_tests()).unwrap();
+    let mut refuse =
+        |path: &Path| initialise(student.as_mut(), path, InitLayers::Every).unwrap_err().to_string();
+    // As torch.save wrote it before it wrote archives, and an archive that holds no module.
+    let (pickle, archive) = (dir.path().join("old.safetensors"), dir.path().join("new.pth"));
+    std::fs::write(&pickle, b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.").unwrap();
+    Tensor::write_npz(&[("archive/data", Tensor::zeros([2], (Kind::Float, tch::Device::Cpu)))], &archive)
+        .unwrap();
+    for path in [pickle, archive] {
+        let refused = refuse(&path);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        for word in ["init.weights", name.as_str(), "torch.save", "weights_only=True", "save_file"] {
+            assert!(refused.contains(word), "{word:?} is not in:\n{refused}");
+        }
+    }
+    // Anything else is taken for safetensors, and so is a file whose header's length looks like a pickle.
+    let mut long = 0x280u64.to_le_bytes().to_vec();
+    long.extend(b"{}");
+    long.resize(0x288, b' ');
+    for bytes in [b"weights".to_vec(), long] {
+        let path = dir.path().join("other.pt");
+        std::fs::write(&path, bytes).unwrap();
+        let refused = refuse(&path);
+        assert!(refused.contains("init.weights") && !refused.contains("torch.save"), "{refused}");
+    }
+    // What is traced has constants and no parameters.
+    let traced = dir.path().join("traced.pt");
+    create(&config, Asked::Images(&shape), 5, of_tests()).unwrap().export(&traced).unwrap();
+    let refused = refuse(&traced);
+    assert!(refused.contains("found none") && refused.contains("student.safetensors"), "{refused}");
 }
 
 #[test]
@@ -301,7 +367,7 @@ mod llama {
         };
         let mut student = create(&StudentConfig::Llama(config), Asked::Tokens, 11, of_tests()).unwrap();
         let done = initialise(student.as_mut(), &folder, InitLayers::Every).unwrap();
-        assert_eq!((done.taken.len(), done.left.len()), (21, 0));
+        assert_eq!((done.taken, done.left().len()), (21, 0));
         let expected = std::fs::read(folder.join("expected.json")).unwrap();
         let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
         let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
@@ -374,15 +440,15 @@ mod llama {
         Tensor::write_safetensors(&named, &path).unwrap();
         for from in [path.as_path(), dir.path()] {
             let done = initialise(ours.as_mut(), from, InitLayers::Every).unwrap();
-            assert_eq!((done.taken.len(), done.left.len()), (20, 0));
+            assert_eq!((done.taken, done.left().len()), (20, 0));
         }
         let input = || TokenTensors::whole(1, &[1, 2, 3], of_tests());
         assert!(off(&logits(ours.as_ref(), input()), &logits(theirs.as_ref(), input())) < 1e-7);
         // What has another shape is told, and kept.
         let mut other = create(&config(), Asked::Tokens, 12, of_tests()).unwrap();
         let done = initialise(other.as_mut(), &path, InitLayers::Every).unwrap();
-        assert_eq!(done.taken.len(), 19);
-        assert_eq!(done.left, ["model.embed_tokens.weight ([12, 24], there [11, 24])"]);
+        assert_eq!((done.taken, done.unused.len()), (19, 0));
+        assert_eq!(done.left(), ["model.embed_tokens.weight ([12, 24], there [11, 24])"]);
         let mut stranger = create(&kinds()[1].0, Asked::Images(&[12]), 5, of_tests()).unwrap();
         let refused = initialise(stranger.as_mut(), &path, InitLayers::Every).unwrap_err().to_string();
         assert!(refused.contains("init.weights") && refused.contains("not there"), "{refused}");

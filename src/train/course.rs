@@ -16,7 +16,7 @@ use super::upload::{Loaded, means, on_device};
 use super::watch::{Step, Watch};
 use super::{EpochReport, RunFolder, TrainError};
 use crate::config::{Setting, TrainConfig};
-use crate::loader::{Order, stream};
+use crate::loader::{Order, Ranks, Share, share};
 use crate::loss::{LossSchedule, LossTerms, WeightedLoss};
 use crate::metrics::Evaluation;
 use crate::ops::Progress;
@@ -50,6 +50,7 @@ pub(super) struct Course<'a> {
     /// Epochs without a better one that end the run.
     pub(super) patience: Option<u32>,
     pub(super) device: Device,
+    pub(super) ranks: Ranks,
     pub(super) place: Place,
     /// Of the epoch at hand.
     pub(super) sums: Sums,
@@ -152,7 +153,8 @@ impl Course<'_> {
         // Of the step before, should none be left: the state may have been kept after the last one.
         let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
         let mut rows = 0;
-        let batches = stream(samples, order, section.batch, section.prefetch, self.place.batches);
+        let own = Share { ranks: self.ranks, group: section.accumulate };
+        let batches = share(samples, order, section.batch, section.prefetch, self.place.batches, own);
         let mut batches = on_device(samples, batches, section.accumulate, self.device);
         while section.max_steps.is_none_or(|most| self.place.step < most) {
             if stop.load(Ordering::Relaxed) {
@@ -171,7 +173,7 @@ impl Course<'_> {
             if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
                 self.look(epoch, loss.value.double_value(&[]), progress)?;
             }
-            let here: u64 = group.iter().map(|batch| batch.host.ids.len() as u64).sum();
+            let here: u64 = group.iter().map(|batch| batch.counts().samples as u64).sum();
             rows += here;
             let positions = self.sums.over().positions - seen;
             let done = Step { epoch, step: self.place.step, learning_rate, samples: here, positions };
@@ -220,14 +222,15 @@ impl Course<'_> {
         group: &mut [Loaded],
         learning_rate: f64,
     ) -> Result<LossTerms, TrainError> {
-        // What is random in a step depends on nothing but its number.
-        seed(self.config.seed ^ self.place.step.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.device);
+        // What is random in a step depends on nothing but its number, and on the rank.
+        let shared = self.config.seed ^ self.place.step.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        seed(self.ranks.seed(shared), self.device);
         self.loss.set(&self.loss_schedule.at(self.place.step))?;
         self.optimizer.zero_grad();
         let (over, scale) = (means(group), self.optimizer.loss_scale());
         let mut sum: Option<LossTerms> = None;
         for loaded in group {
-            let there = loaded.there(&self.training.samples, self.device);
+            let Some((_, there)) = loaded.own(&self.training.samples, self.device) else { continue };
             let classes = self.training.classes;
             backward(student, &there, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
         }

@@ -142,6 +142,17 @@ pub enum TrainError {
         /// Expected and found.
         problem: String,
     },
+    /// Several processes.
+    #[error(
+        "ranks: expected a process alone, rank 0 of 1, found rank {rank} of {world}: training on several devices is not \
+         built yet; begin the run as one process"
+    )]
+    Ranks {
+        /// Which one.
+        rank: u32,
+        /// Of how many.
+        world: u32,
+    },
     /// A run that is to go on otherwise.
     #[error(
         "--resume: {key}: the run in {path} was begun with {kept}, found {found}; give what it was begun with"

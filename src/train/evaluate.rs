@@ -12,7 +12,7 @@ use super::sums::Sums;
 use super::upload::{DeviceBatch, chunks, on_device};
 use super::{TrainError, command};
 use crate::config::MetricConfig;
-use crate::loader::{Batch, Order, Samples, stream};
+use crate::loader::{Batch, Order, Samples, Turn, stream};
 use crate::loss::Means;
 use crate::metrics::{Evaluation, Meter};
 use crate::student::Model;
@@ -26,11 +26,13 @@ pub(super) fn for_each_batch(
     mut each: impl FnMut(&Batch, &DeviceBatch, &Tensor) -> Result<ControlFlow<()>, TrainError>,
 ) -> Result<(), TrainError> {
     let _guard = tch::no_grad_guard();
-    for loaded in on_device(samples, stream(samples, Order::Sequential, batch, 2, 0), 1, device) {
+    // Whichever rank measures does so alone.
+    let turns = stream(samples, Order::Sequential, batch, 2, 0).map(|batch| batch.map(Turn::own));
+    for loaded in on_device(samples, turns, 1, device) {
         let mut loaded = loaded?;
-        let there = loaded.there(samples, device);
+        let Some((host, there)) = loaded.own(samples, device) else { continue };
         let features = model.features(&there.inputs)?;
-        if each(&loaded.host, &there, &features)?.is_break() {
+        if each(host, &there, &features)?.is_break() {
             break;
         }
     }

@@ -7,8 +7,11 @@ use serde::Serialize;
 
 use super::setup::Training;
 use super::{EpochReport, TrainError, TrainOutcome, TrainReport, transformers};
+use crate::checkpoint;
 use crate::config::{StudentConfig, TrainConfig};
 use crate::durable;
+use crate::loader::Ranks;
+use crate::student::{Initialised, Student};
 
 /// The config with every default filled in.
 const CONFIG: &str = "config.toml";
@@ -48,12 +51,26 @@ pub enum FoundRun {
 
 /// A run on disk.
 #[derive(Clone, Debug)]
-pub struct RunFolder(PathBuf);
+pub struct RunFolder {
+    path: PathBuf,
+    ranks: Ranks,
+}
 
 impl RunFolder {
     /// The run in `path`.
     pub fn new(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self::of_rank(path, Ranks::default())
+    }
+
+    /// The same as one of several ranks has it: all of them read, the first one writes. Whatever writes in here asks
+    /// [`Self::writes`], so that callers need not.
+    pub(super) fn of_rank(path: &Path, ranks: Ranks) -> Self {
+        Self { path: path.to_owned(), ranks }
+    }
+
+    /// Whether what is written is this process's to write.
+    pub(super) fn writes(&self) -> bool {
+        self.ranks.is_first()
     }
 
     /// Takes the folder for a new run. With `overwrite` the files of an earlier one are removed.
@@ -62,12 +79,15 @@ impl RunFolder {
     /// [`TrainError::Occupied`], [`TrainError::NotARun`] (something else lies there, and nothing is
     /// removed), [`TrainError::Write`].
     pub(super) fn claim(&self, overwrite: bool) -> Result<(), TrainError> {
+        if !self.writes() {
+            return Ok(());
+        }
         let mut found = Vec::new();
-        if let Ok(entries) = fs::read_dir(&self.0) {
+        if let Ok(entries) = fs::read_dir(&self.path) {
             found.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
         }
         if !found.is_empty() && !overwrite {
-            return Err(TrainError::Occupied { path: self.0.clone() });
+            return Err(TrainError::Occupied { path: self.path.clone() });
         }
         let ours = [
             CONFIG,
@@ -84,20 +104,20 @@ impl RunFolder {
         ];
         let is_ours = |name: &str| ours.contains(&name.trim_end_matches(durable::TEMPORARY));
         if let Some(stranger) = found.iter().find(|name| !is_ours(name)) {
-            return Err(TrainError::NotARun { path: self.0.clone(), found: stranger.clone() });
+            return Err(TrainError::NotARun { path: self.path.clone(), found: stranger.clone() });
         }
         for name in found {
-            let path = self.0.join(&name);
+            let path = self.path.join(&name);
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|source| TrainError::Write { path, source })?;
         }
-        let folder = self.0.join(CHECKPOINTS);
+        let folder = self.path.join(CHECKPOINTS);
         durable::create_folder(&folder).map_err(|source| TrainError::Write { path: folder, source })
     }
 
     /// The run's config.
     pub fn config(&self) -> PathBuf {
-        self.0.join(CONFIG)
+        self.path.join(CONFIG)
     }
 
     /// What the run's caches were when it was begun.
@@ -107,12 +127,12 @@ impl RunFolder {
 
     /// Variables of the student that was kept.
     pub fn variables(&self) -> PathBuf {
-        self.0.join(VARIABLES)
+        self.path.join(VARIABLES)
     }
 
     /// TorchScript of the student that was kept.
     pub fn module(&self) -> PathBuf {
-        self.0.join(MODULE)
+        self.path.join(MODULE)
     }
 
     /// How far the run in the folder is.
@@ -136,13 +156,13 @@ impl RunFolder {
         if self.state().exists() {
             return Ok(FoundRun::Interrupted);
         }
-        let is_empty = fs::read_dir(&self.0).map_or(true, |mut entries| entries.next().is_none());
+        let is_empty = fs::read_dir(&self.path).map_or(true, |mut entries| entries.next().is_none());
         Ok(if is_empty { FoundRun::Nothing } else { FoundRun::Begun })
     }
 
     /// The folder that Hugging Face's transformers load the student from, where they know it.
     pub fn transformers(&self) -> PathBuf {
-        self.0.join(TRANSFORMERS)
+        self.path.join(TRANSFORMERS)
     }
 
     /// Writes [`Self::transformers`], of students that they know.
@@ -151,7 +171,7 @@ impl RunFolder {
         config: &TrainConfig,
         training: &Training,
     ) -> Result<(), TrainError> {
-        let StudentConfig::Llama(llama) = &config.student else { return Ok(()) };
+        let (true, StudentConfig::Llama(llama)) = (self.writes(), &config.student) else { return Ok(()) };
         let longest = training.samples.cache().map_or(0, |cache| cache.manifest().longest_row());
         let folder = self.transformers();
         transformers::write(
@@ -167,65 +187,108 @@ impl RunFolder {
 
     /// The run's report.
     pub fn summary(&self) -> PathBuf {
-        self.0.join(SUMMARY)
+        self.path.join(SUMMARY)
     }
 
     /// Where the run is, while it is not done.
     pub(super) fn state(&self) -> PathBuf {
-        self.0.join(CHECKPOINTS).join("state.safetensors")
+        self.path.join(CHECKPOINTS).join("state.safetensors")
     }
 
     /// One line an epoch.
     pub fn metrics(&self) -> PathBuf {
-        self.0.join(METRICS)
+        self.path.join(METRICS)
     }
 
     /// One line every `tracking.every` steps.
     pub fn steps(&self) -> PathBuf {
-        self.0.join(STEPS)
+        self.path.join(STEPS)
     }
 
     /// The folder of event files.
     pub fn tensorboard(&self) -> PathBuf {
-        self.0.join(TENSORBOARD)
+        self.path.join(TENSORBOARD)
     }
 
     /// What an MLflow server has got.
     pub(super) fn mlflow(&self) -> PathBuf {
-        self.0.join(MLFLOW)
+        self.path.join(MLFLOW)
     }
 
     /// The run's folder itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Where checkpoints lie.
     pub(super) fn checkpoints(&self) -> PathBuf {
-        self.0.join(CHECKPOINTS)
+        self.path.join(CHECKPOINTS)
     }
 
     /// The checkpoint `name`, without suffix.
     pub(super) fn checkpoint(&self, name: &str) -> PathBuf {
-        self.0.join(CHECKPOINTS).join(name)
+        self.path.join(CHECKPOINTS).join(name)
+    }
+
+    /// Writes the student as the checkpoint `name`.
+    pub(super) fn save(&self, student: &mut dyn Student, name: &str) -> Result<(), TrainError> {
+        match self.writes() {
+            true => Ok(checkpoint::save(student, &self.checkpoint(name))?),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
+        if !self.writes() {
+            return Ok(());
+        }
         let path = self.config();
         let text = toml::to_string(config).map_err(std::io::Error::other);
         text.and_then(|text| durable::write_file(&path, text.as_bytes()))
             .map_err(|source| TrainError::Write { path, source })
     }
 
+    /// What the student began with, for the report of a run that goes on: the checkpoint may be gone by then.
+    fn init(&self) -> PathBuf {
+        self.checkpoints().join("init.json")
+    }
+
+    /// Keeps what the student began with, if that is a checkpoint.
+    pub(super) fn keep_init(&self, init: Option<&Initialised>) -> Result<(), TrainError> {
+        let Some(init) = init else { return Ok(()) };
+        self.write_json(self.init(), init)
+    }
+
+    /// What [`Self::keep_init`] kept; `None` of a run of a program that kept nothing.
+    pub(super) fn kept_init(&self) -> Result<Option<Initialised>, TrainError> {
+        let path = self.init();
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| TrainError::State { path, problem: error.to_string() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(TrainError::Read { path, source }),
+        }
+    }
+
     pub(super) fn add_epoch(&self, epoch: &EpochReport) -> Result<(), TrainError> {
+        if !self.writes() {
+            return Ok(());
+        }
         let path = self.metrics();
         let line = json(epoch, false).and_then(|line| durable::append(&path, &line));
         line.map_err(|source| TrainError::Write { path, source })
     }
 
     pub(super) fn write_summary(&self, report: &TrainReport) -> Result<(), TrainError> {
-        let path = self.summary();
-        let text = json(report, true).and_then(|text| durable::write_file(&path, &text));
+        self.write_json(self.summary(), report)
+    }
+
+    fn write_json(&self, path: PathBuf, value: &impl Serialize) -> Result<(), TrainError> {
+        if !self.writes() {
+            return Ok(());
+        }
+        let text = json(value, true).and_then(|text| durable::write_file(&path, &text));
         text.map_err(|source| TrainError::Write { path, source })
     }
 }
@@ -235,4 +298,27 @@ pub(super) fn json(value: &impl Serialize, pretty: bool) -> std::io::Result<Vec<
     let mut text = if pretty { serde_json::to_vec_pretty(value)? } else { serde_json::to_vec(value)? };
     text.push(b'\n');
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rank_alone_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("run");
+        let of = |rank| RunFolder::of_rank(&out, Ranks::new(rank, 2).unwrap());
+        let init = Initialised { taken: 3, ..Initialised::default() };
+        let second = of(1);
+        second.claim(false).unwrap();
+        second.keep_init(Some(&init)).unwrap();
+        assert!(!second.writes() && !out.exists());
+        of(0).claim(false).unwrap();
+        of(0).keep_init(Some(&init)).unwrap();
+        // What is there, all of them read, and none but the first takes it for occupied.
+        assert_eq!(second.kept_init().unwrap(), Some(init));
+        second.claim(false).unwrap();
+        assert!(matches!(of(0).claim(false), Err(TrainError::Occupied { .. })));
+    }
 }

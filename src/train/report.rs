@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Evaluation;
+use crate::student::Initialised;
 
 /// One epoch: a line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -120,6 +121,10 @@ pub struct TrainReport {
     pub seed: u64,
     /// Trainable numbers in the student.
     pub parameters: u64,
+    /// What of the weights in `init.weights` the student began with, and what on either side matched nothing; absent
+    /// where it began with its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Initialised>,
     /// What is not known of the targets at this temperature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,

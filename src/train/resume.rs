@@ -113,7 +113,7 @@ pub(super) fn report(
     report: &mut TrainReport,
 ) -> Result<Vec<EpochReport>, TrainError> {
     let path = folder.metrics();
-    let lines = cut_lines(&path, place.epochs as usize)
+    let lines = cut_lines(&path, place.epochs as usize, folder.writes())
         .map_err(|source| TrainError::Write { path: path.clone(), source })?;
     let damaged = |problem: String| TrainError::State { path: path.clone(), problem };
     if lines.len() != place.epochs as usize {
@@ -136,15 +136,18 @@ pub(super) fn report(
     Ok(epochs)
 }
 
-/// Cuts a file of lines to its first `lines`: what came after the state that is gone back to.
-fn cut_lines(path: &Path, lines: usize) -> std::io::Result<Vec<String>> {
+/// The first `lines` of a file of lines, to which it is cut where it is this process's to write: what comes after them
+/// came after the state that is gone back to.
+fn cut_lines(path: &Path, lines: usize, writes: bool) -> std::io::Result<Vec<String>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         text => text?,
     };
     let kept: Vec<String> = text.lines().take(lines).map(str::to_owned).collect();
     let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
-    durable::write_file(path, text.as_bytes())?;
+    if writes {
+        durable::write_file(path, text.as_bytes())?;
+    }
     Ok(kept)
 }
 

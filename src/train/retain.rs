@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use super::report::KeptCheckpoint;
 use super::{RunFolder, TrainError};
-use crate::checkpoint;
 use crate::config::CheckpointConfig;
 use crate::student::Student;
 
@@ -60,7 +59,7 @@ impl Retention {
     pub(super) fn save(&self, folder: &RunFolder, student: &mut dyn Student) -> Result<(), TrainError> {
         let latest = self.cut.as_ref().or(self.done.last()).filter(|_| self.is_asked());
         match latest {
-            Some(latest) => Ok(checkpoint::save(student, &folder.checkpoint(&latest.name))?),
+            Some(latest) => folder.save(student, &latest.name),
             None => Ok(()),
         }
     }
@@ -68,7 +67,7 @@ impl Retention {
     /// Removes the others. What supersedes them, and the run's state, must be on the disk by now.
     pub(super) fn prune(&self, folder: &RunFolder) {
         let kept = self.kept();
-        let Ok(entries) = fs::read_dir(folder.checkpoints()) else { return };
+        let (true, Ok(entries)) = (folder.writes(), fs::read_dir(folder.checkpoints())) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = stem(&path);
             if name.starts_with(STEP) && !kept.iter().any(|kept| kept.name == name) {

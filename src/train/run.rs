@@ -20,6 +20,7 @@ use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainOutcome, TrainRe
 use crate::checkpoint;
 use crate::config::{Precision, StudentConfig, TrainConfig};
 use crate::libtorch;
+use crate::loader::Ranks;
 use crate::loss::{FeatureLoss, LossSchedule, ReturnedLoss, WeightedLoss};
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
@@ -48,6 +49,8 @@ pub struct RunOptions {
     pub resume: bool,
     /// What the environment says of an MLflow server, for `tracking.mlflow`.
     pub mlflow: mlflow::Access,
+    /// Which of several processes of the run this is. More than one are refused: they cannot talk yet.
+    pub ranks: Ranks,
 }
 
 /// Trains the student of `config`, validates it after each epoch, and exports the best.
@@ -64,6 +67,9 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<TrainReport, TrainError> {
     let begun = Instant::now();
+    if options.ranks.world() > 1 {
+        return Err(TrainError::Ranks { rank: options.ranks.rank(), world: options.ranks.world() });
+    }
     let device = libtorch::resolve(&config.train.device)?;
     if config.train.deterministic {
         libtorch::make_deterministic(device)?;
@@ -84,7 +90,7 @@ pub fn run(
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let server = watch::server(config, options)?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
-    let folder = RunFolder::new(&options.out);
+    let folder = RunFolder::of_rank(&options.out, options.ranks);
     let resolved = resolved(config, &training);
     let caches = RunCaches::of(training.samples.caches())?;
     let kept = options.resume.then(|| resume::open(&folder, &resolved, &caches)).transpose()?;
@@ -98,10 +104,15 @@ pub fn run(
     if config.train.precision == Precision::F16 {
         optimizer.scale_loss();
     }
-    if let (None, Some(init)) = (&kept, &config.init) {
-        let done = student::initialise(student.as_mut(), &init.weights, init.layers)?;
-        progress.say(&begun_with(&done, &init.weights));
-    }
+    let init = match (&kept, &config.init) {
+        (Some(_), Some(_)) => folder.kept_init()?,
+        (None, Some(init)) => {
+            let done = student::initialise(student.as_mut(), &init.weights, init.layers)?;
+            progress.say(&begun_with(&done, &init.weights));
+            Some(done)
+        }
+        (_, None) => None,
+    };
     let mut average = config.train.ema.map(|decay| Average::new(decay, student.variables()));
     let trainable = student.variables().trainable_variables();
     let parameters = trainable.iter().filter(|v| v.requires_grad()).map(|v| v.numel() as u64).sum();
@@ -123,6 +134,7 @@ pub fn run(
         device: config.train.device.clone(),
         seed: config.seed,
         parameters,
+        init,
         warning: doubt::of_tails(config, &training)?,
         tracking_warning: None,
     };
@@ -141,6 +153,7 @@ pub fn run(
             folder.claim(options.overwrite)?;
             caches.write(&folder)?;
             folder.write_config(&resolved)?;
+            folder.keep_init(report.init.as_ref())?;
         }
         Some(kept) => {
             kept.put(&folder, student.as_mut(), &further.features, &mut optimizer, average.as_mut())?;
@@ -174,6 +187,7 @@ pub fn run(
         schedule,
         patience,
         device,
+        ranks: options.ranks,
         place,
         sums,
         watch,
@@ -202,7 +216,7 @@ pub fn run(
             break;
         };
         trained.validation = measured;
-        checkpoint::save(student.as_mut(), &folder.checkpoint("last"))?;
+        folder.save(student.as_mut(), "last")?;
         let score = select_by.score(trained.epoch, trained.train_loss, &trained.validation);
         let whole = course.place.batches >= batches;
         let in_turn = in_turn(trained.epoch);
@@ -216,7 +230,7 @@ pub fn run(
             } else {
                 course.place.best = Some((trained.epoch, score));
             }
-            checkpoint::save(student.as_mut(), &folder.checkpoint(best))?;
+            folder.save(student.as_mut(), best)?;
             report.best_epoch = Some(trained.epoch);
             report.validation.clone_from(&trained.validation);
         }
@@ -309,14 +323,15 @@ fn freeze(student: &dyn Student, names: &[String]) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// What a student begins with, in a line.
+/// What a student begins with, in a line; the report has the rest.
 fn begun_with(done: &Initialised, path: &Path) -> String {
     const SHOWN: usize = 5;
-    let all = done.taken.len() + done.left.len();
-    let mut text = format!("{} of {all} weights from {}", done.taken.len(), path.display());
-    if !done.left.is_empty() {
-        let shown = done.left.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-        let more = if done.left.len() > SHOWN { ", …" } else { "" };
+    let left = done.left();
+    let all = done.taken + left.len() as u64;
+    let mut text = format!("{} of {all} weights from {}", done.taken, path.display());
+    if !left.is_empty() {
+        let shown = left.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = if left.len() > SHOWN { ", …; summary.json will have all of them" } else { "" };
         text.push_str(&format!("; drawn: {shown}{more}"));
     }
     text
@@ -324,6 +339,9 @@ fn begun_with(done: &Initialised, path: &Path) -> String {
 
 /// Exports the checkpoint `name`.
 fn keep_best(student: &mut dyn Student, folder: &RunFolder, name: &str) -> Result<(), TrainError> {
+    if !folder.writes() {
+        return Ok(());
+    }
     let best = folder.checkpoint(name);
     let (variables, module) = checkpoint::files(&best);
     match student.state() {

@@ -51,6 +51,9 @@ pub(super) fn save(
     average: Option<&Average>,
     (sums, window): (&Sums, Option<&Window>),
 ) -> Result<(), TrainError> {
+    if !folder.writes() {
+        return Ok(());
+    }
     if student.state() == State::Module {
         checkpoint::export(student, &module(folder, place.step))?;
         student.set_training(true);

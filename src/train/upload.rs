@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 
 use crate::libtorch::upload;
-use crate::loader::{Ahead, Batch, Batches, Inputs, LoaderError, Samples, TokenInputs};
+use crate::loader::{Ahead, Batch, Counts, Inputs, LoaderError, Samples, TokenInputs, Turn};
 use crate::loss::{Means, TargetTensors};
 use crate::student::{Input, TokenTensors};
 use crate::target::FeatureBatch;
@@ -19,36 +19,44 @@ fn chunk_values(device: Device) -> usize {
     if device == Device::Cpu { 1 << 23 } else { 1 << 26 }
 }
 
-/// A batch, and the same as tensors where it was brought to its device ahead.
+/// A batch in its turn, and the same as tensors where it was brought to its device ahead.
 pub(super) struct Loaded {
-    pub(super) host: Batch,
+    turn: Turn,
     there: Option<DeviceBatch>,
 }
 
 impl Loaded {
-    /// The batch of `samples` on `device`.
-    pub(super) fn there(&mut self, samples: &Samples, device: Device) -> DeviceBatch {
-        self.there.take().unwrap_or_else(|| DeviceBatch::new(&self.host, samples.image_shape(), device))
+    /// What is in the batch, whichever rank's it is.
+    pub(super) fn counts(&self) -> Counts {
+        self.turn.counts
+    }
+
+    /// The batch of `samples`, and the same on `device`; `None` where it is another rank's.
+    pub(super) fn own(&mut self, samples: &Samples, device: Device) -> Option<(&Batch, DeviceBatch)> {
+        let host = self.turn.batch.as_ref()?;
+        let there = self.there.take();
+        Some((host, there.unwrap_or_else(|| DeviceBatch::new(host, samples.image_shape(), device))))
     }
 }
 
-/// The `batches` of `samples` for steps of `group` of them on `device`. To a GPU another thread brings them, while the steps
-/// before theirs are made; but not those of larger groups, which would all be there at once.
+/// The batches of `samples` in their turns, for steps of `group` of them on `device`. To a GPU another thread brings them,
+/// while the steps before theirs are made; but not those of larger groups, which would all be there at once.
 pub(super) fn on_device(
     samples: &Arc<Samples>,
-    batches: Batches,
+    turns: impl Iterator<Item = Result<Turn, LoaderError>> + Send + 'static,
     group: usize,
     device: Device,
 ) -> Box<dyn Iterator<Item = Result<Loaded, LoaderError>>> {
     if device == Device::Cpu || group > 1 {
-        return Box::new(batches.map(|batch| Ok(Loaded { host: batch?, there: None })));
+        return Box::new(turns.map(|turn| Ok(Loaded { turn: turn?, there: None })));
     }
     let samples = Arc::clone(samples);
     Box::new(Ahead::of(AHEAD, move |to| {
-        for batch in batches {
-            let loaded = batch.map(|host| {
-                let there = Some(DeviceBatch::new(&host, samples.image_shape(), device));
-                Loaded { host, there }
+        for turn in turns {
+            let loaded = turn.map(|turn| {
+                let there = turn.batch.as_ref();
+                let there = there.map(|host| DeviceBatch::new(host, samples.image_shape(), device));
+                Loaded { turn, there }
             });
             let failed = loaded.is_err();
             if to.send(loaded).is_err() || failed {
@@ -94,15 +102,11 @@ impl DeviceBatch {
     }
 }
 
-/// What the means of several batches together are over.
+/// What the means of several batches together are over: those of all ranks.
 pub(super) fn means(batches: &[Loaded]) -> Means {
-    let positions = |Loaded { host, .. }: &Loaded| match &host.inputs {
-        Inputs::Images(_) => host.ids.len(),
-        Inputs::Tokens(tokens) => tokens.positions.len(),
-    };
-    let labelled =
-        |Loaded { host, .. }: &Loaded| host.labels.iter().flatten().filter(|label| **label >= 0).count();
-    Means { positions: batches.iter().map(positions).sum(), labels: batches.iter().map(labelled).sum() }
+    let Counts { positions, labels, .. } =
+        batches.iter().map(Loaded::counts).fold(Counts::default(), Counts::and);
+    Means { positions, labels }
 }
 
 fn vectors_on(vectors: &FeatureBatch, device: Device) -> Tensor {

@@ -91,14 +91,21 @@ impl Watch {
     ) -> Result<Self, TrainError> {
         let tracking = &resolved.tracking;
         let (steps, board) = (folder.steps(), folder.tensorboard());
+        let (every, tensorboard) =
+            (tracking.every.filter(|_| folder.writes()), tracking.tensorboard && folder.writes());
         // What could not be cut is not added to: lines would stand there twice.
-        let lines = StepLines::cut(&steps, place.step)
-            .and_then(|()| tracking.every.map(|_| StepLines::open(&steps)).transpose());
-        let events = EventFile::cut(&board, place.step, place.epochs)
-            .and_then(|()| tracking.tensorboard.then(|| events(folder, resolved)).transpose());
+        let cut = |done: fn(&RunFolder, &Place) -> io::Result<()>| match folder.writes() {
+            true => done(folder, place),
+            false => Ok(()),
+        };
+        let lines = cut(|folder, place| StepLines::cut(&folder.steps(), place.step))
+            .and_then(|()| every.map(|_| StepLines::open(&steps)).transpose());
+        let events = cut(|folder, place| EventFile::cut(&folder.tensorboard(), place.step, place.epochs))
+            .and_then(|()| tensorboard.then(|| events(folder, resolved)).transpose());
         // The server is told what stands in the file.
         let lost = if server.is_some() { "lines of steps, for MLflow too," } else { "lines of steps" };
         let epoch_lines = if tracking.every.is_some() { LineKind::EpochBesideSteps } else { LineKind::Epoch };
+        let server = server.filter(|_| folder.writes());
         let mlflow = server.map(|server| Mlflow::start(server, run(folder, resolved, training, epoch_lines)));
         Ok(Self {
             every: tracking.every,

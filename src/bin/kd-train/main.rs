@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
 use kd_cache::config::{self, TrainConfig};
+use kd_cache::loader::Ranks;
 use kd_cache::tracking::mlflow;
 use kd_cache::train::{self, GenerateSettings, PredictionColumns, RunFolder, RunOptions, TrainOutcome, Use};
 
@@ -47,6 +48,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         overwrite: args.overwrite,
         resume: args.resume,
         mlflow: mlflow_access(),
+        ranks: Ranks::default(),
     };
     let stop = on_interrupt()?;
     if args.stop_at_end_of_input {
