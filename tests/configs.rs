@@ -105,9 +105,14 @@ fn the_tests_that_the_page_of_migrating_names_are_there() {
     assert!(names.len() > 30, "{names:?}");
     for name in names {
         let (path, test) = name.rsplit_once("::").unwrap();
-        // `room::file::tests::inner`: the tests are in the file, or in `tests.rs` beside it.
+        // `room::file::tests::inner`: the tests are in the file, in `tests.rs` beside it, or in `tests/inner.rs`.
         let room = path.split("::tests").next().unwrap().replace("::", "/");
-        let files = [format!("tests/{path}.rs"), format!("src/{room}.rs"), format!("src/{room}/tests.rs")];
+        let files = [
+            format!("tests/{path}.rs"),
+            format!("src/{room}.rs"),
+            format!("src/{room}/tests.rs"),
+            format!("src/{}.rs", path.replace("::", "/")),
+        ];
         let texts: Vec<String> =
             files.iter().filter_map(|file| std::fs::read_to_string(root.join(file)).ok()).collect();
         assert!(!texts.is_empty(), "{name}: none of {files:?} is there");

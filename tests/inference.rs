@@ -213,16 +213,7 @@ fn a_command_that_fails_loses_nothing() {
     run("parts", true, "echo nothing").refused(&["epoch 2 could not be measured", "\"nothing\""]);
     run("parts", true, "echo nan").refused(&["\"nan\""]);
     run("parts", true, works).code(0);
-    let results = |name: &str| {
-        let mut epochs = lines(&case.out(name).join("metrics.jsonl"));
-        for epoch in &mut epochs {
-            for key in ["seconds", "samples_per_second"] {
-                epoch.as_object_mut().unwrap().remove(key);
-            }
-        }
-        (epochs, std::fs::read(case.out(name).join("student.safetensors")).unwrap())
-    };
-    let (whole, parts) = (results("whole"), results("parts"));
+    let (whole, parts) = (case.results("whole"), case.results("parts"));
     assert_eq!(whole.0, parts.0);
     assert!(whole.1 == parts.1, "other weights");
     // A command may be mended, and what it says may not mean the opposite.

@@ -41,3 +41,4 @@ mod tracking;
 mod train;
 mod train_controls;
 mod train_losses;
+mod train_resume;

@@ -119,7 +119,7 @@ fn every_term_is_pytorchs() {
     let targets = TargetTensors::new(&whole_heads(&teacher), Device::Cpu);
     let space = TargetSpace { classes: 7, k: 7, draws: None, nodes: TailNodes::default(), tail_model: None };
     let cases = reference["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 3 * 14 + 1);
+    assert_eq!(cases.len(), 3 * 15 + 1);
     for case in cases {
         let name = case["term"].as_str().unwrap();
         let temperature = case["temperature"].as_f64().unwrap();
@@ -166,6 +166,47 @@ fn optimizers_take_pytorchs_steps() {
             let expected = matrix(expected).concat();
             for (found, expected) in numbers(&weight).iter().zip(expected) {
                 close(*found, &expected.into(), &format!("{config:?}, step {step}"));
+            }
+        }
+    }
+}
+
+/// Gradients as PyTorch clips them, seen in a step that takes all of them away from weights of 0.
+#[test]
+fn gradients_are_clipped_as_pytorchs() {
+    let reference = reference("clipping.json");
+    let rows = |value: &Value| match value[0].is_array() {
+        true => tensor(&matrix(value)),
+        false => tensor(&[serde_json::from_value(value.clone()).unwrap()]).reshape([-1]),
+    };
+    let config = json!({ "kind": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0 });
+    let config: OptimizerConfig = serde_json::from_value(config).unwrap();
+    let gradients = reference["gradients"].as_object().unwrap();
+    let cases = reference["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 8);
+    for case in cases {
+        let vs = VarStore::new(Device::Cpu);
+        let scale = case["scale"].as_f64().unwrap();
+        let mut loss = Tensor::zeros([], (Kind::Float, Device::Cpu));
+        for (name, gradient) in gradients {
+            let gradient = rows(gradient) * scale;
+            loss += (vs.root().zeros(name, &gradient.size()) * gradient).sum(Kind::Float);
+        }
+        let mut optimizer = Optimizer::new(&config, &vs).unwrap();
+        optimizer.zero_grad();
+        loss.backward();
+        if let Some(most) = case["clip_value"].as_f64() {
+            optimizer.clip_value(most);
+        }
+        if let Some(most) = case["clip_norm"].as_f64() {
+            let norm = optimizer.clip_norm(most).unwrap().double_value(&[]);
+            close(norm / scale, &(case["norm"].as_f64().unwrap() / scale).into(), "the norm before");
+        }
+        optimizer.step(1.0 / scale);
+        for (name, variable) in vs.variables() {
+            let expected = numbers(&(rows(&case["gradients"][&name]) / -scale));
+            for (found, expected) in numbers(&variable).iter().zip(expected) {
+                close(*found, &expected.into(), &format!("{name}, {case}"));
             }
         }
     }

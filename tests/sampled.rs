@@ -192,7 +192,10 @@ mod training {
             kd_train(&args)
         };
         run("other", &["loss.temperature=4"]).refused(&["loss.temperature", "drawn at temperature 2"]);
-        run("logits", &["loss.weights={ logit_mse = 1.0 }"]).refused(&["logit_mse", "draws"]);
+        for term in ["logit_mse", "logit_cosine"] {
+            run("logits", &[&format!("loss.weights={{ {term} = 1.0 }}")])
+                .refused(&[&format!("loss.weights.{term} compares logits"), "draws"]);
+        }
         run("reverse", &["loss.weights={ reverse_kl = 1.0 }"]).refused(&["reverse_kl", "mass"]);
         let report = run("run", &["loss.weights={ kl = 1.0 }", "train.epochs=20"]).code(0).json();
         let accuracy = report["validation"]["test"]["accuracy"].as_f64().unwrap();

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Said, build, cache_config, files, kd_train, kd_train_command, lines, train_config, write,
+    Said, build, cache_config, files, kd_train, kd_train_command, told, train_config, write,
 };
 use serde_json::{Value, json};
 
@@ -67,14 +67,9 @@ impl Case {
 
 /// What must not depend on who runs it: config, student, and every epoch but for its clock.
 fn results(run: &Path) -> (String, Vec<u8>, Vec<Value>) {
-    let mut epochs = lines(&run.join("metrics.jsonl"));
-    for epoch in &mut epochs {
-        for key in ["seconds", "samples_per_second"] {
-            epoch.as_object_mut().unwrap().remove(key);
-        }
-    }
     let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
-    (config, std::fs::read(run.join("student.safetensors")).unwrap(), epochs)
+    let student = std::fs::read(run.join("student.safetensors")).unwrap();
+    (config, student, told(&run.join("metrics.jsonl")))
 }
 
 fn states(report: &Value) -> Vec<&str> {

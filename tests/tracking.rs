@@ -8,19 +8,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{Case, Said, kd_train, kd_train_command, lines};
+use crate::common::{Case, Said, kd_train, kd_train_command, lines, told};
 use serde_json::{Value, json};
-
-/// A run's lines without its clock.
-fn told(path: &Path) -> Vec<Value> {
-    let mut all = lines(path);
-    for line in &mut all {
-        for key in ["seconds", "samples_per_second", "positions_per_second"] {
-            line.as_object_mut().unwrap().remove(key);
-        }
-    }
-    all
-}
 
 fn number(line: &Value, key: &str) -> f64 {
     line[key].as_f64().unwrap_or_else(|| panic!("no {key} in {line}"))

@@ -2,6 +2,7 @@
 
 #![cfg(all(unix, feature = "onnx", feature = "torch"))]
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -194,6 +195,58 @@ fn measures_and_the_best_epoch() {
     let eval =
         kd_train(&args!["eval", case.out("run"), "--config", other, "--format", "json"]).code(0).json();
     assert_eq!(eval["validation"]["held_out"]["accuracy"], measured["accuracy"]);
+}
+
+/// Two sets of the same images, the second with labels that are all wrong: the surer a student gets, the worse it is there.
+#[test]
+fn of_two_sets_the_one_that_is_named_chooses() {
+    let case = Case::new();
+    let packed = std::fs::File::open(fixture("fashion-mnist/t10k-labels-idx1-ubyte.gz")).unwrap();
+    let mut labels = Vec::new();
+    flate2::read::GzDecoder::new(packed).read_to_end(&mut labels).unwrap();
+    // Behind the magic number and a length.
+    labels[8..].iter_mut().for_each(|label| *label = (*label + 1) % 10);
+    let wrong = case.out("wrong-idx1-ubyte");
+    std::fs::write(&wrong, labels).unwrap();
+    let wrong = format!(
+        "validation.wrong.dataset={{ kind = \"idx\", images = {:?}, labels = {wrong:?} }}",
+        fixture("fashion-mnist/t10k-images-idx3-ubyte.gz")
+    );
+    let best_by = |set: &str| {
+        let select_by = format!("train.select_by={set}.cross_entropy");
+        let set = [wrong.as_str(), &select_by, "train.epochs=5", "optimizer.learning_rate=0.003"];
+        let report = case.train("run", &set).code(0).json();
+        let epochs = case.epochs("run");
+        let eval = kd_train(&args!["eval", case.out("run"), "--format", "json"]).code(0).json();
+        std::fs::remove_dir_all(case.out("run")).unwrap();
+        (report, epochs, eval)
+    };
+    let of = |line: &Value, set: &str, measure: &str| {
+        line["validation"][set][measure].as_f64().unwrap_or_else(|| panic!("{set}.{measure}: {line}"))
+    };
+    let mut chosen = Vec::new();
+    for set in ["test", "wrong"] {
+        let (report, epochs, eval) = best_by(set);
+        let entropy = |line: &&Value| of(line, set, "cross_entropy");
+        let best = epochs.iter().min_by(|a, b| entropy(a).total_cmp(&entropy(b))).unwrap();
+        assert_eq!(report["selected_by"], json!(format!("{set}.cross_entropy")));
+        assert_eq!(report["best_epoch"], best["epoch"]);
+        // Both sets are told, of each epoch and of the best.
+        assert_eq!(report["validation"], best["validation"]);
+        assert!(epochs.iter().all(|line| of(line, "test", "accuracy") > of(line, "wrong", "accuracy")));
+        // And the student that is left is that epoch's.
+        for told in ["test", "wrong"] {
+            for measure in ["accuracy", "cross_entropy"] {
+                let (found, expected) = (of(&eval, told, measure), of(best, told, measure));
+                assert!(
+                    (found - expected).abs() < 1e-5 * (1.0 + expected),
+                    "{told}.{measure}: {found} is not {expected}"
+                );
+            }
+        }
+        chosen.push(best["epoch"].as_u64().unwrap());
+    }
+    assert!(chosen[1] == 1 && chosen[0] > 1, "{chosen:?}");
 }
 
 #[test]

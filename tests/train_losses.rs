@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::common::{Case, fixture};
-use serde_json::{Value, json};
+use serde_json::json;
 
 #[test]
 fn each_of_the_terms_teaches() {
@@ -42,17 +42,6 @@ fn what_terms_cannot_do_is_refused() {
     drawn.refused(&["loss.weights={ nkd = 1.0 }"], &["loss.weights.nkd", "T = 1", "drawn at temperature 2"]);
 }
 
-/// What must not depend on interruptions: every epoch but for its clock, and the student.
-fn results(case: &Case, name: &str) -> (Vec<Value>, Vec<u8>) {
-    let mut epochs = case.epochs(name);
-    for epoch in &mut epochs {
-        for key in ["seconds", "samples_per_second"] {
-            epoch.as_object_mut().unwrap().remove(key);
-        }
-    }
-    (epochs, std::fs::read(case.out(name).join("student.safetensors")).unwrap())
-}
-
 /// Temperature and weights of a step depend on its number alone, so that an interrupted run goes on to the same bits.
 #[test]
 fn losses_change_over_a_run_and_go_on_where_they_were() {
@@ -71,7 +60,7 @@ fn losses_change_over_a_run_and_go_on_where_they_were() {
         let set = [&set[..], &[steps]].concat();
         case.run("parts", resume, &set).code(0);
     }
-    let [(expected, weights), (found, other)] = ["whole", "parts"].map(|name| results(&case, name));
+    let [(expected, weights), (found, other)] = ["whole", "parts"].map(|name| case.results(name));
     assert_eq!(expected, found);
     assert!(weights == other, "other weights");
     // 8 steps an epoch: what the last step of each had.

@@ -149,6 +149,13 @@ def losses():
             ("nkd", 0.5, lambda p, q, s: nkd(p, q, s, 0.7, t)),
             ("ranking", 0.5, lambda p, q, s: ranking(s, 7)),
             ("ranking", 0.5, lambda p, q, s: ranking(s, 3)),
+            (
+                "logit_cosine",
+                0.5,
+                lambda p, q, s: functional.cosine_embedding_loss(
+                    centred(s), centred(teacher), torch.ones(4), reduction="none"
+                ),
+            ),
         )
         for at, (name, beta, term) in enumerate(terms):
             s = student.clone().requires_grad_()
@@ -204,6 +211,33 @@ def optimizers():
     config = {"kind": "lion", "learning_rate": rate, "weight_decay": decay, "betas": [beta1, beta2]}
     cases.append({"config": config, "steps": steps})
     return {"inputs": inputs.tolist(), "labels": labels.tolist(), "start": start.tolist(), "cases": cases}
+
+
+def clipping():
+    """Gradients as torch.nn.utils' clip_grad_value_ and then clip_grad_norm_ leave them, and the norm that the latter saw."""
+    generator = torch.Generator().manual_seed(4)
+    gradients = {"matrix": numbers(generator, 4, 3, scale=2), "norm": numbers(generator, 3, scale=2)}
+    cases = []
+    # At the smallest scale, what is added to the norm counts.
+    for scale, value, norm in (
+        (1, None, 0.5),
+        (1, None, 3.0),
+        (1, None, 100.0),
+        (1, 0.7, None),
+        (1, 50.0, None),
+        (1, 0.7, 1.5),
+        (2**-20, None, 2**-22),
+        (2**-20, 2**-20, None),
+    ):
+        weights = [torch.zeros_like(gradient, requires_grad=True) for gradient in gradients.values()]
+        for weight, gradient in zip(weights, gradients.values()):
+            weight.grad = gradient * scale
+        if value is not None:
+            torch.nn.utils.clip_grad_value_(weights, value)
+        before = None if norm is None else torch.nn.utils.clip_grad_norm_(weights, norm).item()
+        clipped = {name: weight.grad.tolist() for name, weight in zip(gradients, weights)}
+        cases.append({"scale": scale, "clip_value": value, "clip_norm": norm, "norm": before, "gradients": clipped})
+    return {"gradients": {name: value.tolist() for name, value in gradients.items()}, "cases": cases}
 
 
 def groups():
@@ -290,7 +324,7 @@ def schedules():
 
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    for name, make in (("teacher", teacher), ("kl", kl), ("losses", losses), ("optimizers", optimizers), ("groups", groups), ("schedules", schedules)):
+    for name, make in (("teacher", teacher), ("kl", kl), ("losses", losses), ("optimizers", optimizers), ("clipping", clipping), ("groups", groups), ("schedules", schedules)):
         (OUT / f"{name}.json").write_text(json.dumps(make()) + "\n")
     return 0
 

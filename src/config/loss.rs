@@ -246,6 +246,10 @@ terms! {
     logit_mse: Target,
     /// `1 − cos(p, q)`.
     cosine: EveryClass,
+    /// `1 − cos` of the head's raw logits, each side relative to its mean; 0 where the target's are all equal, as in a
+    /// head of one class. Of classes off the head it says nothing.
+    #[serde(skip_serializing_if = "Setting::is_zero")]
+    logit_cosine: Target,
     /// `T²` · decoupled KD. Needs labels.
     dkd: EveryClassAndLabels,
     /// `T²` · DIST: 1 − the correlation of `p` and `q` over the classes of each sample, and over the samples of the
@@ -401,7 +405,7 @@ mod tests {
     #[test]
     fn what_is_not_asked_for_is_not_written() {
         let text = toml::to_string(&load(&[]).unwrap()).unwrap();
-        for key in ["dist", "nkd", "ranking", "layer_decay", "groups", "per ="] {
+        for key in ["logit_cosine", "dist", "nkd", "ranking", "layer_decay", "groups", "per ="] {
             assert!(!text.contains(key), "{key}: {text}");
         }
     }

@@ -53,8 +53,11 @@ pub enum LossError {
         gamma: f64,
     },
     /// Logits of targets that are draws.
-    #[error("loss.weights.logit_mse compares logits, and this cache has draws instead (head.draws); use kl")]
-    NoLogits,
+    #[error("loss.weights.{term} compares logits, and this cache has draws instead (head.draws); use kl")]
+    NoLogits {
+        /// The term.
+        term: &'static str,
+    },
     /// A term that needs mass on every class.
     #[error(
         "{what} needs a target with mass on every class, and with loss.tail = \"{tail}\" this cache's have none; use shape, prior or uniform, and no sampled targets"

@@ -158,14 +158,7 @@ impl WeightedLoss {
             if used.kl > 0.0 && !fused {
                 sum.add("kl", now.kl, target.per_sample(logits, targets) * self.square());
             }
-            if used.logit_mse > 0.0 {
-                let student = logits.to_kind(Kind::Float);
-                let off = target.mean(targets, |_, targets| {
-                    let student = student.gather(-1, &targets.ids, false);
-                    dense::logit_mse(&targets.values, &student, targets.in_head().as_ref())
-                });
-                sum.add("logit_mse", now.logit_mse, off);
-            }
+            self.of_head(&mut sum, target, logits, targets);
             if used.ranking > 0.0 {
                 let top = self.config.ranking.top;
                 let order = target.mean(targets, |_, targets| ranking(logits, targets, top));
@@ -354,6 +347,21 @@ impl WeightedLoss {
         true
     }
 
+    /// The terms of the head's logits, as they are.
+    fn of_head(&self, sum: &mut Sum, target: &Mixture, logits: &Tensor, targets: &[TargetTensors]) {
+        type OfHead = fn(&Tensor, &Tensor, Option<&Tensor>) -> Tensor;
+        let terms: [(&'static str, OfHead); 2] =
+            [("logit_mse", dense::logit_mse), ("logit_cosine", dense::logit_cosine)];
+        for (name, of) in terms.into_iter().filter(|(name, _)| self.used.of(name) > 0.0) {
+            let student = logits.to_kind(Kind::Float);
+            let term = target.mean(targets, |_, targets| {
+                let student = student.gather(-1, &targets.ids, false);
+                of(&targets.values, &student, targets.in_head().as_ref())
+            });
+            sum.add(name, self.now.weights.of(name), term);
+        }
+    }
+
     /// The terms of targets that are written out over all classes.
     fn of_every_class(
         &self,
@@ -423,13 +431,15 @@ impl LossConfig {
         let bare = !space.has_tail() || *tail == TailHandling::Renormalize;
         let no_mass = |what| Err(LossError::NoMass { what, tail: *tail });
         if bucket && weights.of_every_class() {
-            return no_mass("loss.weights: any term but kl, logit_mse and ranking");
+            return no_mass("loss.weights: any term but kl, logit_mse, logit_cosine and ranking");
         }
         if several && mixture.average == MixtureAverage::Logits && (bucket || bare) {
             return no_mass("loss.mixture.average = \"logits\"");
         }
-        if space.draws.is_some() && weights.logit_mse.largest() > 0.0 {
-            return Err(LossError::NoLogits);
+        let of_logits = [("logit_mse", &weights.logit_mse), ("logit_cosine", &weights.logit_cosine)];
+        let compared = of_logits.into_iter().find(|(_, weight)| weight.largest() > 0.0);
+        if let (Some(_), Some((term, _))) = (space.draws, compared) {
+            return Err(LossError::NoLogits { term });
         }
         if bare && weights.reverse_kl.largest() > 0.0 {
             return no_mass("loss.weights.reverse_kl");

@@ -195,7 +195,9 @@ pub fn run(
     };
     course.say_troubles(progress);
     let mut best = BEST;
-    while course.goes_on() {
+    // An epoch of which steps were kept is told, even if `train.max_steps` leaves no more of them.
+    let mut begun_epoch = course.place.batches > 0;
+    while std::mem::take(&mut begun_epoch) || course.goes_on() {
         student.set_training(true);
         let trained = course.epoch(student.as_mut(), stop, progress);
         progress.finish();

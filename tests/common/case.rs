@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Said, build, cache_config, kd_train_command, lines, train_config};
+use super::{Said, build, cache_config, kd_train_command, lines, told, train_config};
 
 /// Runs of one config, which end with the folder.
 pub struct Case {
@@ -89,6 +89,12 @@ impl Case {
     /// The lines of a run's `metrics.jsonl`.
     pub fn epochs(&self, name: &str) -> Vec<Value> {
         lines(&self.out(name).join("metrics.jsonl"))
+    }
+
+    /// What must not depend on interruptions: every epoch but for its clock, and the student.
+    pub fn results(&self, name: &str) -> (Vec<Value>, Vec<u8>) {
+        let run = self.out(name);
+        (told(&run.join("metrics.jsonl")), std::fs::read(run.join("student.safetensors")).unwrap())
     }
 
     /// The student that a run exported, by name.

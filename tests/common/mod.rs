@@ -218,6 +218,17 @@ pub fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// The same of a run's lines but for its clock: what does not depend on who runs it, nor on interruptions.
+pub fn told(path: &Path) -> Vec<Value> {
+    let mut all = lines(path);
+    for line in &mut all {
+        for key in ["seconds", "samples_per_second", "positions_per_second"] {
+            line.as_object_mut().unwrap().remove(key);
+        }
+    }
+    all
+}
+
 /// Every file below `dir` with its bytes, by its path in it.
 pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();

@@ -1,7 +1,8 @@
 //! Losses that look at every class's probability: what is kept of a target, written out.
 //!
 //! Each has a file and takes `[positions, classes]` log-probabilities of target and student at the same
-//! temperature; each gives `[positions]`, but for what relates the samples of a batch.
+//! temperature; each gives `[positions]`, but for what relates the samples of a batch. What compares the head's logits in
+//! the same way lies beside it.
 
 mod cosine;
 mod dist;
@@ -12,9 +13,9 @@ mod nkd;
 mod reverse_kl;
 mod total_variation;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-pub use cosine::cosine;
+pub use cosine::{cosine, logit_cosine};
 pub use dist::{dist_inter, dist_intra};
 pub use dkd::dkd;
 pub use jsd::jsd;
@@ -38,4 +39,15 @@ pub(super) fn without_label(log: &Tensor, label: &Tensor) -> (Tensor, Tensor) {
     let of_others = others.logsumexp([-1], true);
     let alone = finite(&(others - &of_others));
     (of_others, alone)
+}
+
+/// Logits relative to their mean over the head, and 0 for what fills a head up: without the constant that no softmax sees.
+pub(super) fn centred(logits: &Tensor, in_head: Option<&Tensor>) -> Tensor {
+    let Some(in_head) = in_head else {
+        return logits - logits.mean_dim([-1i64].as_slice(), true, Kind::Float);
+    };
+    let sum = |tensor: &Tensor| tensor.sum_dim_intlist(-1, true, Kind::Float);
+    let in_head = in_head.to_kind(Kind::Float);
+    let mean = sum(&(logits * &in_head)) / sum(&in_head);
+    (logits - mean) * in_head
 }

@@ -2,6 +2,8 @@
 
 use tch::{Kind, Tensor};
 
+use super::centred;
+
 /// `Σ (p − q)²`, from 0 to 2.
 ///
 /// # Shapes
@@ -18,15 +20,10 @@ pub fn mse(log_p: &Tensor, log_q: &Tensor) -> Tensor {
 /// `values`, `student`: `[positions, k]`, raw logits of the head's classes; `in_head`: `[positions, k]`, 1 for what is
 /// in a head and 0 for what fills it up, `None` where nothing does. The result is `[positions]`.
 pub fn logit_mse(values: &Tensor, student: &Tensor, in_head: Option<&Tensor>) -> Tensor {
-    let off = student - values;
+    let off = centred(&(student - values), in_head);
     let Some(in_head) = in_head else {
-        let off = &off - off.mean_dim([-1i64].as_slice(), true, Kind::Float);
         return (&off * &off).mean_dim([-1i64].as_slice(), false, Kind::Float);
     };
-    let in_head = in_head.to_kind(Kind::Float);
-    let count = in_head.sum_dim_intlist(-1, true, Kind::Float);
-    let off = off * &in_head;
-    let mean = off.sum_dim_intlist(-1, true, Kind::Float) / &count;
-    let off = (off - mean) * in_head;
-    (&off * &off).sum_dim_intlist(-1, false, Kind::Float) / count.squeeze_dim(-1)
+    let count = in_head.sum_dim_intlist(-1, false, Kind::Float);
+    (&off * &off).sum_dim_intlist(-1, false, Kind::Float) / count
 }

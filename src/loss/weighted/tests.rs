@@ -1,13 +1,16 @@
-//! Terms on cached targets against their definitions, and a loss that changes from step to step.
+//! Values and gradients in one go against what libtorch differentiates, and a loss that changes from step to step; terms
+//! against their definitions are in `terms`.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{ChangeConfig, ChangeShape, DistConfig, LossWeights, NkdConfig, RankingConfig, Setting};
+use crate::config::{ChangeConfig, ChangeShape, LossWeights, Setting};
 use crate::libtorch::of_tests;
+use crate::loss::LossSchedule;
 use crate::loss::kl::tests::{Case, case, numbers, on_device, tensor};
-use crate::loss::{LossSchedule, reference};
-use crate::target::{Draws, TailNodes, TargetBatch};
+use crate::target::{Draws, TailNodes};
+
+mod terms;
 
 fn weights(names: &[(&str, f64)]) -> LossWeights {
     let named = names.iter().map(|(name, weight)| ((*name).to_owned(), (*weight).into()));
@@ -28,90 +31,6 @@ fn change(from: f64, to: f64) -> Setting {
 
 fn over(rows: usize) -> Means {
     Means { positions: rows, labels: rows }
-}
-
-/// The value of one term, of weight 1, on all rows of a case.
-fn term(case: &Case, config: &LossConfig, students: &Tensor, labels: &Tensor, name: &str) -> f64 {
-    let loss = WeightedLoss::new(config, std::slice::from_ref(&case.space), of_tests()).unwrap();
-    let targets = TargetTensors::new(&case.batch, of_tests());
-    let terms = loss.forward(students, Some(labels), std::slice::from_ref(&targets), over(case.batch.rows));
-    let value = terms.terms[name].double_value(&[]);
-    assert!((terms.total.double_value(&[]) - value).abs() < 1e-6 * (1.0 + value.abs()));
-    value
-}
-
-fn softmax(z: &[f64], beta: f64) -> Vec<f64> {
-    reference::log_softmax(z, beta).iter().map(|log| log.exp()).collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
-
-    #[test]
-    fn terms_agree_with_their_definitions(
-        seed in 0u64..1 << 40,
-        classes in 3usize..40,
-        share in 0.0f64..1.0,
-        rank in 0usize..4,
-        temperature in 1.0f64..8.0,
-        variable: bool,
-    ) {
-        let rows = 5;
-        let k = 1 + (share * (classes - 1) as f64).round() as usize;
-        let case = case(seed, rows, classes, k, rank);
-        let case = if variable { case.varied(seed) } else { case };
-        let students = case.students(seed);
-        let labels: Vec<usize> = (0..rows).map(|row| (seed as usize + 7 * row) % classes).collect();
-        let label_tensor = on_device(&labels.iter().map(|label| *label as i64).collect::<Vec<_>>());
-        let (t, model) = (Temperature::new(temperature).unwrap(), case.tail_model());
-        let of = |weight: &str, tail| LossConfig {
-            temperature: temperature.into(),
-            tail,
-            weights: weights(&[(weight, 1.0)]),
-            dist: DistConfig { beta: 0.7, gamma: 1.3 },
-            nkd: NkdConfig { gamma: 1.1 },
-            ranking: RankingConfig { top: Some(4) },
-            ..LossConfig::default()
-        };
-        let close = |name: &str, found: f64, expected: f64, what: TailHandling| {
-            let near = (found - expected).abs() < 2e-4 * (1.0 + expected.abs());
-            prop_assert!(near, "{name}, {what}: {found} is not {expected}");
-            Ok(())
-        };
-        let square = temperature * temperature;
-        for tail in [TailHandling::Shape, TailHandling::Prior, TailHandling::Uniform, TailHandling::Renormalize] {
-            let dense = |at: Temperature| -> Vec<Vec<f64>> {
-                (0..rows)
-                    .map(|row| reference::dense(&case.target(row), at, tail, (&model, case.batch.code(row))))
-                    .collect()
-            };
-            let (p, p_one) = (dense(t), dense(Temperature::ONE));
-            let q: Vec<Vec<f64>> = students.iter().map(|z| softmax(z, t.beta())).collect();
-            let found = term(&case, &of("dist", tail), &tensor(&students), &label_tensor, "dist");
-            close("dist", found, square * reference::dist(&p, &q, 0.7, 1.3), tail)?;
-            // Where no class but the label has mass, there is nothing to be normalised.
-            let others = |(p, label): (&Vec<f64>, &usize)| p.iter().sum::<f64>() - p[*label] > 1e-6;
-            if p.iter().zip(&labels).all(others) {
-                let expected: f64 = (0..rows)
-                    .map(|row| {
-                        let label = labels[row];
-                        let at_one = (p_one[row][label], softmax(&students[row], 1.0)[label]);
-                        reference::nkd(label, at_one, &p[row], &q[row], 1.1 * square)
-                    })
-                    .sum();
-                let found = term(&case, &of("nkd", tail), &tensor(&students), &label_tensor, "nkd");
-                close("nkd", found, expected / rows as f64, tail)?;
-            }
-            let expected: f64 = (0..rows)
-                .map(|row| {
-                    let target = case.target(row);
-                    reference::ranking(&students[row], target.ids, target.values, 4)
-                })
-                .sum();
-            let found = term(&case, &of("ranking", tail), &tensor(&students), &label_tensor, "ranking");
-            close("ranking", found, expected / rows as f64, tail)?;
-        }
-    }
 }
 
 /// What a loss with its gradient in the same go is asked of.
@@ -316,22 +235,6 @@ fn a_tail_that_the_student_masks_is_infinitely_bad() {
         sum.of_gradient.unwrap().backward();
         assert!(numbers(&leaf.grad()).iter().all(|value| value.is_finite()), "{:?}", numbers(&leaf.grad()));
     }
-}
-
-/// Quantised logits may be equal, and the teacher then prefers neither.
-#[test]
-fn pairs_that_the_teacher_does_not_tell_apart_have_no_order() {
-    let batch = TargetBatch {
-        rows: 2,
-        k: 3,
-        ids: vec![2, 0, 1, 1, 3, 0],
-        values: vec![0.0, -1.0, -1.0, 0.0, 0.0, 0.0],
-        ..TargetBatch::default()
-    };
-    let logits = vec![vec![0.5, -0.3, 1.0, 0.2], vec![3.0, 2.0, 1.0, 0.0]];
-    let found = numbers(&ranking(&tensor(&logits), &TargetTensors::new(&batch, of_tests()), None));
-    let expected = ((1.0f64 + (-0.5f64).exp()).ln() + (1.0f64 + (-1.3f64).exp()).ln()) / 2.0;
-    assert!((found[0] - expected).abs() < 1e-6 && found[1] == 0.0, "{found:?}, not {expected}");
 }
 
 #[test]

@@ -1,0 +1,236 @@
+//! Runs that are interrupted, in whatever way, go on to the same bits; and runs that must not go on. The built programs.
+
+#![cfg(all(feature = "onnx", feature = "torch"))]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::common::{Case, Said, build, cache_config, files, fixture, kd_train, told};
+use serde_json::{Value, json};
+
+/// Students of every kind of state: variables, buffers of batch norm, a module with dropout of its own, gradients of
+/// several batches, losses that are scaled.
+fn students() -> [Vec<String>; 5] {
+    let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
+    let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+    [
+        set(&[
+            "optimizer={ kind = \"adam\", learning_rate = 0.01, weight_decay = 0.1 }",
+            "train.shuffle={ block = 5, buffer = 20 }",
+        ]),
+        set(&[
+            "student={ kind = \"conv\", channels = [4, 8] }",
+            "optimizer={ kind = \"lion\", learning_rate = 0.001 }",
+        ]),
+        vec![
+            small,
+            "preprocess.layout=nchw".into(),
+            "optimizer={ kind = \"sgd\", learning_rate = 0.1 }".into(),
+        ],
+        set(&[
+            "optimizer={ kind = \"rmsprop\", learning_rate = 0.001, momentum = 0.5 }",
+            "train.accumulate=3",
+            "train.ema=0.9",
+        ]),
+        set(&[
+            "student={ kind = \"conv\", channels = [4, 8] }",
+            "optimizer={ kind = \"sgd\", learning_rate = 0.1 }",
+            "train.precision=f16",
+            "train.accumulate=2",
+        ]),
+    ]
+}
+
+#[test]
+fn a_run_goes_on_within_an_epoch_to_the_same_bits() {
+    let case = Case::new();
+    for (at, student) in students().iter().enumerate() {
+        let mut set: Vec<&str> = student.iter().map(String::as_str).collect();
+        set.extend([
+            "train.epochs=3",
+            "train.clip_norm=1.0",
+            "schedule={ kind = \"linear\", warmup_epochs = 0.5 }",
+        ]);
+        let name = |what: &str| format!("{what}{at}");
+        let whole = case.train(&name("whole"), &set).code(0).json();
+        for (steps, resume) in
+            [("train.max_steps=2", false), ("train.max_steps=5", true), ("train.max_steps=900", true)]
+        {
+            let mut set = set.clone();
+            set.push(steps);
+            case.run(&name("parts"), resume, &set).code(0);
+        }
+        let [expected, found] = ["whole", "parts"].map(|what| case.results(&name(what)));
+        assert_eq!(expected.0, found.0, "{student:?}");
+        assert!(expected.1 == found.1, "{student:?}: other weights");
+        let summary: Value =
+            serde_json::from_slice(&std::fs::read(case.out(&name("parts")).join("summary.json")).unwrap())
+                .unwrap();
+        for key in ["epochs", "steps", "train_loss", "best_epoch", "validation"] {
+            assert_eq!(summary[key], whole[key], "{key}");
+        }
+    }
+}
+
+/// The step of the state that a run in `out` has kept; 0 where there is none.
+fn kept_step(out: &Path) -> i64 {
+    // What is there is whole, because it gets its name when it is.
+    let Ok(named) = tch::Tensor::read_safetensors(out.join("checkpoints/state.safetensors")) else {
+        return 0;
+    };
+    named.iter().find(|(name, _)| name == "numbers").unwrap().1.int64_value(&[2])
+}
+
+/// Runs `name`, begun or gone on with, and kills it as soon as it has kept a state of its own after `step`; `false` where
+/// it came to its end before.
+fn killed(case: &Case, name: &str, resume: bool, set: &[&str], step: i64) -> bool {
+    let out = case.out(name);
+    let step = step.max(kept_step(&out) + 1);
+    let mut child = case.command(name, resume, set).spawn().unwrap();
+    let begun = Instant::now();
+    while kept_step(&out) < step {
+        if child.try_wait().unwrap().is_some() {
+            Said::from(child.wait_with_output().unwrap()).code(0);
+            return false;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "no state of step {step} within two minutes");
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    // SIGKILL, of which the run hears nothing.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    !out.join("summary.json").exists()
+}
+
+/// Of every kind of student: weights, averages, optimizers, scales of losses and places in schedules are what they were.
+#[test]
+fn a_killed_run_goes_on_to_the_same_bits() {
+    let case = Case::new();
+    for (at, student) in students().iter().enumerate() {
+        let mut set: Vec<&str> = student.iter().map(String::as_str).collect();
+        // 40 steps, of 8 an epoch or fewer.
+        set.extend([
+            "train.epochs=14",
+            "train.max_steps=40",
+            "train.clip_norm=1.0",
+            "schedule={ kind = \"cosine\", warmup_epochs = 0.5 }",
+            "tracking.every=1",
+        ]);
+        if !student.iter().any(|set| set.starts_with("train.ema")) {
+            set.push("train.ema=0.9");
+        }
+        let [whole, parts] = ["whole", "parts"].map(|what| format!("{what}{at}"));
+        case.train(&whole, &set).code(0);
+        // Once with a state after each step, and once with one that the run has left behind.
+        let kills = [(17, "train.keep_every=1"), (23, "train.keep_every=3")];
+        let all_killed = (0..20).any(|_| {
+            drop(std::fs::remove_dir_all(case.out(&parts)));
+            kills.iter().enumerate().all(|(kill, (step, keep))| {
+                let set = [&set[..], &[keep]].concat();
+                killed(&case, &parts, kill > 0, &set, *step)
+            })
+        });
+        assert!(all_killed, "20 runs were all over before they were killed: {student:?}");
+        case.resume(&parts, &set).code(0);
+        let [expected, found] = [&whole, &parts].map(|name| case.results(name));
+        assert_eq!(expected.0, found.0, "{student:?}");
+        assert!(expected.1 == found.1, "{student:?}: other weights");
+        let [expected, found] = [&whole, &parts].map(|name| told(&case.out(name).join("steps.jsonl")));
+        assert_eq!(expected.len(), 40);
+        assert_eq!(expected, found, "{student:?}");
+    }
+}
+
+/// Killed between the state of its last step and the line of the epoch that this step cut short.
+#[test]
+fn a_run_that_has_made_its_steps_still_tells_them() {
+    let case = Case::new();
+    let set = ["train.max_steps=11"];
+    let report = case.train("run", &set).code(0).json();
+    let expected = case.results("run");
+    assert_eq!(expected.0.len(), 2);
+    let metrics = case.out("run/metrics.jsonl");
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    std::fs::write(&metrics, text.lines().next().unwrap().to_owned() + "\n").unwrap();
+    for name in ["student.safetensors", "student.pt", "summary.json"] {
+        std::fs::remove_file(case.out("run").join(name)).unwrap();
+    }
+    let again = case.resume("run", &set).code(0).json();
+    assert_eq!(case.results("run"), expected);
+    for key in ["epochs", "steps", "train_loss", "best_epoch", "validation"] {
+        assert_eq!(again[key], report[key], "{key}");
+    }
+}
+
+#[test]
+fn what_cannot_go_on_says_why() {
+    let case = Case::new();
+    case.resume("none", &[]).refused(&["--resume", "state.safetensors", "begin it without"]);
+    case.train("run", &["train.max_steps=3"]).code(0);
+    case.resume("run", &["optimizer.learning_rate=0.5"]).refused(&[
+        "--resume",
+        "optimizer.learning_rate",
+        "0.01",
+        "0.5",
+    ]);
+    case.resume("run", &["loss.temperature=3"]).refused(&["--resume", "loss.temperature", "2.0", "3.0"]);
+    // What changes no step that was made may change.
+    case.resume("run", &["train.prefetch=2", "train.max_steps=4"]).code(0);
+    // A state that is none.
+    let state = case.out("run/checkpoints/state.safetensors");
+    std::fs::copy(case.out("run/student.safetensors"), &state).unwrap();
+    case.resume("run", &[]).refused(&["--resume", "state.safetensors"]);
+    std::fs::write(&state, b"torn").unwrap();
+    case.resume("run", &[]).refused(&["state.safetensors"]);
+    let both = args!["--config", case.config, "--out", case.out("run"), "--resume", "--overwrite"];
+    kd_train(&both).refused(&["--overwrite"]);
+}
+
+/// The same cache is one of the same targets, wherever it lies and whatever it is called.
+#[test]
+fn a_run_goes_on_from_the_cache_that_it_was_begun_with() {
+    let mut case = Case::new();
+    build(&case.out("cache.toml"), &case.out("larger"), &["head.k=10"]).code(0);
+    build(&cache_config(case.dir.path(), "softmax.onnx"), &case.out("teacher"), &[]).code(0);
+    let labels = ["train.epochs=3", "loss.weights={ cross_entropy = 1.0 }"];
+    let cut = |set: [&'static str; 2]| [&set[..], &["train.max_steps=5"]].concat();
+    let targets = ["train.epochs=3", "loss.temperature=2"];
+    case.train("whole", &targets).code(0);
+    case.train("run", &cut(targets)).code(0);
+    let before = files(&case.out("run"));
+    for other in ["larger", "teacher"] {
+        case.caches = vec![other];
+        let [cache, found] = ["cache", other].map(|name| format!("the cache {}", case.out(name).display()));
+        let words = ["--resume", "the run in", "/run was begun with", &cache, &found, "--overwrite"];
+        case.resume("run", &targets).refused(&words);
+    }
+    // Nor without one, or with one where there was none.
+    case.caches = Vec::new();
+    case.resume("run", &labels).refused(&["--resume", "begun with the cache", "found no cache"]);
+    case.train("labels", &cut(labels)).code(0);
+    case.resume("labels", &labels).code(0);
+    case.caches = vec!["cache"];
+    case.resume("labels", &labels).refused(&["--resume", "begun with no cache", "found the cache"]);
+    assert!(files(&case.out("run")) == before);
+
+    // A copy elsewhere, which another version of the program might have written.
+    for (name, bytes) in files(&case.out("cache")) {
+        let path = case.out("copy").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let manifest = case.out("copy/manifest.json");
+    let mut copied: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    copied["created_by"] = json!("kd-cache 0.0.0");
+    std::fs::write(&manifest, serde_json::to_vec(&copied).unwrap()).unwrap();
+    std::fs::remove_dir_all(case.out("cache")).unwrap();
+    case.caches = vec!["copy"];
+    case.resume("run", &targets).code(0);
+    assert!(results(&case.out("run")) == results(&case.out("whole")));
+
+    // Of a run that did not keep what its cache was, nothing is known.
+    case.train("old", &cut(targets)).code(0);
+    std::fs::remove_file(case.out("old/caches.json")).unwrap();
+    case.caches = vec!["larger"];
+    case.resume("old", &targets).code(0);
+}
