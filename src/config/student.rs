@@ -221,7 +221,8 @@ impl LlamaConfig {
 
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let (width, heads, kv_heads) = (self.hidden_size, self.num_attention_heads, self.kv_heads());
+        let (width, heads) = (u64::from(self.hidden_size), u64::from(self.num_attention_heads));
+        let kv_heads = u64::from(self.kv_heads());
         if heads > 0 && !width.is_multiple_of(2 * heads) {
             let problem =
                 format!("expected a multiple of 2 · num_attention_heads = {}, found {width}", 2 * heads);
