@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::check::{fits, likely};
 use super::fault::lies_in;
@@ -59,21 +59,17 @@ impl<'a> Mender<'a> {
     }
 
     /// Values that `schema` allows, at least one.
-    fn stand_ins(&self, schema: &'a Value) -> Vec<Value> {
+    pub(super) fn stand_ins(&self, schema: &'a Value) -> Vec<Value> {
         let schema = self.definitions.choose(schema, false);
         if let Some(kinds) = kinds(schema) {
-            return kinds.iter().map(|kind| self.least_table(kind)).collect();
+            return kinds.iter().flat_map(|kind| self.tables(kind)).collect();
         }
         let words = words(schema);
         if !words.is_empty() {
             return words.into_iter().map(Value::from).collect();
         }
         match type_of(schema) {
-            Some("object") => {
-                let least = self.least_table(schema);
-                let more = named(schema).and_then(|inner| self.stand_ins(inner).into_iter().next());
-                [Some(least), more.map(|inner| json!({ "x": inner }))].into_iter().flatten().collect()
-            }
+            Some("object") => self.tables(schema),
             Some("array") => self.lists(schema),
             Some("integer") => whole_numbers(schema),
             Some("number") => numbers(schema),
@@ -82,17 +78,28 @@ impl<'a> Mender<'a> {
         }
     }
 
-    /// A table with nothing but what it must have.
-    fn least_table(&self, schema: &'a Value) -> Value {
+    /// Tables with nothing but what they must have, of small values and of large ones, and such with every key.
+    fn tables(&self, schema: &'a Value) -> Vec<Value> {
         let must: Vec<&str> = required(schema).collect();
-        let needed = properties(schema).filter(|(name, _)| must.contains(&name.as_str()));
-        let first = |schema: &'a Value| match schema.get("const") {
-            Some(word) => Some(word.clone()),
-            None => self.stand_ins(schema).into_iter().next(),
+        let table = |all: bool, last: bool| -> Value {
+            let keys = properties(schema).filter(|(name, _)| all || must.contains(&name.as_str()));
+            let value = |schema: &'a Value| match schema.get("const") {
+                Some(word) => Some(word.clone()),
+                None if last => self.stand_ins(schema).pop(),
+                None => self.stand_ins(schema).into_iter().next(),
+            };
+            let mut table: Map<String, Value> =
+                keys.filter_map(|(name, schema)| Some((name.clone(), value(schema)?))).collect();
+            if let Some(named) = named(schema).filter(|_| all) {
+                table.extend(value(named).map(|value| ("x".to_owned(), value)));
+            }
+            table.into()
         };
-        let table: Map<String, Value> =
-            needed.filter_map(|(name, schema)| Some((name.clone(), first(schema)?))).collect();
-        table.into()
+        let mut tables = [(false, false), (false, true), (true, false), (true, true)]
+            .map(|(all, last)| table(all, last))
+            .to_vec();
+        tables.dedup();
+        tables
     }
 
     fn lists(&self, schema: &'a Value) -> Vec<Value> {

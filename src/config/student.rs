@@ -120,6 +120,7 @@ impl StudentConfig {
 pub struct ResnetConfig {
     /// What comes before the first stage.
     #[serde(default, skip_serializing_if = "Stem::is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub stem: Stem,
     /// Channels of the first stage; 64 is the published width.
     #[serde(default = "resnet_width")]
