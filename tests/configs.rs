@@ -33,6 +33,34 @@ fn train_configs_parse() {
     assert!(parse_all::<TrainConfig>("train") >= 2);
 }
 
+/// Configs are completed and checked by editors that know Taplo's directive, against the schema of their kind.
+#[test]
+fn configs_name_their_schema() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (folder, kind) in
+        [("cache", "cache"), ("train", "train"), ("train/presets", "train"), ("sweep", "sweep")]
+    {
+        let folder = root.join("configs").join(folder);
+        let schema = root.join(format!("schemas/{kind}-config.json")).canonicalize().unwrap();
+        let rules: serde_json::Value = serde_json::from_slice(&std::fs::read(&schema).unwrap()).unwrap();
+        let rules = jsonschema::validator_for(&rules).unwrap();
+        let paths = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        for path in paths.filter(|path| path.is_file()) {
+            let (text, name) = (std::fs::read_to_string(&path).unwrap(), path.display());
+            let named = text.lines().next().and_then(|line| line.strip_prefix("#:schema ")).unwrap_or_else(|| {
+                panic!("{name}: expected #:schema and the way to schemas/{kind}-config.json in its first line")
+            });
+            let found = folder.join(named).canonicalize();
+            assert!(found.as_ref().is_ok_and(|found| *found == schema), "{name}: {named} is {found:?}");
+            let table: toml::Table = text.parse().unwrap();
+            let table = serde_json::to_value(table).unwrap();
+            let errors: Vec<String> =
+                rules.iter_errors(&table).map(|e| format!("{e} at {}", e.instance_path())).collect();
+            assert!(errors.is_empty(), "{name}: {errors:?}");
+        }
+    }
+}
+
 /// The Knowledge Distillation Toolkit's, by its names and with its numbers (knowledge_distillation/kd_training.py).
 #[test]
 fn presets_have_the_toolkits_numbers() {

@@ -16,6 +16,7 @@ mod configs;
 mod corruption;
 mod export;
 mod export_student;
+mod faults;
 mod feature_loss;
 mod features;
 mod forms;

@@ -57,6 +57,7 @@ pub struct CacheConfig {
     pub tail: TailConfig,
     /// Further outputs of the teacher that are kept, for losses on features.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub features: Vec<FeatureConfig>,
     /// How it lies on disk.
     #[serde(default)]

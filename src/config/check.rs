@@ -8,45 +8,36 @@
 use serde_json::{Map, Value};
 
 use super::Fault;
+use super::shape::{Definitions, key_in, kind_of, required};
 
 /// Adds every difference between `tree` and `schema` to `faults`.
 pub(super) fn check_tree(tree: &Value, schema: &Value, faults: &mut Vec<Fault>) {
-    Walk { definitions: schema.get("$defs"), faults }.value(tree, schema, "");
+    Walk { definitions: Definitions::of(schema), faults }.value(tree, schema, "");
 }
 
-struct Walk<'a> {
-    definitions: Option<&'a Value>,
-    faults: &'a mut Vec<Fault>,
+/// Whether there is no difference between `value` and `schema`.
+pub(super) fn fits<'a>(value: &Value, schema: &'a Value, definitions: Definitions<'a>) -> bool {
+    let mut faults = Vec::new();
+    Walk { definitions, faults: &mut faults }.value(value, schema, "");
+    faults.is_empty()
 }
 
-impl<'a> Walk<'a> {
+struct Walk<'a, 'f> {
+    definitions: Definitions<'a>,
+    faults: &'f mut Vec<Fault>,
+}
+
+impl<'a> Walk<'a, '_> {
     fn fault(&mut self, key: &str, problem: String) {
         self.faults.push(Fault::new(key, problem));
     }
 
-    /// Follows `$ref`.
-    fn resolve(&self, schema: &'a Value) -> &'a Value {
-        schema
-            .get("$ref")
-            .and_then(Value::as_str)
-            .and_then(|path| path.strip_prefix("#/$defs/"))
-            .and_then(|name| self.definitions?.get(name))
-            .unwrap_or(schema)
-    }
-
     fn value(&mut self, value: &Value, schema: &'a Value, key: &str) {
-        let schema = self.resolve(schema);
-        // An optional value: `anyOf: [schema, null]`. TOML has no null, so the first is meant. Or a number or a
-        // table: a table is compared with the one, and everything else with the other.
-        if let Some(options) = schema.get("anyOf").and_then(Value::as_array) {
-            let mut options = options.iter().filter(|o| o.get("type") != Some(&"null".into()));
-            let first = options.next();
-            let table = options.find(|_| value.is_object());
-            if let Some(inner) = table.or(first) {
-                self.value(value, inner, key);
-            }
+        // TOML has no null: it stands where JSON cannot hold what was given, and that is told already.
+        if value.is_null() {
             return;
         }
+        let schema = self.definitions.choose(schema, value.is_object());
         if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
             self.choice(value, variants, key);
             return;
@@ -113,9 +104,15 @@ impl<'a> Walk<'a> {
 
     fn bounds(&mut self, number: f64, value: &Value, schema: &Value, key: &str) {
         let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+        // The only types whose bounds `schemars` leaves to their names, and TOML's numbers exceed.
+        let largest = match schema.get("format").and_then(Value::as_str) {
+            Some("uint32") => Some(f64::from(u32::MAX)),
+            Some("int32") => Some(f64::from(i32::MAX)),
+            _ => None,
+        };
         if let Some(least) = bound("minimum").filter(|least| number < *least) {
             self.fault(key, format!("expected at least {least}, found {value}"));
-        } else if let Some(most) = bound("maximum").filter(|most| number > *most) {
+        } else if let Some(most) = bound("maximum").or(largest).filter(|most| number > *most) {
             self.fault(key, format!("expected at most {most}, found {value}"));
         } else if let Some(above) = bound("exclusiveMinimum").filter(|above| number <= *above) {
             self.fault(key, format!("expected more than {above}, found {value}"));
@@ -126,7 +123,7 @@ impl<'a> Walk<'a> {
 
     fn object(&mut self, object: &Map<String, Value>, schema: &'a Value, key: &str) {
         let properties = schema.get("properties").and_then(Value::as_object);
-        let inner = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+        let inner = |name: &str| key_in(key, name);
         for (name, value) in object {
             if let Some(known) = properties.and_then(|p| p.get(name)) {
                 self.value(value, known, &inner(name));
@@ -145,10 +142,8 @@ impl<'a> Walk<'a> {
                 _ => {}
             }
         }
-        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
-            if let Some(name) = name.as_str().filter(|name| !object.contains_key(*name)) {
-                self.fault(&inner(name), "missing".into());
-            }
+        for name in required(schema).filter(|name| !object.contains_key(*name)) {
+            self.fault(&inner(name), "missing".into());
         }
     }
 
@@ -164,17 +159,32 @@ impl<'a> Walk<'a> {
             self.fault(key, format!("expected a table, found {}", short(value)));
             return;
         };
-        let kind_of = |v: &'a Value| v.pointer("/properties/kind/const").and_then(Value::as_str);
         let kinds: Vec<&str> = variants.iter().filter_map(kind_of).collect();
-        let kind_key = if key.is_empty() { "kind".to_owned() } else { format!("{key}.kind") };
-        let Some(kind) = object.get("kind") else {
-            self.fault(&kind_key, format!("missing; expected one of {}", kinds.join(", ")));
+        let kind_key = key_in(key, "kind");
+        let kind = object.get("kind");
+        if let Some(variant) =
+            variants.iter().find(|v| kind_of(v).is_some_and(|k| kind.is_some_and(|kind| kind == k)))
+        {
+            self.object(object, variant, key);
             return;
-        };
-        match variants.iter().find(|v| kind_of(v).is_some_and(|k| kind.as_str() == Some(k))) {
-            Some(variant) => self.object(object, variant, key),
-            None => self.word(kind, kinds, &kind_key),
         }
+        let meant = kind.and_then(Value::as_str).and_then(|kind| likely(kind, &kinds));
+        match kind {
+            Some(kind) => self.word(kind, kinds, &kind_key),
+            None => self.fault(&kind_key, format!("missing; expected one of {}", kinds.join(", "))),
+        }
+        // What else is wrong is wrong with the likely kind, or with every kind.
+        let possible = variants.iter().filter(|v| meant.is_none_or(|meant| kind_of(v) == Some(meant)));
+        let faults_of = |variant: &'a Value| {
+            let mut faults = Vec::new();
+            Walk { definitions: self.definitions, faults: &mut faults }.object(object, variant, key);
+            faults
+        };
+        let shared = possible.map(faults_of).reduce(|mut shared, others| {
+            shared.retain(|fault| others.contains(fault));
+            shared
+        });
+        self.faults.extend(shared.into_iter().flatten().filter(|fault| fault.key != kind_key));
     }
 
     fn word(&mut self, value: &Value, words: Vec<&str>, key: &str) {
@@ -186,10 +196,14 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// "; did you mean x?" for the nearest of `known`, or nothing.
+/// "; did you mean x?" for what is likely, or nothing.
 fn did_you_mean(found: &str, known: &[&str]) -> String {
-    let (likeness, nearest) = nearest(found, known).unwrap_or_default();
-    if likeness > 0.75 { format!("; did you mean {nearest}?") } else { String::new() }
+    likely(found, known).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default()
+}
+
+/// The nearest of `known`, if it is near enough to be meant.
+pub(super) fn likely<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
+    nearest(found, known).filter(|(likeness, _)| *likeness > 0.75).map(|(_, nearest)| nearest)
 }
 
 /// The nearest of `known`, and how near it is, from 0 to 1.

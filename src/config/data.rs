@@ -70,6 +70,7 @@ pub struct PreprocessConfig {
     pub size: Option<[u32; 2]>,
     /// How images are resized.
     #[serde(skip_serializing_if = "Interpolation::is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub interpolation: Interpolation,
     /// Images: the side of the square that is cut out of the middle, after resizing if there is any, as
     /// torchvision's `CenterCrop`: what a smaller image lacks is black.

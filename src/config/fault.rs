@@ -19,6 +19,12 @@ impl Fault {
     }
 }
 
+/// Whether the place `inner` is `outer` or within it; everything is within the config, which has no key.
+pub(super) fn lies_in(inner: &str, outer: &str) -> bool {
+    let rest = inner.strip_prefix(outer);
+    rest.is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.key.is_empty() {

@@ -117,6 +117,7 @@ pub struct FeatureLossConfig {
     /// Which of the student's layers: `features`, what its last layer makes logits of. Of a TorchScript student that
     /// returns a tuple: the place in it, from 1 (0 are the logits).
     #[serde(default = "features", skip_serializing_if = "is_features")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub layer: String,
 }
 

@@ -7,6 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::check::check_tree;
+use super::fault::lies_in;
+use super::mend::Mender;
 use super::{ConfigError, Fault};
 
 /// A config that can be checked beyond the types of its values.
@@ -50,49 +52,53 @@ pub(super) fn checked<C: Config>(
 ) -> Result<C, ConfigError> {
     let schema = schemars::schema_for!(C);
     check_tree(&tree, schema.as_value(), &mut faults);
-    // What the schema refuses is left out, so that the rest can be checked in the same breath.
-    let rest = faults.iter().fold(tree, without);
-    let more = match serde_path_to_error::deserialize::<_, C>(rest) {
-        Ok(config) => match config.validate() {
-            more if more.is_empty() && faults.is_empty() => return Ok(config),
-            more => more,
-        },
-        // What the schema does not say: checks inside `try_from`. A fault of the whole document, which
-        // has no key, is a missing section, and reported.
-        Err(error) => vec![Fault::new(key(error.path()), error.inner().to_string())],
-    };
-    // In a section with a fault, others may be its consequence.
-    let is_new = |fault: &Fault| {
-        faults.is_empty()
-            || !fault.key.is_empty() && faults.iter().all(|known| section(&known.key) != section(&fault.key))
-    };
-    let more: Vec<Fault> = more.into_iter().filter(is_new).collect();
-    faults.extend(more);
+    let mut mender = Mender::new(&tree, schema.as_value());
+    loop {
+        let mut mended = mender.mended(&tree).into_iter();
+        let refused = match mended.next().map(read::<C>) {
+            Some(Ok(config)) => {
+                let more = config.validate();
+                if more.is_empty() && faults.is_empty() {
+                    return Ok(config);
+                }
+                let more = standing::<C>(more, mended, &faults);
+                faults.extend(more);
+                break;
+            }
+            Some(Err(fault)) => fault,
+            None => break,
+        };
+        // What the schema does not say: checks inside `try_from`. The rest is read without it. Of a value in which
+        // something else is misread it may be the consequence.
+        let goes_on = mender.refuse(&refused.key);
+        if !faults.iter().any(|known| lies_in(&known.key, &refused.key)) {
+            faults.push(refused);
+        }
+        if !goes_on {
+            break;
+        }
+    }
     faults.sort_by(|a, b| a.key.cmp(&b.key));
     Err(ConfigError::Faults { origin: origin.to_owned(), faults })
 }
 
-/// The first part of a dotted key.
-fn section(key: &str) -> &str {
-    key.split('.').next().unwrap_or(key)
+/// Those `found` that are there in all `others` too, however what is known to be wrong is mended.
+fn standing<C: Config>(
+    mut found: Vec<Fault>,
+    others: impl Iterator<Item = Value>,
+    known: &[Fault],
+) -> Vec<Fault> {
+    found.retain(|fault| !known.iter().any(|known| lies_in(&fault.key, &known.key)));
+    for config in others.filter_map(|other| read::<C>(other).ok()) {
+        let there = config.validate();
+        found.retain(|fault| there.contains(fault));
+    }
+    found
 }
 
-/// `tree` without what `fault` is about.
-fn without(mut tree: Value, fault: &Fault) -> Value {
-    let mut here = &mut tree;
-    let mut parts = fault.key.split('.').peekable();
-    while let Some(part) = parts.next() {
-        // An entry of a list goes with the list.
-        let (name, of_list) = part.split_once('[').map_or((part, false), |(name, _)| (name, true));
-        let Some(object) = here.as_object_mut() else { break };
-        if of_list || parts.peek().is_none() {
-            object.shift_remove(name);
-            break;
-        }
-        let Some(next) = object.get_mut(name) else { break };
-        here = next;
-    }
-    tree
+fn read<C: Config>(tree: Value) -> Result<C, Fault> {
+    serde_path_to_error::deserialize(tree)
+        .map_err(|error| Fault::new(key(error.path()), error.inner().to_string()))
 }
 
 /// A place as a key; the document's root is none.

@@ -31,15 +31,19 @@ pub struct LossConfig {
     pub dkd: DkdConfig,
     /// Of `dist`.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub dist: DistConfig,
     /// Of `nkd`.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub nkd: NkdConfig,
     /// Of `ranking`.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub ranking: RankingConfig,
     /// Of several caches.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub mixture: MixtureConfig,
     /// Of `cross_entropy`: share of the label that goes to all classes evenly.
     #[serde(default)]
@@ -47,9 +51,11 @@ pub struct LossConfig {
     pub label_smoothing: f64,
     /// Terms on the teacher's features that the cache keeps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub features: Vec<FeatureLossConfig>,
     /// Losses that a TorchScript student returns itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub returned: Vec<ReturnedLossConfig>,
 }
 
@@ -185,7 +191,7 @@ macro_rules! terms {
         pub struct LossWeights {
             $(
                 $(#[doc = $doc])+
-                $(#[serde($serde)])?
+                $(#[serde($serde)] #[schemars(skip_serializing_if = "super::outline::never")])?
                 #[schemars(with = "NotNegative")]
                 pub $name: Setting,
             )+

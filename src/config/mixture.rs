@@ -11,6 +11,7 @@ use super::Fault;
 pub struct MixtureConfig {
     /// Each teacher's weight, in the order of `--cache`; only their ratios count. Default: the same for all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub weights: Vec<f64>,
     /// What of them is averaged.
     pub average: MixtureAverage,

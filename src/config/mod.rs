@@ -2,7 +2,8 @@
 //!
 //! A file is read, `--set key=value` overrides are applied, the tree is compared with the JSON
 //! Schema that the structs generate (so that *all* faults are reported at once, with the nearest
-//! known key), and the values are then checked against each other by [`Config::validate`].
+//! known key), and the values are checked against each other by [`Config::validate`]: in the same
+//! breath, whatever could not be read.
 
 mod cache;
 mod change;
@@ -14,11 +15,13 @@ mod features;
 mod images;
 mod load;
 mod loss;
+mod mend;
 mod mixture;
 mod optim;
 mod outline;
 mod returned;
 mod schedule;
+mod shape;
 mod shuffle;
 mod student;
 mod sweep;

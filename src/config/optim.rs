@@ -42,6 +42,7 @@ pub enum OptimizerConfig {
         layer_decay: Option<f64>,
         /// Weights with a rate or a decay of their own.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         groups: Vec<GroupConfig>,
     },
     /// Adam (Kingma & Ba, 2015), weight decay as an L2 penalty.
@@ -69,6 +70,7 @@ pub enum OptimizerConfig {
         layer_decay: Option<f64>,
         /// Weights with a rate or a decay of their own.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         groups: Vec<GroupConfig>,
     },
     /// Stochastic gradient descent with momentum.
@@ -96,6 +98,7 @@ pub enum OptimizerConfig {
         layer_decay: Option<f64>,
         /// Weights with a rate or a decay of their own.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         groups: Vec<GroupConfig>,
     },
     /// RMSprop (Hinton, 2012).
@@ -128,6 +131,7 @@ pub enum OptimizerConfig {
         layer_decay: Option<f64>,
         /// Weights with a rate or a decay of their own.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         groups: Vec<GroupConfig>,
     },
     /// Lion (Chen et al., 2023): steps of one size, along the sign of the momentum.
@@ -151,6 +155,7 @@ pub enum OptimizerConfig {
         layer_decay: Option<f64>,
         /// Weights with a rate or a decay of their own.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         groups: Vec<GroupConfig>,
     },
 }

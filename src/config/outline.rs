@@ -3,22 +3,29 @@
 use serde_json::Value;
 
 use super::Config;
+use super::shape::{Definitions, key_in, kind_of, kinds, named, properties, required, type_of, words};
 
 /// Columns of a comment.
 const WIDTH: usize = 110;
 
-/// Every key of `C` with what it means. What has a default stands with it; what is required, and what is off unless
-/// given, stands in comments, as do the kinds of which one is to be chosen.
+/// Every key of `C` with what it means. What has a default stands with it; what is required, and what may be left out
+/// and has none, stands in comments, as do the kinds of which one is to be chosen.
 pub fn outline<C: Config>() -> String {
     let schema = schemars::schema_for!(C);
     let root = schema.as_value();
-    let mut page = Page { definitions: root.get("$defs"), text: String::new() };
+    let mut page = Page { definitions: Definitions::of(root), text: String::new() };
     page.keys(root, "", "", true);
     page.text
 }
 
+/// What `schemars(skip_serializing_if)` is for a key that is not written while it has its default: `schemars` would
+/// leave such a default out of the schema, and so out of all that is made of it.
+pub(super) fn never<T>(_: &T) -> bool {
+    false
+}
+
 struct Page<'a> {
-    definitions: Option<&'a Value>,
+    definitions: Definitions<'a>,
     text: String,
 }
 
@@ -37,30 +44,18 @@ enum Holds<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// Follows `$ref`, and takes the one of an optional value that is no null.
-    fn resolve(&self, schema: &'a Value) -> &'a Value {
-        let reference = schema.get("$ref").and_then(Value::as_str);
-        if let Some(name) = reference.and_then(|path| path.strip_prefix("#/$defs/")) {
-            return self.definitions.and_then(|all| all.get(name)).unwrap_or(schema);
-        }
-        let options = schema.get("anyOf").and_then(Value::as_array);
-        let inner = options.and_then(|all| all.iter().find(|one| one.get("type") != Some(&"null".into())));
-        inner.map_or(schema, |inner| self.resolve(inner))
-    }
-
     fn holds(&self, schema: &'a Value) -> Holds<'a> {
-        let schema = self.resolve(schema);
-        if let Some(all) = schema.get("oneOf").and_then(Value::as_array) {
-            let tagged = |one: &Value| one.pointer("/properties/kind/const").is_some();
-            return if all.iter().all(tagged) { Holds::Kinds(all) } else { Holds::Line };
+        let schema = self.definitions.choose(schema, false);
+        if let Some(kinds) = kinds(schema) {
+            return Holds::Kinds(kinds);
         }
-        let item = schema.get("items").map(|item| self.resolve(item));
+        let item = schema.get("items").map(|item| self.definitions.choose(item, false));
         if let Some(item) = item.filter(|item| item.get("properties").is_some()) {
             return Holds::Listed(item);
         }
-        match (schema.get("properties"), schema.get("additionalProperties")) {
-            (Some(_), _) => Holds::Table(schema),
-            (None, Some(Value::Object(_))) => Holds::Named(&schema["additionalProperties"]),
+        match named(schema) {
+            _ if schema.get("properties").is_some() => Holds::Table(schema),
+            Some(inner @ Value::Object(_)) => Holds::Named(inner),
             _ => Holds::Line,
         }
     }
@@ -85,18 +80,14 @@ impl<'a> Page<'a> {
     /// The keys of a table at `path`: values first, as TOML wants it, then tables. `before` stands before each line
     /// of what is off; `gaps`: whether empty lines part the tables.
     fn keys(&mut self, schema: &'a Value, path: &str, before: &str, gaps: bool) {
-        let properties = || schema.get("properties").and_then(Value::as_object).into_iter().flatten();
-        let required = |name: &str| {
-            let all = schema.get("required").and_then(Value::as_array);
-            all.is_some_and(|all| all.iter().any(|one| one == name))
-        };
-        for (name, property) in properties() {
+        let must: Vec<&str> = required(schema).collect();
+        for (name, property) in properties(schema) {
             if matches!(self.holds(property), Holds::Line) {
-                self.line(name, property, required(name), before);
+                self.line(name, property, must.contains(&name.as_str()), before);
             }
         }
-        for (name, property) in properties() {
-            let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        for (name, property) in properties(schema) {
+            let inner = key_in(path, name);
             let optional = property.get("anyOf").is_some();
             let off = if optional && before.is_empty() { "# " } else { before };
             let holds = self.holds(property);
@@ -106,9 +97,11 @@ impl<'a> Page<'a> {
             if gaps {
                 self.text.push('\n');
             }
-            let about = property.get("description").or_else(|| self.resolve(property).get("description"));
+            let about = property
+                .get("description")
+                .or_else(|| self.definitions.choose(property, false).get("description"));
             let about = about.and_then(Value::as_str).unwrap_or_default();
-            let needed = if required(name) { "Required. " } else { "" };
+            let needed = if must.contains(&name.as_str()) { "Required. " } else { "" };
             match holds {
                 Holds::Line => {}
                 Holds::Table(table) => {
@@ -119,7 +112,8 @@ impl<'a> Page<'a> {
                 Holds::Named(table) => {
                     self.comment(before, &format!("{needed}{about}"));
                     self.text.push_str(&format!("# [{inner}.NAME]\n"));
-                    self.keys(self.resolve(table), &format!("{inner}.NAME"), "# ", false);
+                    let table = self.definitions.choose(table, false);
+                    self.keys(table, &format!("{inner}.NAME"), "# ", false);
                 }
                 Holds::Listed(table) => {
                     self.comment(before, &format!("{needed}{about} Any number of tables:"));
@@ -128,15 +122,15 @@ impl<'a> Page<'a> {
                 }
                 Holds::Kinds(kinds) => {
                     self.comment(before, &format!("{needed}{about} One of these:"));
-                    let chosen = property.pointer("/default/kind");
+                    let chosen = property.pointer("/default/kind").and_then(Value::as_str);
                     for kind in kinds {
-                        let own = kind.pointer("/properties/kind/const");
+                        let own = kind_of(kind);
                         let off = if own == chosen && before.is_empty() { "" } else { "# " };
                         let about = kind.get("description").and_then(Value::as_str).unwrap_or_default();
                         self.comment(before, about);
                         self.text.push_str(&format!("{off}[{inner}]\n"));
                         if let Some(own) = own {
-                            self.text.push_str(&format!("{off}kind = {own}\n"));
+                            self.text.push_str(&format!("{off}kind = \"{own}\"\n"));
                         }
                         self.keys(kind, &inner, off, false);
                     }
@@ -146,42 +140,30 @@ impl<'a> Page<'a> {
     }
 
     fn line(&mut self, name: &str, property: &'a Value, required: bool, before: &str) {
-        let schema = self.resolve(property);
+        let schema = self.definitions.choose(property, false);
         if schema.get("const").is_some() {
             return;
         }
         let about = property.get("description").or_else(|| schema.get("description"));
         let about = about.and_then(Value::as_str).unwrap_or_default().to_owned();
-        let words = self.words(schema);
+        let words: Vec<String> = words(schema).into_iter().map(|word| format!("\"{word}\"")).collect();
         let choice = if words.is_empty() { String::new() } else { format!(" One of {}.", words.join(", ")) };
         self.comment(before, &format!("{about}{choice}"));
         let default = property.get("default").filter(|default| !default.is_null());
         let line = match default.and_then(|default| toml::Value::try_from(default).ok()) {
             Some(default) => format!("{before}{name} = {default}\n"),
             None => {
-                let state = if required { "required" } else { "off unless given" };
-                format!("# {name} = …  # {}, {state}\n", type_of(schema))
+                let state = if required { "required" } else { "may be left out" };
+                format!("# {name} = …  # {}, {state}\n", in_a_word(schema))
             }
         };
         self.text.push_str(&line);
     }
-
-    /// The words that a value may be.
-    fn words(&self, schema: &Value) -> Vec<String> {
-        let consts = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
-        let consts = consts.filter_map(|one| one.get("const").or_else(|| one.pointer("/enum/0")));
-        let listed = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
-        consts.chain(listed).filter_map(Value::as_str).map(|word| format!("\"{word}\"")).collect()
-    }
 }
 
 /// A type in a word.
-fn type_of(schema: &Value) -> &str {
-    let name = match schema.get("type") {
-        Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).find(|name| *name != "null"),
-        one => one.and_then(Value::as_str),
-    };
-    match name {
+fn in_a_word(schema: &Value) -> &str {
+    match type_of(schema) {
         Some("integer") => "a whole number",
         Some("number") => "a number",
         Some("boolean") => "true or false",
@@ -194,6 +176,11 @@ fn type_of(schema: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fmt::Debug;
+
+    use serde_json::Map;
+
+    use crate::config::mend::Mender;
     use crate::config::{CacheConfig, TrainConfig, load_str};
 
     /// What is said, without the lines that are comments.
@@ -245,5 +232,154 @@ mod tests {
         let written: TrainConfig = load_str(&outline::<TrainConfig>(), "outline", &needed).unwrap();
         let left: TrainConfig = load_str("", "nothing", &needed).unwrap();
         assert_eq!(written, left);
+    }
+
+    /// A line of an outline: the table it is in, its key, and its value, if that is there.
+    type Line = (String, String, Option<toml::Value>);
+
+    /// The lines that a schema asks for.
+    fn asked<'a>(schema: &'a Value, definitions: Definitions<'a>, path: &str, lines: &mut Vec<Line>) {
+        let must: Vec<&str> = required(schema).collect();
+        for (name, property) in properties(schema) {
+            let plain = definitions.choose(property, false);
+            let inner = key_in(path, name);
+            if plain.get("const").is_some() {
+                continue;
+            }
+            let default = property.get("default");
+            let may_be_none = plain != property && property.get("anyOf").is_some()
+                || property["type"].as_array().is_some_and(|types| types.contains(&"null".into()));
+            assert!(
+                default.is_some() || may_be_none || must.contains(&name.as_str()),
+                "{inner} has a default that its schema does not tell: add \
+                 #[schemars(skip_serializing_if = \"super::outline::never\")]"
+            );
+            let item = plain.get("items").map(|item| definitions.choose(item, false));
+            if let Some(kinds) = kinds(plain) {
+                kinds.iter().for_each(|kind| asked(kind, definitions, &inner, lines));
+            } else if let Some(item) = item.filter(|item| item.get("properties").is_some()) {
+                asked(item, definitions, &inner, lines);
+            } else if plain.get("properties").is_some() {
+                asked(plain, definitions, &inner, lines);
+            } else if let Some(inner_table) = named(plain).filter(|named| named.is_object()) {
+                asked(definitions.choose(inner_table, false), definitions, &format!("{inner}.NAME"), lines);
+            } else {
+                let default = default.filter(|default| !default.is_null());
+                lines.push((path.into(), name.clone(), default.map(|v| toml::Value::try_from(v).unwrap())));
+            }
+        }
+    }
+
+    /// The lines that a text has, in comments or not.
+    fn printed(text: &str) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let mut path = String::new();
+        for line in text.lines() {
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            if let Some(table) = line.strip_prefix('[').filter(|_| !line.contains(' ')) {
+                path = table.trim_start_matches('[').trim_end_matches(']').to_owned();
+            }
+            let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.contains([' ', '`']))
+            else {
+                continue;
+            };
+            if key == "kind" && path != "loss.features" && path != "teacher" {
+                continue;
+            }
+            let value = (!value.starts_with('…'))
+                .then(|| format!("v = {value}").parse::<toml::Table>().unwrap().remove("v").unwrap());
+            lines.push((path.clone(), key.to_owned(), value));
+        }
+        lines
+    }
+
+    /// `value` with every default of `schema` that it does not have.
+    fn filled<'a>(value: &Value, schema: &'a Value, definitions: Definitions<'a>) -> Value {
+        let mut schema = definitions.choose(schema, value.is_object());
+        if let Some(kinds) = kinds(schema) {
+            let own = |kind: &&Value| kind_of(kind) == value["kind"].as_str();
+            schema = kinds.iter().find(own).unwrap();
+        }
+        match value {
+            Value::Object(table) => {
+                let mut table: Map<String, Value> = table.clone();
+                for (name, property) in properties(schema) {
+                    let given = table.get(name).or(property.get("default")).cloned();
+                    table.extend(given.map(|value| (name.clone(), filled(&value, property, definitions))));
+                }
+                if let Some(inner) = named(schema) {
+                    table.values_mut().for_each(|value| *value = filled(value, inner, definitions));
+                }
+                table.into()
+            }
+            Value::Array(items) => {
+                items.iter().map(|item| filled(item, &schema["items"], definitions)).collect()
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn every_default_is_told<C: Config + Debug + PartialEq>() {
+        let schema = schemars::schema_for!(C);
+        let root = schema.as_value();
+        let definitions = Definitions::of(root);
+        let (mut expected, mut found) = (Vec::new(), printed(&outline::<C>()));
+        asked(root, definitions, "", &mut expected);
+        let by_key = |a: &Line, b: &Line| format!("{a:?}").cmp(&format!("{b:?}"));
+        expected.sort_by(by_key);
+        found.sort_by(by_key);
+        assert!(expected.len() > 60, "{expected:?}");
+        for (expected, found) in expected.iter().zip(&found) {
+            assert_eq!(expected, found);
+        }
+        assert_eq!(expected.len(), found.len());
+        // What the schema tells is what the code takes: of every section, and of every kind of it.
+        let mender = Mender::new(&Value::Null, root);
+        let least = &mender.mended(&Value::Object(Map::new()))[0];
+        let read = |tree: &Value| serde_json::from_value::<C>(tree.clone());
+        for (name, property) in properties(root) {
+            for section in mender.stand_ins(property) {
+                let mut tree = least.clone();
+                tree[name] = section;
+                let whole = filled(&tree, root, definitions);
+                assert_ne!(whole, tree, "nothing is told of {name}");
+                // Nodes of the tail have checks of their own, which what stands in does not pass.
+                let Ok(left) = read(&tree) else {
+                    assert_eq!(name, "tail", "{tree:#}");
+                    continue;
+                };
+                assert_eq!(read(&whole).unwrap(), left, "{whole:#}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_default_of_a_training_config_is_told() {
+        every_default_is_told::<TrainConfig>();
+    }
+
+    #[test]
+    fn every_default_of_a_caches_config_is_told() {
+        every_default_is_told::<CacheConfig>();
+    }
+
+    #[test]
+    fn defaults_that_are_not_written_into_runs_are_told() {
+        let text = outline::<TrainConfig>();
+        for line in [
+            "precision = \"f32\"",
+            "deterministic = false",
+            "validate_every = 1",
+            "per = \"step\"",
+            "# stem = \"small\"",
+            "gradient_norm = false",
+            "tensorboard = false",
+            "nkd = 0.0",
+            "gamma = 1.5",
+            "# layer = \"features\"",
+            "# threads = …  # a whole number, may be left out",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
     }
 }

@@ -17,6 +17,7 @@ pub enum ScheduleConfig {
         warmup_epochs: f64,
         /// Whether it changes with each step, or is the same for all steps of an epoch.
         #[serde(default, skip_serializing_if = "Per::is_default")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         per: Per,
     },
     /// A straight line down from the peak, after a linear warm-up.
@@ -31,6 +32,7 @@ pub enum ScheduleConfig {
         final_fraction: f64,
         /// Whether it changes with each step, or is the same for all steps of an epoch.
         #[serde(default, skip_serializing_if = "Per::is_default")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         per: Per,
     },
     /// Half a cosine down from the peak, after a linear warm-up.
@@ -45,6 +47,7 @@ pub enum ScheduleConfig {
         final_fraction: f64,
         /// Whether it changes with each step, or is the same for all steps of an epoch.
         #[serde(default, skip_serializing_if = "Per::is_default")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         per: Per,
     },
     /// Half cosines, each beginning at the peak again (SGDR, Loshchilov & Hutter, 2017).
@@ -66,6 +69,7 @@ pub enum ScheduleConfig {
         final_fraction: f64,
         /// Whether it changes with each step, or is the same for all steps of an epoch.
         #[serde(default, skip_serializing_if = "Per::is_default")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         per: Per,
     },
     /// Falls by a factor every so many epochs, after a linear warm-up.
@@ -83,6 +87,7 @@ pub enum ScheduleConfig {
         factor: f64,
         /// Whether it changes with each step, or is the same for all steps of an epoch.
         #[serde(default, skip_serializing_if = "Per::is_default")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         per: Per,
     },
     /// Up to the peak along half a cosine, and down along another (Smith & Topin, 2018; as PyTorch's `OneCycleLR`).
@@ -101,6 +106,7 @@ pub enum ScheduleConfig {
         final_fraction: f64,
         /// Whether it changes with each step, or is the same for all steps of an epoch.
         #[serde(default, skip_serializing_if = "Per::is_default")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         per: Per,
     },
     /// Warm-up, the peak, and a straight line down at the end (WSD, Hu et al., 2024).
@@ -118,6 +124,7 @@ pub enum ScheduleConfig {
         final_fraction: f64,
         /// Whether it changes with each step, or is the same for all steps of an epoch.
         #[serde(default, skip_serializing_if = "Per::is_default")]
+        #[schemars(skip_serializing_if = "super::outline::never")]
         per: Per,
     },
 }

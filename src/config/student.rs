@@ -120,6 +120,7 @@ impl StudentConfig {
 pub struct ResnetConfig {
     /// What comes before the first stage.
     #[serde(default, skip_serializing_if = "Stem::is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub stem: Stem,
     /// Channels of the first stage; 64 is the published width.
     #[serde(default = "resnet_width")]
@@ -221,7 +222,8 @@ impl LlamaConfig {
 
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let (width, heads, kv_heads) = (self.hidden_size, self.num_attention_heads, self.kv_heads());
+        let (width, heads) = (u64::from(self.hidden_size), u64::from(self.num_attention_heads));
+        let kv_heads = u64::from(self.kv_heads());
         if heads > 0 && !width.is_multiple_of(2 * heads) {
             let problem =
                 format!("expected a multiple of 2 · num_attention_heads = {}, found {width}", 2 * heads);

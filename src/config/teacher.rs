@@ -72,6 +72,7 @@ pub struct TeacherConfig {
     /// With kind `command`: the program and its arguments, to which `path` is added. It reads batches from its
     /// standard input and answers with logits on its standard output, as schemas/teacher-command.md says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub command: Vec<String>,
     /// ONNX: the input that takes the samples; may be left out when there is only one, or for a
     /// language model that calls it `input_ids`.
@@ -99,11 +100,13 @@ pub struct TeacherConfig {
     /// Language models: positions whose logits are in memory as single precision at once. (A GPU of libtorch's keeps all of
     /// a batch, in the model's own type: `batch` is what bounds them there.)
     #[serde(default = "default_chunk", skip_serializing_if = "is_default_chunk")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     #[schemars(range(min = 1))]
     pub chunk: usize,
     /// Language models: the model has more logits than the tokenizer has tokens, and those beyond the
     /// first `classes` are padding, to be cut off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub padded_vocabulary: bool,
     /// What the output means.
     #[serde(default)]

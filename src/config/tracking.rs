@@ -16,9 +16,11 @@ pub struct TrackingConfig {
     pub every: Option<u64>,
     /// Measures the norm of the gradients where `train.clip_norm` does not.
     #[serde(skip_serializing_if = "is_off")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub gradient_norm: bool,
     /// Writes event files for TensorBoard to the folder `tensorboard` of the run.
     #[serde(skip_serializing_if = "is_off")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub tensorboard: bool,
     /// Sends all lines to an MLflow server, as a run of its own.
     #[serde(skip_serializing_if = "Option::is_none")]

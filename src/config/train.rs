@@ -55,9 +55,11 @@ pub struct TrainConfig {
     pub validation: BTreeMap<String, ValidationConfig>,
     /// Which students stay on disk.
     #[serde(default, skip_serializing_if = "CheckpointConfig::is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub checkpoint: CheckpointConfig,
     /// What is told of the run while it goes on.
     #[serde(default, skip_serializing_if = "TrackingConfig::is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub tracking: TrackingConfig,
 }
 
@@ -115,6 +117,7 @@ pub struct TrainSection {
     /// Weights whose names begin with one of these stay as they begin: `model.embed_tokens`, say. The running
     /// statistics of a batch norm go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub freeze: Vec<String>,
     /// Ends the run after so many steps, if epochs do not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,6 +125,7 @@ pub struct TrainSection {
     pub max_steps: Option<u64>,
     /// Measures the validation sets after every so many epochs, and after the last.
     #[serde(default = "one_epoch", skip_serializing_if = "is_one")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     #[schemars(range(min = 1))]
     pub validate_every: u32,
     /// Ends the run after so many epochs that are no better than the best by what selects it; where that is a measure,
@@ -138,10 +142,12 @@ pub struct TrainSection {
     pub device: String,
     /// What matrices and kernels are multiplied in.
     #[serde(default, skip_serializing_if = "Precision::is_default")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub precision: Precision,
     /// Whether a GPU is to give the same bits from the same seed, as the CPU always does: it then takes slower
     /// algorithms, and needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the environment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub deterministic: bool,
     /// Threads of libtorch; default: one per core.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -21,6 +21,7 @@ pub struct ValidationConfig {
     /// Named measures that programs compute from the student's predictions of the set
     /// (`schemas/metric-command.md`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub metrics: BTreeMap<String, MetricConfig>,
 }
 
@@ -63,9 +64,11 @@ pub struct MetricConfig {
     pub timeout: f64,
     /// So many of the most probable classes, and their probabilities, are in the file too.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub top: usize,
     /// Whether all logits are in the file too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
     pub logits: bool,
 }
 

@@ -3,10 +3,11 @@
 mod keys;
 mod points;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -50,12 +51,29 @@ pub struct SweepConfig {
     pub set: Keys,
     /// Keys with a list of values each: every combination is a run. The first key changes slowest.
     #[serde(default, skip_serializing_if = "Keys::is_empty")]
-    #[schemars(with = "BTreeMap<String, Vec<Value>>")]
+    #[schemars(with = "BTreeMap<String, Values>")]
     pub grid: Keys,
     /// Keys that change together, one table a run; beside a grid, each with every combination of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<BTreeMap<String, Value>>")]
     pub list: Vec<Keys>,
+}
+
+/// The schema of what a key of the grid holds: values, or, as long as its dots are not read as one key, more keys.
+struct Values;
+
+impl JsonSchema for Values {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Values".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "array", "items": true }, { "type": "object" }] })
+    }
 }
 
 fn one() -> usize {
@@ -160,8 +178,9 @@ impl SweepConfig {
 
 /// What is wrong with the values of a key of the grid.
 fn values_of(key: &str, values: &Value) -> Option<Fault> {
-    // What is no list is known already.
-    let values = values.as_array()?;
+    let Some(values) = values.as_array() else {
+        return Some(Fault::new(key, "expected a list, found a table"));
+    };
     if values.is_empty() {
         return Some(Fault::new(key, "expected at least one value, found none"));
     }

@@ -164,6 +164,8 @@ fn all_faults_come_at_once() {
         ]
     );
     assert!(faults("base = \"x\"")[0].contains("expected [grid] or [[list]]"));
+    let braces = faults("base = \"x\"\n[grid]\nstudent = { kind = \"mlp\" }");
+    assert_eq!(braces, ["grid.student: expected a list, found a table"]);
     let values: Vec<String> = (0..101).map(|at| at.to_string()).collect();
     let many = format!("base = \"x\"\n[grid]\na = [{0}]\nb = [{0}]", values.join(", "));
     assert_eq!(faults(&many), ["grid: expected at most 10000 runs, found 10201"]);
