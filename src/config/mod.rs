@@ -4,6 +4,7 @@
 //! Schema that the structs generate (so that *all* faults are reported at once, with the nearest
 //! known key), and the values are then checked against each other by [`Config::validate`].
 
+mod batch;
 mod cache;
 mod change;
 mod check;
@@ -28,6 +29,7 @@ mod tracking;
 mod train;
 mod validation;
 
+pub use batch::TeacherBatch;
 pub use cache::{
     CacheConfig, DEFAULT_CURVE_STEP, DEFAULT_FIT_SAMPLES, DEFAULT_LEVEL, DEFAULT_MAX_K,
     DEFAULT_SHARD_SAMPLES, DEFAULT_STEP, DEFAULT_STEP_GROWTH, HeadConfig, StorageConfig, StorageForm,
