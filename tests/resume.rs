@@ -311,3 +311,27 @@ fn a_folder_of_somebody_elses_is_left_alone() {
     build(&case.config, &file, &SET).refused(&["thesis.tex"]);
     assert_eq!(std::fs::read(&file).unwrap(), b"years of work");
 }
+
+#[test]
+fn a_batch_that_was_found_out_is_kept() {
+    let case = Case::new();
+    let auto = [&SET[..], &["teacher.batch=\"auto\""]].concat();
+    // What is found out stands in the manifest, and is as good as a number in the config.
+    let out = case.out("auto");
+    build(&case.config, &out, &auto).code(0);
+    let manifest: serde_json::Value = serde_json::from_slice(&files(&out)["manifest.json"]).unwrap();
+    let found = manifest["teacher"]["batch"].as_u64().unwrap();
+    assert!(found.is_power_of_two() && found <= 8, "a power of two within a shard, found {found}");
+    let given = format!("teacher.batch={found}");
+    let given = [&SET[..], &[given.as_str()]].concat();
+    let numbered = case.out("numbered");
+    build(&case.config, &numbered, &given).code(0);
+    assert_eq!(files(&numbered), files(&out));
+    // Whatever would be found out now: a build that was begun goes on as it was begun, and a whole one is whole.
+    let begun = case.out("begun");
+    case.surely_interrupted(&begun, 3, "INT").code(130);
+    build(&case.config, &begun, &auto).code(0);
+    assert_eq!(files(&begun), case.whole);
+    let report = build(&case.config, &begun, &auto).code(0).json();
+    assert_eq!(report["outcome"], "already_complete");
+}

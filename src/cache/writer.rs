@@ -100,6 +100,16 @@ impl CacheWriter {
         Ok(Found::Writer(Box::new(writer)))
     }
 
+    /// Samples in a forward pass of the teacher of the cache that `dir` holds, whole or begun; `None` where it holds none.
+    ///
+    /// # Errors
+    /// Those of reading its manifest.
+    pub fn batch_kept_in(dir: &Path) -> Result<Option<usize>, CacheError> {
+        let kept = [dir.join(MANIFEST_FILE), dir.join(BUILD_FOLDER).join(PLAN_FILE)];
+        let kept = kept.iter().find(|path| path.exists()).map(|path| Manifest::load(path)).transpose()?;
+        Ok(kept.map(|manifest| manifest.teacher.batch))
+    }
+
     /// The tail model of an earlier, interrupted run, if it got that far.
     ///
     /// # Errors

@@ -269,7 +269,7 @@ impl CacheConfig {
         self.dataset.rows().is_some()
     }
 
-    /// Samples in a forward pass.
+    /// Samples in a forward pass; the fewest where that is to be found out.
     pub fn batch(&self) -> usize {
         if self.is_of_tokens() { self.teacher.token_batch() } else { self.teacher.image_batch() }
     }

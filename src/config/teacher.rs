@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, device};
+use super::{Fault, TeacherBatch, device};
 
 /// Default of [`TeacherConfig::batch`] for images.
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
@@ -115,10 +115,10 @@ pub struct TeacherConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2))]
     pub classes: Option<usize>,
-    /// Samples per forward pass; unless given 128, or 4 where samples are rows of tokens.
+    /// Samples per forward pass; unless given 128, or 4 where samples are rows of tokens. With `"auto"` a build tries sizes when it
+    /// begins, and keeps in the manifest the smallest that is as quick as any: that is what it goes on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub batch: Option<usize>,
+    pub batch: Option<TeacherBatch>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "default_device")]
     pub device: String,
@@ -171,14 +171,22 @@ impl TeacherConfig {
         faults
     }
 
-    /// Images in a forward pass.
+    /// Images in a forward pass; the fewest where that is to be found out.
     pub fn image_batch(&self) -> usize {
-        self.batch.unwrap_or(DEFAULT_TEACHER_BATCH)
+        self.batch_unless_given(DEFAULT_TEACHER_BATCH)
     }
 
-    /// Rows of tokens in a forward pass.
+    /// Rows of tokens in a forward pass; the fewest where that is to be found out.
     pub fn token_batch(&self) -> usize {
-        self.batch.unwrap_or(DEFAULT_TOKEN_BATCH)
+        self.batch_unless_given(DEFAULT_TOKEN_BATCH)
+    }
+
+    fn batch_unless_given(&self, default: usize) -> usize {
+        match self.batch {
+            None => default,
+            Some(TeacherBatch::Of(samples)) => samples.get(),
+            Some(TeacherBatch::Auto) => 1,
+        }
     }
 }
 

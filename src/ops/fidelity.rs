@@ -111,7 +111,7 @@ pub fn fidelity(
         "log_probabilities" => OutputKind::LogProbabilities,
         _ => OutputKind::Logits,
     };
-    let mut source = Source::open(&config)?;
+    let mut source = Source::open(&config, Some(manifest.teacher.batch))?;
     let found = source.plan(&config)?;
     let preprocess = |manifest: &Manifest| {
         manifest.preprocess.as_ref().map_or("none".to_owned(), |p| p.digest.to_string())

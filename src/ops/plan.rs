@@ -160,7 +160,7 @@ pub fn plan(
     }
     // Both can fail, and neither takes as long as a teacher.
     let free_bytes = settings.out.as_deref().map(free_bytes).transpose()?.flatten();
-    let mut source = Source::open(config)?;
+    let mut source = Source::open(config, None)?;
     let manifest = source.plan(config)?;
     let (rate, logits) = measure(&mut source, settings.batches, progress)?;
     let coded = manifest.scale().ok().flatten().is_some();

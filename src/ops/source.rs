@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::inherit::{InheritError, Inherited};
-use super::keep;
 use super::reading::Reading;
 use super::samples::{Model, Samples, Wanted};
+use super::{batch_size, keep};
 use crate::cache::{
     AugmentIdentity, DatasetIdentity, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
     TeacherIdentity, TokensIdentity, format,
 };
-use crate::config::{CacheConfig, TeacherConfig, ValueEncoding};
+use crate::config::{CacheConfig, TeacherBatch, TeacherConfig, ValueEncoding};
 use crate::dataset::DatasetError;
 use crate::digest::Digest;
 use crate::ids::{Position, SampleId};
@@ -117,14 +117,20 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens everything and asks the teacher about the first batch.
-    pub(super) fn open(config: &CacheConfig) -> Result<Self, SourceError> {
+    /// Opens everything and asks the teacher about the first batch, of as many samples as the config says; where it says
+    /// "auto", of as many as `kept_batch`, or as measured.
+    pub(super) fn open(config: &CacheConfig, kept_batch: Option<usize>) -> Result<Self, SourceError> {
         let inherit = |path: &PathBuf| Inherited::open(path, config);
         let inherited = config.tail.from.as_ref().map(inherit).transpose()?;
         let nodes = inherited.as_ref().map_or(&config.tail.nodes, Inherited::nodes);
         let samples = Samples::open(config)?;
-        let batch = config.batch();
         let mut model = Model::open(config, &samples)?;
+        let most = samples.rows().min(config.storage.shard_samples);
+        let batch = match (config.teacher.batch, kept_batch) {
+            (Some(TeacherBatch::Auto), None) => batch_size::measured(&samples, &mut model, most),
+            (Some(TeacherBatch::Auto), Some(kept)) => Ok(kept),
+            _ => Ok(config.batch()),
+        }?;
         let first = (batch as u64).min(samples.rows());
         let prepared = samples.prepare((0..first).map(|index| samples.row_at(index)).collect())?;
         let positions = prepared.positions();

@@ -1,0 +1,104 @@
+//! How many samples the teacher is asked about at once.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::num::NonZeroUsize;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The word for [`TeacherBatch::Auto`].
+const AUTO: &str = "auto";
+
+/// Samples in a forward pass of the teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TeacherBatch {
+    /// So many.
+    Of(NonZeroUsize),
+    /// As many as are quick, measured when a build begins.
+    Auto,
+}
+
+impl fmt::Display for TeacherBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of(samples) => samples.fmt(f),
+            Self::Auto => f.write_str(AUTO),
+        }
+    }
+}
+
+impl Serialize for TeacherBatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Of(samples) => samples.serialize(serializer),
+            Self::Auto => serializer.serialize_str(AUTO),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TeacherBatch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NumberOrWord)
+    }
+}
+
+struct NumberOrWord;
+
+impl Visitor<'_> for NumberOrWord {
+    type Value = TeacherBatch;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a whole number from 1 on, or \"{AUTO}\"")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<TeacherBatch, E> {
+        let samples = usize::try_from(number).ok().and_then(NonZeroUsize::new);
+        samples.map(TeacherBatch::Of).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<TeacherBatch, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_str<E: Error>(self, word: &str) -> Result<TeacherBatch, E> {
+        match word {
+            AUTO => Ok(TeacherBatch::Auto),
+            _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+        }
+    }
+}
+
+impl JsonSchema for TeacherBatch {
+    fn schema_name() -> Cow<'static, str> {
+        "TeacherBatch".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": AUTO }] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_or_the_word_is_read_and_written_and_nothing_else_is() {
+        for (json, batch) in
+            [("7", TeacherBatch::Of(NonZeroUsize::new(7).unwrap())), ("\"auto\"", TeacherBatch::Auto)]
+        {
+            assert_eq!(serde_json::from_str::<TeacherBatch>(json).unwrap(), batch);
+            assert_eq!(serde_json::to_string(&batch).unwrap(), json);
+            assert_eq!(batch.to_string(), json.trim_matches('"'));
+        }
+        for wrong in ["0", "-3", "1.5", "\"automatic\"", "[]"] {
+            let error = serde_json::from_str::<TeacherBatch>(wrong).unwrap_err().to_string();
+            assert!(error.contains("expected a whole number from 1 on, or \"auto\""), "{wrong}: {error}");
+        }
+    }
+}
