@@ -58,6 +58,9 @@ impl RunCaches {
     /// # Errors
     /// [`TrainError::Write`].
     pub(super) fn write(&self, folder: &RunFolder) -> Result<(), TrainError> {
+        if !folder.writes() {
+            return Ok(());
+        }
         let path = folder.caches();
         let text = json(self, true).and_then(|text| durable::write_file(&path, &text));
         text.map_err(|source| TrainError::Write { path, source })

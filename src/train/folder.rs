@@ -122,7 +122,7 @@ impl RunFolder {
 
     /// What the run's caches were when it was begun.
     pub(super) fn caches(&self) -> PathBuf {
-        self.0.join(CACHES)
+        self.path.join(CACHES)
     }
 
     /// Variables of the student that was kept.

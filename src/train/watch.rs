@@ -1,6 +1,7 @@
 //! What is told of a run while it goes on: lines of steps, event files, a server. Where one of them cannot be told, that is
 //! said, and the run goes on: nothing of it is needed to go on from, other than the lines of epochs, which are not here.
 
+use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
