@@ -316,6 +316,12 @@ fn a_folder_of_somebody_elses_is_left_alone() {
 fn a_batch_that_was_found_out_is_kept() {
     let case = Case::new();
     let auto = [&SET[..], &["teacher.batch=\"auto\""]].concat();
+    let wrong = [&SET[..], &["teacher.batch=\"automatic\""]].concat();
+    build(&case.config, &case.out("none"), &wrong).refused(&[
+        "teacher.batch",
+        "from 1 on, or \"auto\"",
+        "automatic",
+    ]);
     // What is found out stands in the manifest, and is as good as a number in the config.
     let out = case.out("auto");
     build(&case.config, &out, &auto).code(0);

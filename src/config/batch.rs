@@ -79,7 +79,8 @@ impl JsonSchema for TeacherBatch {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": AUTO }] })
+        // Bounds are of numbers alone, patterns of strings.
+        json_schema!({ "type": ["integer", "string"], "minimum": 1, "pattern": format!("^{AUTO}$") })
     }
 }
 

@@ -130,6 +130,7 @@ fn all_faults_come_at_once() {
         [
             "bas: unknown key; did you mean base? (known: base, cache, grid, jobs, list, rank_by, set)",
             "base: missing",
+            "grid.loss.temperature: expected at least one value, found none",
             "grid.seed: expected a list, found 3",
             "jobs: expected at least 1, found 0",
         ]

@@ -1,15 +1,11 @@
 // What a GPU gives a kernel, on a CPU: blocks one after the other, and of a block each thread in its turn from one barrier to
 // the next.
 
+#include <math.h>
+#include <string.h>
 #include <ucontext.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <functional>
 #include <utility>
-#include <vector>
 
 #define __device__
 #define __global__
@@ -19,12 +15,11 @@
 #define __noinline__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
-using std::min;
+static int min(int a, int b) { return a < b ? a : b; }
 
 static struct { int x; } threadIdx, blockIdx;
 
 static ucontext_t between, threads[THREADS];
-static std::function<void()> body;
 static int vote;
 static float lanes[THREADS];
 
@@ -54,50 +49,57 @@ static unsigned atomicOr(unsigned *to, unsigned more) { return std::exchange(*to
 
 static float __int_as_float(int bits) {
     float single;
-    std::memcpy(&single, &bits, 4);
+    memcpy(&single, &bits, 4);
     return single;
 }
 
 static int __float_as_int(float single) {
     int bits;
-    std::memcpy(&bits, &single, 4);
+    memcpy(&bits, &single, 4);
     return bits;
 }
 
-static float power_of_two(float x) { return std::exp2(x); }
+static float power_of_two(float x) { return exp2f(x); }
 
 static float half_as_float(unsigned short bits) {
     const int sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
     if (exponent == 31) return __int_as_float(sign | 0x7f800000 | fraction << 13);
-    const float size = std::ldexp((float)(exponent > 0 ? fraction | 1024 : fraction), std::max(exponent, 1) - 25);
+    const float size = ldexpf((float)(exponent > 0 ? fraction | 1024 : fraction), (exponent > 0 ? exponent : 1) - 25);
     return __int_as_float(sign | __float_as_int(size));
 }
 
-template <typename... Parameters, std::size_t... At>
+template <typename... Parameters, unsigned long... At>
 static void call(void (*kernel)(Parameters...), void **arguments, std::index_sequence<At...>) {
     kernel(*static_cast<Parameters *>(arguments[At])...);
 }
 
-static int running;
+// What all threads of a block do, and how many of them are not done.
+template <typename... Parameters> struct Block {
+    static inline void (*kernel)(Parameters...);
+    static inline void **arguments;
+    static inline int running;
 
-static void thread() {
-    body();
-    running--;
-}
+    static void thread() {
+        call(kernel, arguments, std::index_sequence_for<Parameters...>());
+        running--;
+    }
+};
 
 template <typename... Parameters>
 static void blocks_of(void (*kernel)(Parameters...), int blocks, void **arguments) {
-    static std::vector<char> stacks(THREADS * 65536);
-    body = [=] { call(kernel, arguments, std::index_sequence_for<Parameters...>()); };
+    using Own = Block<Parameters...>;
+    static char stacks[THREADS][65536];
+    Own::kernel = kernel;
+    Own::arguments = arguments;
     for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) {
         for (int t = 0; t < THREADS; t++) {
             getcontext(&threads[t]);
-            threads[t].uc_stack.ss_sp = &stacks[t * 65536];
-            threads[t].uc_stack.ss_size = 65536;
+            threads[t].uc_stack.ss_sp = stacks[t];
+            threads[t].uc_stack.ss_size = sizeof stacks[t];
             threads[t].uc_link = &between;
-            makecontext(&threads[t], thread, 0);
+            makecontext(&threads[t], Own::thread, 0);
         }
-        for (running = THREADS; running > 0;) {
+        for (Own::running = THREADS; Own::running > 0;) {
             for (threadIdx.x = 0; threadIdx.x < THREADS; threadIdx.x++) {
                 swapcontext(&between, &threads[threadIdx.x]);
             }

@@ -179,7 +179,8 @@ fn a_shift_of_either_sides_logits_turns_nothing() {
             of(&(values * 0.25), &(&student * 4.0)),
         ] {
             for (row, (moved, found)) in moved.iter().zip(&found).enumerate() {
-                assert!((moved - found).abs() < 1e-5, "k = {k}, row {row}: {moved} is not {found}");
+                // Two logits that are nearly equal are turned by what rounding does to them at another level.
+                assert!((moved - found).abs() < 1e-4, "k = {k}, row {row}: {moved} is not {found}");
                 assert!(case.batch.count(row) > 1 || *found == 0.0, "k = {k}, row {row}: {found}");
             }
         }
@@ -187,7 +188,7 @@ fn a_shift_of_either_sides_logits_turns_nothing() {
         for (student, expected) in [(values + &shift, 0.0), (&shift - values, 2.0)] {
             for (row, found) in of(values, &student).iter().enumerate() {
                 let expected = if case.batch.count(row) == 1 { 0.0 } else { expected };
-                assert!((found - expected).abs() < 1e-5, "k = {k}, row {row}: {found} is not {expected}");
+                assert!((found - expected).abs() < 1e-4, "k = {k}, row {row}: {found} is not {expected}");
             }
         }
     }
