@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::samples::{Model, Samples};
 use super::source::SourceError;
+use crate::teacher::TeacherError;
 
 /// Gains below this are none.
 const WORTH: f64 = 1.03;
@@ -23,8 +24,14 @@ const MOST_VALUES: usize = 1 << 29;
 
 /// The smallest power of two, of at most `most` samples, that the teacher goes through nearly as quickly as through any other.
 ///
-/// Where a larger batch fails, as for want of memory or because the model is made for another, smaller ones are all there is.
-pub(super) fn measured(samples: &Samples, model: &mut Model, most: u64) -> Result<usize, SourceError> {
+/// Where a larger batch fails, as for want of memory or because the model is made for another, the largest that did not is not
+/// taken either, because a build needs more than a pass does; and the teacher is `opened` anew, whatever has become of it.
+pub(super) fn measured(
+    samples: &Samples,
+    model: &mut Model,
+    most: u64,
+    opened: impl FnOnce() -> Result<Model, TeacherError>,
+) -> Result<usize, SourceError> {
     let mut rates = Vec::new();
     let mut size = 1u64;
     while size <= most.max(1) {
@@ -32,7 +39,13 @@ pub(super) fn measured(samples: &Samples, model: &mut Model, most: u64) -> Resul
             Ok(timed) => timed,
             // The smallest must do.
             Err(error) if rates.is_empty() => return Err(error),
-            Err(_) => break,
+            Err(_) => {
+                *model = opened()?;
+                if rates.len() > 1 {
+                    rates.pop();
+                }
+                break;
+            }
         };
         rates.push((size as usize, size as f64 / timed.seconds.as_secs_f64().max(1e-9)));
         if timed.values.saturating_mul(2) > MOST_VALUES || timed.seconds * 2 > LONGEST || settled(&rates) {
@@ -65,13 +78,10 @@ struct Timed {
 }
 
 fn time(samples: &Samples, model: &mut Model, size: u64) -> Result<Timed, SourceError> {
-    // A small dataset is gone through more than once; every batch is a full one.
-    let rows = (0..size).map(|index| samples.row_at(index % samples.rows())).collect();
-    let prepared = samples.prepare(rows)?;
-    let mut quickest = Duration::MAX;
-    let (mut values, mut passes, begun) = (0, 0, Instant::now());
-    // The first one prepares what later ones find; one that is slow enough by itself counts.
-    while passes <= PASSES && (passes == 0 || begun.elapsed() < LONG) {
+    let prepared = samples.prepare((0..size).map(|index| samples.row_at(index)).collect())?;
+    let mut quickest: Option<Duration> = None;
+    let (mut values, begun) = (0, Instant::now());
+    for pass in 0..=PASSES {
         let asked = Instant::now();
         values = 0;
         model.forward(&prepared, &mut |output| {
@@ -79,12 +89,17 @@ fn time(samples: &Samples, model: &mut Model, size: u64) -> Result<Timed, Source
             values += output.rows * output.classes;
             ControlFlow::Continue(())
         })?;
-        if passes > 0 || asked.elapsed() >= LONG {
-            quickest = quickest.min(asked.elapsed());
+        let took = asked.elapsed();
+        // The first pass of a size prepares what later ones find, and the very first one all that there is; of larger sizes
+        // one that is slow enough by itself counts.
+        if pass > 0 || size > 1 && took >= LONG {
+            quickest = Some(quickest.map_or(took, |quickest| quickest.min(took)));
         }
-        passes += 1;
+        if quickest.is_some() && begun.elapsed() >= LONG {
+            break;
+        }
     }
-    Ok(Timed { seconds: quickest, values })
+    Ok(Timed { seconds: quickest.unwrap_or_default(), values })
 }
 
 #[cfg(test)]

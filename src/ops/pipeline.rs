@@ -2,7 +2,7 @@
 //!
 //! Batches are cut by the config, never by timing: each shard is split into batches of
 //! `teacher.batch` samples, the last one smaller, so that the bytes do not depend on threads,
-//! speed or interruptions. Channels hold a few batches; a stage that fails or stops closes its
+//! speed or interruptions. (With `"auto"` that number is measured once, and then kept with the build.) Channels hold a few batches; a stage that fails or stops closes its
 //! channels, and the others run dry.
 
 use std::ops::{ControlFlow, Range};

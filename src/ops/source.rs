@@ -127,7 +127,9 @@ impl Source {
         let mut model = Model::open(config, &samples)?;
         let most = samples.rows().min(config.storage.shard_samples);
         let batch = match (config.teacher.batch, kept_batch) {
-            (Some(TeacherBatch::Auto), None) => batch_size::measured(&samples, &mut model, most),
+            (Some(TeacherBatch::Auto), None) => {
+                batch_size::measured(&samples, &mut model, most, || Model::open(config, &samples))
+            }
             (Some(TeacherBatch::Auto), Some(kept)) => Ok(kept),
             _ => Ok(config.batch()),
         }?;

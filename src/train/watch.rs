@@ -99,10 +99,11 @@ impl Watch {
             true => done(folder, place),
             false => Ok(()),
         };
-        let lines = cut(|folder, place| StepLines::cut(&folder.steps(), place.step))
-            .and_then(|()| every.map(|_| StepLines::open(&steps)).transpose());
-        let events = cut(|folder, place| EventFile::cut(&folder.tensorboard(), place.step, place.epochs))
-            .and_then(|()| tensorboard.then(|| events(folder, resolved)).transpose());
+        let lines = cut(|folder, place| StepLines::cut(&folder.steps(), place.step));
+        let events_cut = cut(|folder, place| EventFile::cut(&folder.tensorboard(), place.step, place.epochs));
+        // Of what nobody asked for now nothing is lost.
+        let lines = every.map(|_| lines.and_then(|()| StepLines::open(&steps))).transpose();
+        let events = tensorboard.then(|| events_cut.and_then(|()| events(folder, resolved))).transpose();
         // The server is told what stands in the file.
         let lost = if server.is_some() { "lines of steps, for MLflow too," } else { "lines of steps" };
         let epoch_lines = if tracking.every.is_some() { LineKind::EpochBesideSteps } else { LineKind::Epoch };

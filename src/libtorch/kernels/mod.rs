@@ -1,7 +1,7 @@
 //! Kernels of our own on the GPU that libtorch computes on, for what its operators read and write several times over.
 //!
-//! They are compiled when they are first wanted, for the types and sizes at hand, by NVRTC, which comes with libtorch's CUDA
-//! half and is found through it. Where a kernel is not to be had, callers have libtorch's operators: slower, and as right.
+//! They are compiled when they are first wanted, for the types and sizes at hand, by NVRTC: the system's where it has one, or else
+//! the one that comes with libtorch's CUDA half and is found through it. Where a kernel is not to be had, callers have libtorch's operators: slower, and as right.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -286,21 +286,26 @@ pub(super) fn event(device: Device) -> Option<CudaEvent> {
     context(index).ok()?.default_stream().record_event(None).ok()
 }
 
-/// Loads NVRTC and the driver, once, for as long as the program runs.
+/// Loads NVRTC and the driver, once, for as long as the program runs: what is looked for under a dozen names is not to be
+/// looked for at every launch.
 fn find_libraries() -> Result<(), KernelError> {
+    static MISSING: OnceLock<Option<&'static str>> = OnceLock::new();
+    MISSING.get_or_init(missing_library).map_or(Ok(()), |library| Err(KernelError::Library(library)))
+}
+
+/// What there is no library of.
+fn missing_library() -> Option<&'static str> {
+    // The one that libtorch's own is linked to is found by its name once this is open.
     static NVRTC: OnceLock<Option<Library>> = OnceLock::new();
-    NVRTC.get_or_init(|| {
-        let library = folder_of(CUDA_LIBRARY)?.join(NVRTC_OF_LIBTORCH);
-        open(&library)
-    });
+    NVRTC.get_or_init(|| open(&folder_of(CUDA_LIBRARY)?.join(NVRTC_OF_LIBTORCH)));
     // SAFETY: both look whether a library of CUDA's can be opened; its initialisers are made to run under dlopen.
     #[allow(unsafe_code)]
     let (compiler, driver) =
         unsafe { (cudarc::nvrtc::sys::is_culib_present(), cudarc::driver::sys::is_culib_present()) };
     match (compiler, driver) {
-        (false, _) => Err(KernelError::Library("NVRTC")),
-        (_, false) => Err(KernelError::Library("CUDA driver")),
-        (true, true) => Ok(()),
+        (false, _) => Some("NVRTC"),
+        (_, false) => Some("CUDA driver"),
+        (true, true) => None,
     }
 }
 

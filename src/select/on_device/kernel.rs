@@ -1,4 +1,4 @@
-//! Selection by a kernel of our own, which reads each logit once.
+//! Selection by a kernel of our own, which reads each logit once, and some of a long row before.
 
 use pulp::bytemuck;
 use tch::{Kind, Tensor};

@@ -1,4 +1,4 @@
-// Head and tail sums of rows of logits, each read once: a block for each row.
+// Head and tail sums of rows of logits, each read once, and a part of it before: a block for each row.
 //
 // Defined from outside, beside what numbers.cuh needs: K, classes of a head; TAIL, 1 where there are more; NODES, and POWERS,
 // 1 where they are the first one times 1, 2, 4, 6 and 8; NODE_LIST.
