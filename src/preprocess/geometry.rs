@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::{U8, U8x2, U8x3, U8x4};
+use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::PreprocessError;
@@ -41,14 +41,32 @@ impl<'a> Pixels<'a> {
         if (height, width) == (self.height, self.width) {
             return Ok(self);
         }
-        // By type: an image that names its type at run time compiles the code of all the others along.
-        let pass = match self.channels {
-            1 => pass::<U8>,
-            2 => pass::<U8x2>,
-            3 => pass::<U8x3>,
-            4 => pass::<U8x4>,
-            channels => return Err(PreprocessError::ResizeChannels { channels }),
-        };
+        // By type: an image that names its type at run time compiles the code of all the others along, a megabyte for
+        // each kind of pixel. What is rare has its channels resized one by one.
+        match self.channels {
+            1 => self.through::<U8>(height, width, interpolation),
+            3 => self.through::<U8x3>(height, width, interpolation),
+            channels => {
+                let mut bytes = vec![0; height * width * channels];
+                for channel in 0..channels {
+                    let own = self.bytes.iter().copied().skip(channel).step_by(channels).collect::<Vec<_>>();
+                    let own = Self { channels: 1, bytes: own.into(), ..self };
+                    let resized = own.through::<U8>(height, width, interpolation)?;
+                    let places = bytes.iter_mut().skip(channel).step_by(channels);
+                    places.zip(resized.bytes.iter()).for_each(|(place, byte)| *place = *byte);
+                }
+                Ok(Self { height, width, channels, bytes: bytes.into() })
+            }
+        }
+    }
+
+    /// Resized, its pixels being of the type `P`.
+    fn through<P: PixelTrait>(
+        self,
+        height: usize,
+        width: usize,
+        interpolation: Interpolation,
+    ) -> Result<Self, PreprocessError> {
         let filter = match interpolation {
             Interpolation::Bilinear => FilterType::Bilinear,
             Interpolation::Bicubic => FilterType::CatmullRom,
@@ -65,7 +83,7 @@ impl<'a> Pixels<'a> {
             if (height, width) == (image.height, image.width) {
                 continue;
             }
-            image = pass(&mut resizer, &options, &image, height, width).map_err(failed)?;
+            image = pass::<P>(&mut resizer, &options, &image, height, width).map_err(failed)?;
         }
         Ok(image)
     }
@@ -232,6 +250,25 @@ mod tests {
         // Python's round of 0.5, 1.5 and 2.5; and half of what is lacking, the smaller first.
         assert_eq!([3, 5, 7].map(|side| crop_start(side, 2)), [0, 2, 2]);
         assert_eq!([2, 1].map(|side| crop_start(side, 4)), [-1, -1]);
+    }
+
+    /// However many channels there are, each is resized as if it were alone.
+    #[test]
+    fn channels_do_not_mix() {
+        let (height, width) = (9, 7);
+        for channels in [2, 3, 4, 6] {
+            let byte = |at: usize| (at * 7919 % 251) as u8;
+            let bytes: Vec<u8> = (0..height * width * channels).map(byte).collect();
+            let image = |channels, bytes: Vec<u8>| Pixels { height, width, channels, bytes: bytes.into() };
+            let resized = image(channels, bytes.clone()).resized(5, 11, Interpolation::Bilinear).unwrap();
+            assert_eq!((resized.height, resized.width, resized.channels), (5, 11, channels));
+            for channel in 0..channels {
+                let of = |bytes: &[u8]| bytes.iter().copied().skip(channel).step_by(channels).collect();
+                let alone = image(1, of(&bytes)).resized(5, 11, Interpolation::Bilinear).unwrap();
+                let found: Vec<u8> = of(&resized.bytes);
+                assert_eq!(*alone.bytes, found, "channel {channel} of {channels}");
+            }
+        }
     }
 
     #[test]

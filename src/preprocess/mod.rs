@@ -33,15 +33,6 @@ pub enum PreprocessError {
         /// The samples' shape.
         shape: Vec<usize>,
     },
-    /// An image that cannot be resized for what its pixels are.
-    #[error(
-        "preprocess.resize, .size and augment.random_resized_crop: expected images of 1 to 4 channels, found \
-         {channels}; remove the keys"
-    )]
-    ResizeChannels {
-        /// Channels of the samples.
-        channels: usize,
-    },
     /// An image that cannot be resized.
     #[error("preprocess: an image of {from:?} (height, width) cannot become one of {to:?}: {problem}")]
     Resize {
