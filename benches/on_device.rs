@@ -123,7 +123,7 @@ fn loss(device: Device, rounds: usize) {
                         "loss",
                         Box::new(|| {
                             let leaf = leaf();
-                            loss.forward(&leaf, Some(&labels), &targets, means).total.backward();
+                            loss.forward(&leaf, Some(&labels), &targets, means).backward(1.0).unwrap();
                             wait(&leaf.grad());
                         }),
                     ),

@@ -90,10 +90,11 @@ fn the_weighted_loss_and_its_gradient_are_pytorchs() {
             let mut student = student.detach().copy().set_requires_grad(true);
             let settings = config(&weights, tail, temperature);
             let loss = WeightedLoss::new(&settings, std::slice::from_ref(&space), Device::Cpu).unwrap();
-            let terms = loss.forward(&student, Some(&labels), std::slice::from_ref(&targets), all(&student));
-            terms.total.backward();
+            let mut terms =
+                loss.forward(&student, Some(&labels), std::slice::from_ref(&targets), all(&student));
+            terms.backward(1.0).unwrap();
             let what = format!("{tail}, T = {temperature}, {weights:?}");
-            close(terms.total.double_value(&[]), &case["loss"], &what);
+            close(terms.value.double_value(&[]), &case["loss"], &what);
             // Terms without weight are not computed.
             assert_eq!(
                 ["kl", "cross_entropy"].map(|name| terms.terms.contains_key(name)),
@@ -136,10 +137,10 @@ fn every_term_is_pytorchs() {
         settings.ranking = serde_json::from_value(section("ranking")).unwrap();
         let loss = WeightedLoss::new(&settings, std::slice::from_ref(&space), Device::Cpu).unwrap();
         let student = tensor(&matrix(&reference["student"])).set_requires_grad(true);
-        let terms = loss.forward(&student, Some(&labels), std::slice::from_ref(&targets), all(&student));
-        terms.total.backward();
+        let mut terms = loss.forward(&student, Some(&labels), std::slice::from_ref(&targets), all(&student));
+        terms.backward(1.0).unwrap();
         let what = format!("{name} at T = {temperature}, {settings:?}");
-        close(terms.total.double_value(&[]), &case["loss"], &what);
+        close(terms.value.double_value(&[]), &case["loss"], &what);
         for (found, expected) in numbers(&student.grad()).iter().zip(matrix(&case["gradient"]).concat()) {
             close(*found, &expected.into(), &format!("{what}, gradient"));
         }
@@ -354,12 +355,12 @@ fn the_python_reader_is_held_to_our_losses() {
             let settings = config(&weights, tail, temperature);
             let loss = WeightedLoss::new(&settings, std::slice::from_ref(&space), Device::Cpu).unwrap();
             let student = tensor(&student).set_requires_grad(true);
-            let total = loss.forward(&student, None, std::slice::from_ref(&targets), all(&student)).total;
-            total.backward();
+            let mut terms = loss.forward(&student, None, std::slice::from_ref(&targets), all(&student));
+            terms.backward(1.0).unwrap();
             let gradient = numbers(&student.grad());
             let gradient: Vec<Vec<f64>> =
                 gradient.chunks(classes).map(|row| row.iter().map(short).collect()).collect();
-            let loss = short(&total.double_value(&[]));
+            let loss = short(&terms.value.double_value(&[]));
             cases.push(json!({
                 "cache": version, "temperature": temperature, "tail": tail, "loss": loss, "gradient": gradient
             }));

@@ -1,7 +1,9 @@
 //! What teachers and training share of libtorch: devices and the way to them, its messages in a line, products in half
-//! types, the same bits from the same numbers, its memory, and kernels of our own beside its operators.
+//! types, the same bits from the same numbers, its memory, the way back from gradients that are known, and kernels of our
+//! own beside its operators.
 
 mod autocast;
+mod backward;
 mod deterministic;
 mod device;
 mod download;
@@ -12,6 +14,7 @@ mod message;
 mod upload;
 
 pub use autocast::{Autocast, AutocastError};
+pub(crate) use backward::backward;
 pub use deterministic::{DeterministicError, make_deterministic};
 #[cfg(test)]
 pub(crate) use device::of_tests;

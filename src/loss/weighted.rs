@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::cross_entropy::{against, smoothed};
-use super::fused::{self, LabelPart};
+use super::fused::{self, Fused, LabelPart};
 use super::kernel::{self, Done, OfLabels};
 use super::mixture::Mixture;
 use super::{LossError, LossValues, TargetSpace, TargetTensors, dense, ranking};
 use crate::config::{LossConfig, MixtureAverage, TermWeights};
-use crate::libtorch::numbers;
+use crate::libtorch::{self, numbers};
 use crate::target::{TailHandling, Temperature};
 
 /// A weighted sum of terms; those whose weight is never positive are not computed, and those whose weight changes are
@@ -42,32 +42,85 @@ pub struct Means {
     pub labels: usize,
 }
 
-/// A batch's loss and its parts, each a scalar tensor on the device.
+/// A batch's loss and its parts, each a scalar tensor on the device, and what its gradients are made of.
 #[derive(Debug)]
 pub struct LossTerms {
-    /// What is minimised, as it is to be told.
+    /// What is minimised, detached.
     pub value: Tensor,
-    /// The same with its gradients. As a number it is the same too, unless a student masks classes with −∞, whose product with
-    /// a gradient of 0 is none.
-    pub total: Tensor,
     /// Every term by the name of its weight, unweighted, detached.
     pub terms: BTreeMap<String, Tensor>,
+    /// Where its gradients begin.
+    roots: Vec<Root>,
+}
+
+/// Where gradients of a loss begin.
+#[derive(Debug)]
+enum Root {
+    /// A scalar that is part of the loss, with a graph behind it.
+    Of(Tensor),
+    /// What has a graph behind it, and the gradient of a part of the loss by it.
+    Given { tensor: Tensor, gradient: Tensor },
 }
 
 impl LossTerms {
-    /// Adds those of another part of the same batch to `sum`, detached; the first part begins it.
-    pub fn add_to(self, sum: &mut Option<Self>) {
+    /// A loss, a scalar with or without a graph behind it, and its terms.
+    pub fn new(total: Tensor, terms: BTreeMap<String, Tensor>) -> Self {
+        let value = total.detach();
+        Self { value, terms, roots: Vec::from_iter(total.requires_grad().then_some(Root::Of(total))) }
+    }
+
+    /// Adds a further part, a scalar, and its terms.
+    pub fn add(&mut self, total: Tensor, terms: BTreeMap<String, Tensor>) {
+        self.value = &self.value + total.detach();
+        self.terms.extend(terms);
+        if total.requires_grad() {
+            self.roots.push(Root::Of(total));
+        }
+    }
+
+    /// Has the gradients go on from `tensor` too, by which the loss has a further `gradient` of the same shape.
+    pub fn give(&mut self, tensor: Tensor, gradient: Tensor) {
+        self.roots.push(Root::Given { tensor, gradient });
+    }
+
+    /// Adds those of another part of the same batch to `sum`, without what its gradients are made of; the first part
+    /// begins it.
+    pub fn add_to(mut self, sum: &mut Option<Self>) {
+        self.roots.clear();
         let Some(sum) = sum else {
             *sum = Some(self);
             return;
         };
         sum.value = &sum.value + self.value;
-        sum.total = sum.total.detach() + self.total.detach();
         for (name, term) in &mut sum.terms {
             if let Some(part) = self.terms.get(name) {
                 *term += part;
             }
         }
+    }
+
+    /// Adds the gradients of `scale` times the loss to those of the variables that the logits were made of, and lets go of
+    /// what they are made of. Nothing is done where nothing has a gradient.
+    ///
+    /// # Errors
+    /// What libtorch says, memory above all.
+    pub fn backward(&mut self, scale: f64) -> Result<(), TchError> {
+        let roots = std::mem::take(&mut self.roots);
+        if roots.is_empty() {
+            return Ok(());
+        }
+        libtorch::backward(roots.into_iter().map(|root| match root {
+            Root::Of(total) => {
+                let whole = total.full_like(scale);
+                (total, whole)
+            }
+            Root::Given { tensor, mut gradient } => {
+                if scale != 1.0 {
+                    gradient *= scale;
+                }
+                (tensor, gradient)
+            }
+        }))
     }
 }
 
@@ -146,13 +199,7 @@ impl WeightedLoss {
         means: Means,
     ) -> LossTerms {
         let (used, now) = (&self.used, &self.now.weights);
-        let mut sum = Sum {
-            total: Tensor::zeros([], (Kind::Float, logits.device())),
-            of_gradient: None,
-            terms: BTreeMap::new(),
-            positions: means.positions.max(1) as f64,
-            labels: means.labels.max(1) as f64,
-        };
+        let mut sum = Sum::new(means, logits.device());
         let fused = self.fused(&mut sum, logits, labels, targets);
         if let Some(target) = self.target.as_ref().filter(|_| !targets.is_empty()) {
             if used.kl > 0.0 && !fused {
@@ -172,12 +219,7 @@ impl WeightedLoss {
             let term = smoothed(logits, labels, self.config.label_smoothing);
             sum.add_labelled("cross_entropy", now.cross_entropy, term);
         }
-        let value = sum.total.detach();
-        let total = match sum.of_gradient {
-            Some(product) => sum.total + (&product - product.detach()),
-            None => sum.total,
-        };
-        LossTerms { value, total, terms: sum.terms }
+        sum.finish()
     }
 
     /// `kl` and `cross_entropy` with a gradient made in the same go, where one is asked for. `false` where they are left
@@ -196,9 +238,8 @@ impl WeightedLoss {
         if logits.device() != Device::Cpu {
             return self.by_kernel(sum, logits, labels, targets) || self.closed(sum, logits, labels, targets);
         }
-        let of_targets = self.target.as_ref().filter(|_| used.kl > 0.0 && !targets.is_empty());
         let mut kl = Vec::new();
-        if let Some(target) = of_targets {
+        if let Some(target) = self.compared(targets) {
             let Some(parts) = target.parts(targets, now.kl * self.square() / sum.positions) else {
                 return false;
             };
@@ -209,25 +250,11 @@ impl WeightedLoss {
             smoothing: self.config.label_smoothing,
             factor: now.cross_entropy / sum.labels,
         });
-        if kl.is_empty() && labels.is_none() {
-            return true;
-        }
-        let first = kl.first();
-        let mut done = fused::rows(logits, first.map(|(_, part)| part), labels.as_ref());
-        done.kl *= first.map_or(0.0, |(weight, _)| *weight);
-        for (weight, part) in kl.iter().skip(1) {
-            let more = fused::rows(logits, Some(part), None);
-            done.gradient += more.gradient;
-            done.kl += weight * more.kl;
-        }
-        if !kl.is_empty() {
-            sum.add("kl", now.kl, Tensor::from(done.kl * self.square()));
-        }
-        if labels.is_some() {
-            sum.add_labelled("cross_entropy", now.cross_entropy, Tensor::from(done.cross_entropy));
-        }
-        sum.add_gradient(logits, &done.gradient);
-        true
+        self.of_parts(sum, logits, &kl, labels.as_ref(), |kl, labels| {
+            let Fused { gradient, kl: of_kl, cross_entropy } = fused::rows(logits, kl, labels);
+            let (of_kl, of_labels) = (kl.map(|_| of_kl.into()), labels.map(|_| cross_entropy.into()));
+            Some(Done { gradient, of_kl, of_labels })
+        })
     }
 
     /// The same by the kernel of our own; `false` where there is none for it.
@@ -240,7 +267,7 @@ impl WeightedLoss {
     ) -> bool {
         let (used, now) = (&self.used, &self.now.weights);
         let mut kl = Vec::new();
-        if let Some(target) = self.target.as_ref().filter(|_| used.kl > 0.0 && !targets.is_empty()) {
+        if let Some(target) = self.compared(targets) {
             let Some(parts) = target.of_targets(targets, now.kl * self.square() / sum.positions) else {
                 return false;
             };
@@ -251,27 +278,44 @@ impl WeightedLoss {
             smoothing: self.config.label_smoothing,
             factor: now.cross_entropy / sum.labels,
         });
+        self.of_parts(sum, logits, &kl, labels.as_ref(), |kl, labels| kernel::rows(logits, kl, labels))
+    }
+
+    /// What knows the targets, where `kl` is asked for and they are given.
+    fn compared(&self, targets: &[TargetTensors]) -> Option<&Mixture> {
+        self.target.as_ref().filter(|_| self.used.kl > 0.0 && !targets.is_empty())
+    }
+
+    /// Adds what `rows` makes of each teacher's part, with its weight, and of the labels', which go with the first; `false`
+    /// where it makes nothing.
+    fn of_parts<Kl, Labels>(
+        &self,
+        sum: &mut Sum,
+        logits: &Tensor,
+        kl: &[(f64, Kl)],
+        labels: Option<&Labels>,
+        rows: impl Fn(Option<&Kl>, Option<&Labels>) -> Option<Done>,
+    ) -> bool {
         if kl.is_empty() && labels.is_none() {
             return true;
         }
-        let first = kl.first().map(|(_, part)| part);
-        let Some(Done { mut gradient, of_kl, of_labels }) = kernel::rows(logits, first, labels.as_ref())
+        let Some(Done { mut gradient, of_kl, of_labels }) = rows(kl.first().map(|(_, part)| part), labels)
         else {
             return false;
         };
         let mut of_kl = of_kl.map(|of_kl| of_kl * kl[0].0);
         for (weight, part) in kl.iter().skip(1) {
-            let Some(more) = kernel::rows(logits, Some(part), None) else { return false };
+            let Some(more) = rows(Some(part), None) else { return false };
             gradient += more.gradient;
             of_kl = of_kl.zip(more.of_kl).map(|(sum, more)| sum + more * *weight);
         }
         if let Some(of_kl) = of_kl {
-            sum.add("kl", now.kl, of_kl * self.square());
+            sum.add("kl", self.now.weights.kl, of_kl * self.square());
         }
         if let Some(of_labels) = of_labels {
-            sum.add_labelled("cross_entropy", now.cross_entropy, of_labels);
+            sum.add_labelled("cross_entropy", self.now.weights.cross_entropy, of_labels);
         }
-        sum.add_gradient(logits, &gradient);
+        sum.give(logits, gradient);
         true
     }
 
@@ -285,7 +329,7 @@ impl WeightedLoss {
         targets: &[TargetTensors],
     ) -> bool {
         let (used, now) = (&self.used, &self.now.weights);
-        let target = self.target.as_ref().filter(|_| used.kl > 0.0 && !targets.is_empty());
+        let target = self.compared(targets);
         let labels = labels.filter(|_| used.cross_entropy > 0.0);
         if target.is_none() && labels.is_none() {
             return true;
@@ -343,7 +387,7 @@ impl WeightedLoss {
                 _ => sum.add_labelled(name, weight, term),
             }
         }
-        sum.add_gradient(logits, &gradient);
+        sum.give(logits, gradient);
         true
     }
 
@@ -451,17 +495,35 @@ impl LossConfig {
 /// A weighted sum on its way.
 struct Sum {
     total: Tensor,
-    /// A number whose gradient is known beforehand and whose value means nothing.
-    of_gradient: Option<Tensor>,
+    /// Logits, and the gradient by them of what has no graph in the total.
+    given: Option<(Tensor, Tensor)>,
     terms: BTreeMap<String, Tensor>,
     positions: f64,
     labels: f64,
 }
 
 impl Sum {
-    /// Adds `gradient` to what the total gives `logits` when it goes backward.
-    fn add_gradient(&mut self, logits: &Tensor, gradient: &Tensor) {
-        self.of_gradient = Some(logits.to_kind(Kind::Float).reshape([-1]).dot(&gradient.reshape([-1])));
+    fn new(means: Means, device: Device) -> Self {
+        Self {
+            total: Tensor::zeros([], (Kind::Float, device)),
+            given: None,
+            terms: BTreeMap::new(),
+            positions: means.positions.max(1) as f64,
+            labels: means.labels.max(1) as f64,
+        }
+    }
+
+    fn finish(self) -> LossTerms {
+        let mut terms = LossTerms::new(self.total, self.terms);
+        if let Some((logits, gradient)) = self.given {
+            terms.give(logits, gradient);
+        }
+        terms
+    }
+
+    /// Goes backward from `gradient` of `logits` too.
+    fn give(&mut self, logits: &Tensor, gradient: Tensor) {
+        self.given = Some((logits.shallow_clone(), gradient));
     }
 
     fn add(&mut self, name: &'static str, weight: f64, of_positions: Tensor) {

@@ -1,6 +1,6 @@
 //! The gradients of one batch, without all of its logits at once.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use super::TrainError;
 use super::further::Further;
@@ -41,12 +41,9 @@ fn backward_in(
     scale: f64,
     parts: impl FnOnce(&Tensor) -> Vec<(i64, i64)>,
 ) -> Result<LossTerms, TrainError> {
-    let back = |total: &Tensor| {
-        let scaled = if scale == 1.0 { total.shallow_clone() } else { total * scale };
-        scaled.f_backward().map_err(|error: TchError| TrainError::Libtorch {
-            doing: "the backward pass",
-            problem: libtorch::plain_message(&error),
-        })
+    let failed = |error: TchError| TrainError::Libtorch {
+        doing: "the backward pass",
+        problem: libtorch::plain_message(&error),
     };
     let (features, further) = if further.wanted().is_empty() {
         (model.features(&batch.inputs)?, None)
@@ -60,11 +57,9 @@ fn backward_in(
         let logits = model.head(&features);
         let mut terms = loss.forward(&logits, batch.labels.as_ref(), &batch.targets, means);
         if let Some((total, named)) = further {
-            terms.value = &terms.value + total.detach();
-            terms.total += total;
-            terms.terms.extend(named);
+            terms.add(total, named);
         }
-        back(&terms.total)?;
+        terms.backward(scale).map_err(failed)?;
         return Ok(terms);
     }
     let leaf = features.detach().set_requires_grad(true);
@@ -72,36 +67,28 @@ fn backward_in(
     for (start, len) in parts {
         let (labels, targets) = batch.part(start, len);
         let logits = model.head(&leaf.narrow(0, start, len));
-        let terms = loss.forward(&logits, labels.as_ref(), &targets, means);
-        // Not where all that is minimised is on features.
-        if terms.total.requires_grad() {
-            back(&terms.total)?;
-        }
+        let mut terms = loss.forward(&logits, labels.as_ref(), &targets, means);
+        terms.backward(scale).map_err(failed)?;
         terms.add_to(&mut sum);
     }
-    // d loss / d features is known, and scaled: the sum of their products has that very gradient. Where all that makes
-    // the features is frozen, there is none to find.
-    let gradient = Some(leaf.grad()).filter(|gradient| features.requires_grad() && gradient.defined());
-    let of_features = gradient.map(|gradient| (features * gradient).sum(Kind::Float) / scale);
     let mut sum = sum.ok_or(TrainError::Empty)?;
-    let mut left = of_features;
     if let Some((total, named)) = further {
-        sum.value = &sum.value + total.detach();
-        sum.total = sum.total.detach() + total.detach();
-        sum.terms.extend(named);
-        // A frozen student's own loss has no gradient.
-        if total.requires_grad() {
-            left = Some(left.map_or_else(|| total.shallow_clone(), |left| left + &total));
-        }
+        sum.add(total, named);
     }
-    if let Some(left) = left {
-        back(&left)?;
+    // Where all that makes the features is frozen, there is no gradient to find.
+    let gradient = Some(leaf.grad()).filter(|gradient| features.requires_grad() && gradient.defined());
+    if let Some(mut gradient) = gradient {
+        gradient /= scale;
+        sum.give(features, gradient);
     }
+    sum.backward(scale).map_err(failed)?;
     Ok(sum)
 }
 
 #[cfg(test)]
 mod tests {
+    use tch::Kind;
+
     use super::*;
     use crate::config::{
         DistConfig, FEATURES_LAYER, FeatureLossConfig, FeatureLossKind, LlamaConfig, LossConfig, LossWeights,
@@ -183,7 +170,7 @@ mod tests {
         let terms = backward_in(student, batch, loss, further, MEANS, scale, parts).unwrap();
         let value = |tensor: &Tensor| tensor.double_value(&[]);
         let of = |name: &str| value(&terms.terms[name]);
-        let terms = [value(&terms.total), of("kl"), of("cross_entropy"), of("feature_hidden")];
+        let terms = [value(&terms.value), of("kl"), of("cross_entropy"), of("feature_hidden")];
         let mut named: Vec<_> = all().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         (named.into_iter().map(|(_, variable)| variable.grad() / scale).collect(), terms)
@@ -247,8 +234,9 @@ mod tests {
                     assert!((a - b).abs() < 1e-5, "{tail}: {a} is not {b}");
                 }
                 for (whole, found) in whole.iter().zip(parts) {
-                    let off = f64::try_from((whole - found).abs().max()).unwrap();
-                    assert!(off < 1e-6, "{tail}, {part:?}: {off}");
+                    let largest = |of: &Tensor| of.abs().max().double_value(&[]);
+                    let off = largest(&(whole - found));
+                    assert!(off < 1e-6 * (1.0 + largest(whole)), "{tail}, {part:?}: {off}");
                 }
             }
         }
@@ -270,7 +258,7 @@ mod tests {
             };
             WeightedLoss::new(&config, std::slice::from_ref(&space), of_tests()).unwrap()
         };
-        let total = |terms: LossTerms| terms.total.double_value(&[]);
+        let total = |terms: LossTerms| terms.value.double_value(&[]);
         let whole = |features: &Tensor| vec![(0, features.size()[0])];
         let further = nothing();
         let related = loss(1.0);

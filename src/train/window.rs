@@ -49,11 +49,7 @@ mod tests {
 
     fn terms(total: f64, kl: f64) -> LossTerms {
         let scalar = |value: f64| Tensor::from(value);
-        LossTerms {
-            value: scalar(total),
-            total: scalar(total),
-            terms: [("kl".to_owned(), scalar(kl))].into(),
-        }
+        LossTerms::new(scalar(total), [("kl".to_owned(), scalar(kl))].into())
     }
 
     /// A line's means are those of its own steps, also where an epoch ends among them.

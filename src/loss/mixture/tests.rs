@@ -96,19 +96,16 @@ proptest! {
 
         // The CPU's own path and libtorch's operators: the same value and gradient.
         let square = temperature * temperature;
-        let gradient = |make: &dyn Fn(&Tensor) -> Tensor| {
-            let leaf = logits.copy().set_requires_grad(true);
-            let total = make(&leaf);
-            total.backward();
-            (total.double_value(&[]), leaf.grad())
-        };
+        let leaf = || logits.copy().set_requires_grad(true);
         let loss = WeightedLoss::new(&config, &spaces, of_tests()).unwrap();
-        let means = Means { positions: rows, labels: 0 };
-        let own = gradient(&|leaf| loss.forward(leaf, None, &targets, means).total);
-        let whole = gradient(&|leaf| {
-            mixture.per_sample(leaf, &targets).sum(Kind::Float) * (square / rows as f64)
-        });
-        for (value, gradient) in [own, whole] {
+        let own = leaf();
+        let mut terms = loss.forward(&own, None, &targets, Means { positions: rows, labels: 0 });
+        terms.backward(1.0).unwrap();
+        let whole = leaf();
+        let total = mixture.per_sample(&whole, &targets).sum(Kind::Float) * (square / rows as f64);
+        total.backward();
+        for (value, gradient) in [(terms.value, own.grad()), (total, whole.grad())] {
+            let value = value.double_value(&[]);
             let expected = expected_sum * square / rows as f64;
             prop_assert!((value - expected).abs() < 1e-4 * (1.0 + expected), "{value} is not {expected}");
             let gradient = Vec::<f32>::try_from(gradient.reshape([-1])).unwrap();

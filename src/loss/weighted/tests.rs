@@ -48,16 +48,6 @@ struct Asked {
     with_targets: bool,
 }
 
-fn new_sum(means: Means) -> Sum {
-    Sum {
-        total: Tensor::zeros([], (Kind::Float, of_tests())),
-        of_gradient: None,
-        terms: BTreeMap::new(),
-        positions: means.positions as f64,
-        labels: means.labels as f64,
-    }
-}
-
 /// How a [`WeightedLoss`] makes both in one go.
 type Way = fn(&WeightedLoss, &mut Sum, &Tensor, Option<&Tensor>, &[TargetTensors]) -> bool;
 
@@ -93,12 +83,12 @@ impl Asked {
             };
             let loss = WeightedLoss::new(&config, &spaces, of_tests()).unwrap();
             let leaf = || tensor(&cases[0].students(seed)).to_kind(kind).set_requires_grad(true);
-            let (found, mut closed) = (leaf(), new_sum(means));
+            let (found, mut closed) = (leaf(), Sum::new(means, of_tests()));
             if !way(&loss, &mut closed, &found, labels.as_ref(), targets) {
                 left_out.push(*tail);
                 continue;
             }
-            let (wanted, mut slow) = (leaf(), new_sum(means));
+            let (wanted, mut slow) = (leaf(), Sum::new(means, of_tests()));
             let single = wanted.to_kind(Kind::Float);
             if self.with_targets {
                 let kl = loss.target.as_ref().unwrap().per_sample(&single, targets);
@@ -118,7 +108,7 @@ impl Asked {
             if slow.terms.is_empty() {
                 continue;
             }
-            (&closed.total + closed.of_gradient.unwrap()).backward();
+            closed.finish().backward(1.0).unwrap();
             slow.total.backward();
             let off = (found.grad() - wanted.grad()).abs().max().double_value(&[]);
             prop_assert!(off < 2e-5, "{self:?}, {tail}: {off}");
@@ -203,9 +193,9 @@ fn a_class_that_the_student_masks_is_no_trouble() {
     students.iter_mut().for_each(|row| row[masked as usize] = f64::NEG_INFINITY);
     let labels = on_device(&[(masked + 1) % 9; 4]);
     let leaf = tensor(&students).set_requires_grad(true);
-    let terms = loss.forward(&leaf, Some(&labels), std::slice::from_ref(&targets), over(4));
+    let mut terms = loss.forward(&leaf, Some(&labels), std::slice::from_ref(&targets), over(4));
     assert!(terms.value.double_value(&[]).is_finite(), "{terms:?}");
-    terms.total.backward();
+    terms.backward(1.0).unwrap();
     let gradient = numbers(&leaf.grad());
     assert!(
         gradient.iter().all(|value| value.is_finite()) && gradient[masked as usize].abs() < 1e-30,
@@ -229,10 +219,10 @@ fn a_tail_that_the_student_masks_is_infinitely_bad() {
     }
     for way in [WeightedLoss::fused as Way, WeightedLoss::by_kernel] {
         let leaf = tensor(&students).set_requires_grad(true);
-        let mut sum = new_sum(over(3));
+        let mut sum = Sum::new(over(3), of_tests());
         assert!(way(&loss, &mut sum, &leaf, None, &targets));
         assert_eq!(sum.total.double_value(&[]), f64::INFINITY);
-        sum.of_gradient.unwrap().backward();
+        sum.finish().backward(1.0).unwrap();
         assert!(numbers(&leaf.grad()).iter().all(|value| value.is_finite()), "{:?}", numbers(&leaf.grad()));
     }
 }
@@ -249,13 +239,13 @@ fn positions_without_a_label_and_batches_of_one_are_no_trouble() {
     let students = tensor(&case.students(1)).set_requires_grad(true);
     let targets = TargetTensors::new(&case.batch, of_tests());
     let labels = on_device(&[-1]);
-    let terms = loss.forward(
+    let mut terms = loss.forward(
         &students,
         Some(&labels),
         std::slice::from_ref(&targets),
         Means { positions: 1, labels: 0 },
     );
-    terms.total.backward();
+    terms.backward(1.0).unwrap();
     assert_eq!(terms.terms["nkd"].double_value(&[]), 0.0);
     assert!(numbers(&students.grad()).iter().all(|gradient| gradient.is_finite()));
 }
@@ -283,10 +273,10 @@ fn a_loss_that_changes_is_at_each_step_the_one_of_its_numbers() {
         let mut loss = WeightedLoss::new(&changing, std::slice::from_ref(&case.space), of_tests()).unwrap();
         let run = |loss: &WeightedLoss| {
             let students = students.copy().set_requires_grad(requires_grad);
-            let terms = loss.forward(&students, Some(&labels), std::slice::from_ref(&targets), means);
-            let total = terms.total.double_value(&[]);
+            let mut terms = loss.forward(&students, Some(&labels), std::slice::from_ref(&targets), means);
+            let total = terms.value.double_value(&[]);
             if requires_grad {
-                terms.total.backward();
+                terms.backward(1.0).unwrap();
             }
             let gradient = if requires_grad { numbers(&students.grad()) } else { Vec::new() };
             (total, gradient, terms.terms.keys().cloned().collect::<Vec<_>>())

@@ -30,7 +30,7 @@ fn term(case: &Case, config: &LossConfig, students: &Tensor, labels: &Tensor, na
     let targets = TargetTensors::new(&case.batch, of_tests());
     let terms = loss.forward(students, Some(labels), std::slice::from_ref(&targets), over(case.batch.rows));
     let value = terms.terms[name].double_value(&[]);
-    assert!((terms.total.double_value(&[]) - value).abs() < 1e-6 * (1.0 + value.abs()));
+    assert!((terms.value.double_value(&[]) - value).abs() < 1e-6 * (1.0 + value.abs()));
     Some(value)
 }
 
