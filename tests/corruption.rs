@@ -61,10 +61,10 @@ fn layouts() -> Vec<(Synthetic, Vec<String>)> {
     .collect()
 }
 
-/// Every byte of the oldest layout, and of the others every fifth, from another one on in each file.
+/// Every byte of the oldest layout, and of the others every eleventh, from another one on in each file.
 fn places(case: &Synthetic, bytes: &[u8]) -> impl Iterator<Item = usize> + use<> {
     let all = case.values == ValueEncoding::F16 && case.sequence == 0 && case.features.is_empty();
-    (bytes.len() % 5 * usize::from(!all)..bytes.len()).step_by(if all { 1 } else { 5 })
+    (bytes.len() % 11 * usize::from(!all)..bytes.len()).step_by(if all { 1 } else { 11 })
 }
 
 #[test]
@@ -125,4 +125,15 @@ fn no_byte_of_a_manifest_makes_a_reader_panic() {
             drop(verify(dir.path(), &Silent));
         }
     }
+}
+
+#[test]
+fn a_missing_shard_is_named_when_shards_are_opened_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    Synthetic { samples: 12, shard_samples: 3, ..Synthetic::fixture() }.write(dir.path());
+    std::fs::remove_file(dir.path().join("shards/00002.arrow")).unwrap();
+    let reader = CacheReader::open(dir.path()).unwrap();
+    reader.open_shards_of(&[11, 0, 5, 1]).unwrap();
+    let error = reader.open_shards_of(&[0, 8, 10]).unwrap_err().to_string();
+    assert!(error.contains("00002.arrow"), "{error}");
 }

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use rayon::prelude::*;
+
 use super::codebook_file::Coding;
 use super::format::{BUILD_FOLDER, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE};
 use super::read_ahead::Wanted;
@@ -140,6 +142,23 @@ impl CacheReader {
         let shard = ShardReader::open(&self.dir, entry, &self.manifest.columns(), &self.coding)?;
         // Two threads may both have opened it; either serves.
         Ok(slot.get_or_init(|| shard))
+    }
+
+    /// Opens those of the shards which hold `rows` that are not open yet, side by side: the first batches of a shuffled pass come
+    /// from as many shards as they have rows, and opening one takes time in proportion to its rows.
+    ///
+    /// # Errors
+    /// Those of [`Self::shard`].
+    ///
+    /// # Panics
+    /// When a row is not below [`Self::rows`].
+    pub fn open_shards_of(&self, rows: &[u64]) -> Result<(), CacheError> {
+        let shards = rows.iter().map(|row| self.locate(*row).0);
+        let mut closed: Vec<_> =
+            shards.filter(|shard| self.shards[shard.as_usize()].get().is_none()).collect();
+        closed.sort_unstable();
+        closed.dedup();
+        closed.into_par_iter().try_for_each(|shard| self.shard(shard).map(drop))
     }
 
     /// What each column takes in all shards, by its name, in the order of the schema.

@@ -266,6 +266,7 @@ impl Samples {
             }
             Source::Tokens { cache, .. } => {
                 let mut counts = Counts { samples, ..Counts::default() };
+                cache.open_shards_of(indices)?;
                 for index in indices {
                     if let Some(row) = cache.tokens(*index)? {
                         counts.positions += row.tokens.len();
@@ -299,6 +300,7 @@ impl Samples {
                 Ok(Batch { ids, inputs, labels, targets, features })
             }
             Source::Tokens { cache, targets: asked } => {
+                self.caches().try_for_each(|cache| cache.open_shards_of(indices))?;
                 let mut rows = Vec::with_capacity(indices.len());
                 for index in indices {
                     rows.extend(cache.tokens(*index)?);
