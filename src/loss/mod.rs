@@ -17,6 +17,7 @@ mod reference;
 mod returned;
 mod schedule;
 mod targets;
+mod terms;
 mod weighted;
 
 pub use cross_entropy::cross_entropy;
@@ -26,7 +27,8 @@ pub use ranking::ranking;
 pub use returned::ReturnedLoss;
 pub use schedule::{LossSchedule, LossValues};
 pub use targets::{TargetSpace, TargetTensors};
-pub use weighted::{LossTerms, Means, WeightedLoss};
+pub use terms::{LossTerms, Means};
+pub use weighted::WeightedLoss;
 
 use crate::target::{NotCovered, TailHandling, TemperatureError};
 
