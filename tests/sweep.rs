@@ -111,7 +111,7 @@ fn a_commands_measure_ranks() {
 #[test]
 fn a_grid_is_run_ranked_and_drawn_and_each_run_is_an_ordinary_one() {
     let case = Case::new();
-    let config = case.config("sweep", GRID);
+    let config = case.config("sweep", &format!("jobs = \"auto\"\n{GRID}"));
     // Nothing is written where only the plan is asked for.
     let planned = case.sweep(&config, "out", &["--dry-run"]).code(0).json();
     assert_eq!((&planned["outcome"], states(&planned)), (&json!("planned"), vec!["pending"; 4]));

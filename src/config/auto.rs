@@ -1,4 +1,4 @@
-//! How many samples the teacher is asked about at once.
+//! A number of something, or the word for what the program finds out by itself.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,19 +8,19 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The word for [`TeacherBatch::Auto`].
+/// The word for [`NumberOrAuto::Auto`].
 const AUTO: &str = "auto";
 
-/// Samples in a forward pass of the teacher.
+/// How many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TeacherBatch {
+pub enum NumberOrAuto {
     /// So many.
     Of(NonZeroUsize),
-    /// As many as are quick, measured when a build begins.
+    /// As many as serve best, measured when the work begins.
     Auto,
 }
 
-impl fmt::Display for TeacherBatch {
+impl fmt::Display for NumberOrAuto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Of(samples) => samples.fmt(f),
@@ -29,7 +29,7 @@ impl fmt::Display for TeacherBatch {
     }
 }
 
-impl Serialize for TeacherBatch {
+impl Serialize for NumberOrAuto {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Of(samples) => samples.serialize(serializer),
@@ -38,7 +38,7 @@ impl Serialize for TeacherBatch {
     }
 }
 
-impl<'de> Deserialize<'de> for TeacherBatch {
+impl<'de> Deserialize<'de> for NumberOrAuto {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NumberOrWord)
     }
@@ -47,35 +47,35 @@ impl<'de> Deserialize<'de> for TeacherBatch {
 struct NumberOrWord;
 
 impl Visitor<'_> for NumberOrWord {
-    type Value = TeacherBatch;
+    type Value = NumberOrAuto;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a whole number from 1 on, or \"{AUTO}\"")
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<TeacherBatch, E> {
+    fn visit_u64<E: Error>(self, number: u64) -> Result<NumberOrAuto, E> {
         let samples = usize::try_from(number).ok().and_then(NonZeroUsize::new);
-        samples.map(TeacherBatch::Of).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+        samples.map(NumberOrAuto::Of).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<TeacherBatch, E> {
+    fn visit_i64<E: Error>(self, number: i64) -> Result<NumberOrAuto, E> {
         match u64::try_from(number) {
             Ok(number) => self.visit_u64(number),
             Err(_) => Err(E::invalid_value(Unexpected::Signed(number), &self)),
         }
     }
 
-    fn visit_str<E: Error>(self, word: &str) -> Result<TeacherBatch, E> {
+    fn visit_str<E: Error>(self, word: &str) -> Result<NumberOrAuto, E> {
         match word {
-            AUTO => Ok(TeacherBatch::Auto),
+            AUTO => Ok(NumberOrAuto::Auto),
             _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
         }
     }
 }
 
-impl JsonSchema for TeacherBatch {
+impl JsonSchema for NumberOrAuto {
     fn schema_name() -> Cow<'static, str> {
-        "TeacherBatch".into()
+        "NumberOrAuto".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
@@ -91,14 +91,14 @@ mod tests {
     #[test]
     fn a_number_or_the_word_is_read_and_written_and_nothing_else_is() {
         for (json, batch) in
-            [("7", TeacherBatch::Of(NonZeroUsize::new(7).unwrap())), ("\"auto\"", TeacherBatch::Auto)]
+            [("7", NumberOrAuto::Of(NonZeroUsize::new(7).unwrap())), ("\"auto\"", NumberOrAuto::Auto)]
         {
-            assert_eq!(serde_json::from_str::<TeacherBatch>(json).unwrap(), batch);
+            assert_eq!(serde_json::from_str::<NumberOrAuto>(json).unwrap(), batch);
             assert_eq!(serde_json::to_string(&batch).unwrap(), json);
             assert_eq!(batch.to_string(), json.trim_matches('"'));
         }
         for wrong in ["0", "-3", "1.5", "\"automatic\"", "[]"] {
-            let error = serde_json::from_str::<TeacherBatch>(wrong).unwrap_err().to_string();
+            let error = serde_json::from_str::<NumberOrAuto>(wrong).unwrap_err().to_string();
             assert!(error.contains("expected a whole number from 1 on, or \"auto\""), "{wrong}: {error}");
         }
     }

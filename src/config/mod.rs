@@ -5,7 +5,7 @@
 //! known key), and the values are checked against each other by [`Config::validate`]: in the same
 //! breath, whatever could not be read.
 
-mod batch;
+mod auto;
 mod cache;
 mod change;
 mod check;
@@ -32,7 +32,7 @@ mod tracking;
 mod train;
 mod validation;
 
-pub use batch::TeacherBatch;
+pub use auto::NumberOrAuto;
 pub use cache::{
     CacheConfig, DEFAULT_CURVE_STEP, DEFAULT_FIT_SAMPLES, DEFAULT_LEVEL, DEFAULT_MAX_K,
     DEFAULT_SHARD_SAMPLES, DEFAULT_STEP, DEFAULT_STEP_GROWTH, HeadConfig, StorageConfig, StorageForm,

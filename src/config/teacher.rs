@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, TeacherBatch, device};
+use super::{Fault, NumberOrAuto, device};
 
 /// Default of [`TeacherConfig::batch`] for images.
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
@@ -118,7 +118,7 @@ pub struct TeacherConfig {
     /// Samples per forward pass; unless given 128, or 4 where samples are rows of tokens. With `"auto"` a build tries sizes when it
     /// begins, and keeps in the manifest the smallest that is as quick as any: that is what it goes on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<TeacherBatch>,
+    pub batch: Option<NumberOrAuto>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "default_device")]
     pub device: String,
@@ -184,8 +184,8 @@ impl TeacherConfig {
     fn batch_unless_given(&self, default: usize) -> usize {
         match self.batch {
             None => default,
-            Some(TeacherBatch::Of(samples)) => samples.get(),
-            Some(TeacherBatch::Auto) => 1,
+            Some(NumberOrAuto::Of(samples)) => samples.get(),
+            Some(NumberOrAuto::Auto) => 1,
         }
     }
 }

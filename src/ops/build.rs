@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::source::{Source, SourceError};
 use super::{InspectReport, Progress, pipeline, prepass};
 use crate::cache::{CacheError, CacheWriter, Found, Manifest, read_encoder, read_tail_model};
-use crate::config::{CacheConfig, TeacherBatch};
+use crate::config::{CacheConfig, NumberOrAuto};
 use crate::tail_model::{FitError, TailEncoder};
 
 /// Why a cache could not be built.
@@ -87,7 +87,7 @@ pub fn build(
 ) -> Result<BuildReport, BuildError> {
     let begun = Instant::now();
     let mut source = Source::open(config, CacheWriter::batch_kept_in(dir)?)?;
-    if config.teacher.batch == Some(TeacherBatch::Auto) {
+    if config.teacher.batch == Some(NumberOrAuto::Auto) {
         progress.say(&format!("teacher.batch = \"auto\": {} samples in a forward pass", source.batch));
     }
     if let Some(slower) = &source.slower {

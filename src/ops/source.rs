@@ -11,7 +11,7 @@ use crate::cache::{
     AugmentIdentity, DatasetIdentity, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
     TeacherIdentity, TokensIdentity, format,
 };
-use crate::config::{CacheConfig, TeacherBatch, TeacherConfig, ValueEncoding};
+use crate::config::{CacheConfig, NumberOrAuto, TeacherConfig, ValueEncoding};
 use crate::dataset::DatasetError;
 use crate::digest::Digest;
 use crate::ids::{Position, SampleId};
@@ -127,10 +127,10 @@ impl Source {
         let mut model = Model::open(config, &samples)?;
         let most = samples.rows().min(config.storage.shard_samples);
         let batch = match (config.teacher.batch, kept_batch) {
-            (Some(TeacherBatch::Auto), None) => {
+            (Some(NumberOrAuto::Auto), None) => {
                 batch_size::measured(&samples, &mut model, most, || Model::open(config, &samples))
             }
-            (Some(TeacherBatch::Auto), Some(kept)) => Ok(kept),
+            (Some(NumberOrAuto::Auto), Some(kept)) => Ok(kept),
             _ => Ok(config.batch()),
         }?;
         let first = (batch as u64).min(samples.rows());

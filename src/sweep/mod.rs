@@ -12,6 +12,7 @@
 //! [`run`] plans all points, starts as many processes at a time as it is told, and reads what they leave behind.
 //! What a process is called and how it takes its arguments is the program's matter.
 
+mod abreast;
 mod error;
 mod folder;
 mod plan;

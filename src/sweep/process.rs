@@ -87,6 +87,11 @@ impl Process {
         Ok(Some(Self { child, input, log: log.to_owned(), begun: Instant::now() }))
     }
 
+    /// What the operating system calls it.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to stop where it can go on later.
     pub(super) fn stop(&mut self) {
         self.input = None;

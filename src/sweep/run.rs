@@ -7,12 +7,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::abreast::Abreast;
 use super::plan::{self, Planned};
 use super::process::{Ended, Process};
 use super::{
     Begin, Order, PointReport, PointState, RankBy, SweepError, SweepFolder, SweepOutcome, SweepReport,
 };
-use crate::config::SweepConfig;
+use crate::config::{NumberOrAuto, SweepConfig};
 use crate::ops::Progress;
 use crate::train::{FoundRun, RunFolder, TrainReport};
 
@@ -149,6 +150,8 @@ struct Work<'a> {
 struct Running {
     at: usize,
     process: Process,
+    /// Epochs that were written down when it began, and that have been counted.
+    begun_with: u64,
     epochs: u64,
 }
 
@@ -156,15 +159,15 @@ impl Work<'_> {
     /// Runs everything that is left; gives whether it was stopped.
     fn all(
         &mut self,
-        jobs: usize,
+        jobs: NumberOrAuto,
         cores: usize,
         command: &dyn Fn(&Order<'_>) -> Command,
         stop: &AtomicBool,
     ) -> Result<bool, SweepError> {
         let all = 0..self.points.len();
         let mut waiting: VecDeque<usize> = all.clone().filter(|at| self.done[*at].is_none()).collect();
-        let jobs = jobs.min(waiting.len()).max(1);
-        let share = (jobs > 1).then(|| (cores / jobs).max(1));
+        let on_gpu = |at: &usize| self.points[*at].config.train.device != "cpu";
+        let mut abreast = Abreast::new(jobs, cores, waiting.len(), waiting.iter().any(on_gpu));
         let epochs = |at: usize| u64::from(self.points[at].config.train.epochs);
         let told = all.clone().map(|at| self.done[at].as_ref().map_or(self.epochs(at), |_| epochs(at))).sum();
         self.progress.epochs("sweep", all.map(epochs).sum(), told);
@@ -175,10 +178,13 @@ impl Work<'_> {
                 stopped = true;
                 running.iter_mut().for_each(|run| run.process.stop());
             }
-            while !stopped && running.len() < jobs {
+            while !stopped && running.len() < abreast.now() {
                 let Some(at) = waiting.pop_front() else { break };
-                match self.start(at, share, command)? {
-                    Some(process) => running.push(Running { at, process, epochs: self.epochs(at) }),
+                match self.start(at, abreast.share(), command)? {
+                    Some(process) => {
+                        let epochs = self.epochs(at);
+                        running.push(Running { at, process, begun_with: epochs, epochs });
+                    }
                     // An earlier sweep's process is about to end there.
                     None => {
                         waiting.push_back(at);
@@ -191,6 +197,10 @@ impl Work<'_> {
                 return Ok(stopped && self.report.count(PointState::Trained) < self.points.len());
             }
             std::thread::sleep(BETWEEN_LOOKS);
+            if let [run] = running.as_slice() {
+                let ended = self.epochs(run.at).saturating_sub(run.begun_with);
+                abreast.look(run.process.id(), run.process.begun.elapsed(), ended);
+            }
             let mut still = Vec::new();
             for mut run in running {
                 match run.process.ended() {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{OutputType, RawOutput, TeacherError, TokenBatch, TokenTeacher, open, open_tokens};
-use crate::config::{TeacherBatch, TeacherConfig};
+use crate::config::{NumberOrAuto, TeacherConfig};
 
 const CLASSES: usize = 50;
 
@@ -259,7 +259,7 @@ fn a_model_of_a_fixed_size_is_given_no_more_than_it_takes() {
          tokens, or export the model with an open length"
     );
     let mut many = config("causal_fixed.onnx", "");
-    many.batch = Some(TeacherBatch::Of(NonZeroUsize::new(3).unwrap()));
+    many.batch = Some(NumberOrAuto::Of(NonZeroUsize::new(3).unwrap()));
     let error = open_tokens(&many, &[], 12).map(|_| ()).unwrap_err().to_string();
     assert!(error.ends_with("expected 3 rows (teacher.batch); set teacher.batch = 2"), "{error}");
     // Fewer and shorter rows are padded up to it.
@@ -361,7 +361,7 @@ fn a_real_model_says_the_same_in_every_form() {
         ("torchscript-split", "pt", true),
     ] {
         let mut config = config(&format!("model.{suffix}"), "");
-        config.batch = Some(TeacherBatch::Of(NonZeroUsize::new(4).unwrap()));
+        config.batch = Some(NumberOrAuto::Of(NonZeroUsize::new(4).unwrap()));
         config.path = folder.join(form).join(format!("model.{suffix}"));
         config.head = split.then(|| folder.join(form).join(format!("head.{suffix}")));
         let mut teacher = open_tokens(&config, &[], length).unwrap();

@@ -5,13 +5,14 @@ mod points;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Config, ConfigError, Fault, load};
+use super::{Config, ConfigError, Fault, NumberOrAuto, load};
 
 pub use points::Point;
 
@@ -37,10 +38,11 @@ pub struct SweepConfig {
     /// sweep's own file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Runs at a time. Where the training config gives no `train.threads`, each of several gets its share of the cores.
+    /// Runs at a time. With `"auto"` the first is alone until it has ended an epoch; then there are as many as cores and the
+    /// memory that it was seen to need have room for, or one where any is on a GPU. Where the training config gives no
+    /// `train.threads`, each of several gets its share of the cores.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 1024))]
-    pub jobs: usize,
+    pub jobs: NumberOrAuto,
     /// What ranks the runs: `train_loss`, or a measure on a validation set, `set.metric`. Default: what chose the
     /// epoch of the first run; where that is `last`, the first measure of its first validation set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,8 +78,8 @@ impl JsonSchema for Values {
     }
 }
 
-fn one() -> usize {
-    1
+fn one() -> NumberOrAuto {
+    NumberOrAuto::Of(NonZeroUsize::MIN)
 }
 
 /// Reads the sweep's config at `path` with `overrides`: `jobs=2`, `grid.seed=[0, 1]`, `set.train.epochs=3`.

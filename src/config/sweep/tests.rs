@@ -106,7 +106,8 @@ fn the_command_line_changes_keys() {
     let set =
         ["jobs=2", "grid.seed=[0, 1, 2]", "grid.loss.tail=[\"prior\"]", "set.train.epochs=7", "cache=/c"];
     let config = read(text, &set).unwrap();
-    assert_eq!((config.jobs, config.points().len()), (2, 3));
+    assert_eq!((config.jobs.to_string().as_str(), config.points().len()), ("2", 3));
+    assert_eq!(read(text, &["jobs=\"auto\""]).unwrap().jobs, NumberOrAuto::Auto);
     assert_eq!(config.swept(), ["seed", "loss.temperature", "loss.tail"]);
     assert_eq!((&config.set["train.epochs"], config.cache), (&json!(7), Some("/c".into())));
     for wrong in ["list=[]", "grid={}", "job.s=1", "jobs"] {
