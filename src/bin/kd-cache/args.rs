@@ -428,3 +428,19 @@ fn sample_range(text: &str) -> Result<Range<u64>, String> {
     let range = id(from, 0)?..id(below, u64::MAX)?;
     if range.is_empty() { Err(format!("{text} holds no sample; {}", wrong())) } else { Ok(range) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_samples_may_leave_out_either_end() {
+        for (text, range) in [("3..7", 3..7), ("3..", 3..u64::MAX), ("..7", 0..7), ("..", 0..u64::MAX)] {
+            assert_eq!(sample_range(text), Ok(range), "{text}");
+        }
+        for wrong in ["", "7", "a..b", "3..3", "7..3", "-1..4", "1...4"] {
+            let error = sample_range(wrong).unwrap_err();
+            assert!(error.contains("expected A..B") && error.contains(wrong), "{wrong}: {error}");
+        }
+    }
+}
