@@ -1,6 +1,6 @@
 //! The backward pass from tensors whose gradients are known, as `torch.autograd.backward(tensors, grad_tensors)` has it.
 //!
-//! The bindings go backward from a loss alone, a number. The gradient by the logits, which some of our losses make in
+//! The bindings go backward from losses alone, and take no gradients. That by the logits, which some of our losses make in
 //! one go with their value, could then only enter as that of a product with the logits: three readings and a writing of
 //! as many numbers as there are logits, and memory for as many. TorchScript reaches the function that takes it.
 

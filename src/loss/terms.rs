@@ -72,8 +72,13 @@ impl LossTerms {
         }
     }
 
-    /// Adds the gradients of `scale` times the loss to those of the variables that the logits were made of, and lets go of
-    /// what they are made of. Nothing is done where nothing has a gradient.
+    /// Whether anything of it has a gradient.
+    pub fn has_gradient(&self) -> bool {
+        !self.roots.is_empty()
+    }
+
+    /// Adds the gradients of `scale` times the loss to those of all variables that it was made of, and lets go of what they are
+    /// made of. Nothing is done where nothing has a gradient.
     ///
     /// # Errors
     /// What libtorch says, memory above all.
@@ -100,8 +105,8 @@ impl LossTerms {
 /// A weighted sum on its way.
 pub(super) struct Sum {
     pub(super) total: Tensor,
-    /// Logits, and the gradient by them of what has no graph in the total.
-    given: Option<(Tensor, Tensor)>,
+    /// Logits, and the gradients by them of what has no graph in the total.
+    given: Vec<(Tensor, Tensor)>,
     pub(super) terms: BTreeMap<String, Tensor>,
     pub(super) positions: f64,
     pub(super) labels: f64,
@@ -111,7 +116,7 @@ impl Sum {
     pub(super) fn new(means: Means, device: Device) -> Self {
         Self {
             total: Tensor::zeros([], (Kind::Float, device)),
-            given: None,
+            given: Vec::new(),
             terms: BTreeMap::new(),
             positions: means.positions.max(1) as f64,
             labels: means.labels.max(1) as f64,
@@ -120,15 +125,13 @@ impl Sum {
 
     pub(super) fn finish(self) -> LossTerms {
         let mut terms = LossTerms::new(self.total, self.terms);
-        if let Some((logits, gradient)) = self.given {
-            terms.give(logits, gradient);
-        }
+        self.given.into_iter().for_each(|(logits, gradient)| terms.give(logits, gradient));
         terms
     }
 
     /// Goes backward from `gradient` of `logits` too.
     pub(super) fn give(&mut self, logits: &Tensor, gradient: Tensor) {
-        self.given = Some((logits.shallow_clone(), gradient));
+        self.given.push((logits.shallow_clone(), gradient));
     }
 
     pub(super) fn add(&mut self, name: &'static str, weight: f64, of_positions: Tensor) {

@@ -125,6 +125,12 @@ pub enum TrainError {
     /// Nothing is left to learn.
     #[error("train.freeze: every weight is frozen; leave some out")]
     AllFrozen,
+    /// A student of which nothing that is trained leads to the loss.
+    #[error(
+        "the loss has no gradient: nothing that is trained leads to it; see train.freeze, and that the forward of a module of your \
+         own neither detaches nor is under torch.no_grad"
+    )]
+    NoGradient,
     /// A batch without positions.
     #[error("the cache has a batch of rows without any token")]
     Empty,

@@ -59,15 +59,19 @@ fn backward_in(
         if let Some((total, named)) = further {
             terms.add(total, named);
         }
+        if !features.requires_grad() && !terms.has_gradient() {
+            return Err(TrainError::NoGradient);
+        }
         terms.backward(scale).map_err(failed)?;
         return Ok(terms);
     }
-    let leaf = features.detach().set_requires_grad(true);
-    let mut sum: Option<LossTerms> = None;
+    let leaf = features.detach().set_requires_grad(features.requires_grad());
+    let (mut sum, mut learns): (Option<LossTerms>, _) = (None, features.requires_grad());
     for (start, len) in parts {
         let (labels, targets) = batch.part(start, len);
         let logits = model.head(&leaf.narrow(0, start, len));
         let mut terms = loss.forward(&logits, labels.as_ref(), &targets, means);
+        learns |= terms.has_gradient();
         terms.backward(scale).map_err(failed)?;
         terms.add_to(&mut sum);
     }
@@ -75,10 +79,15 @@ fn backward_in(
     if let Some((total, named)) = further {
         sum.add(total, named);
     }
-    // Where all that makes the features is frozen, there is no gradient to find.
-    let gradient = Some(leaf.grad()).filter(|gradient| features.requires_grad() && gradient.defined());
+    if !learns && !sum.has_gradient() {
+        return Err(TrainError::NoGradient);
+    }
+    // Where all that makes the features is frozen, or nothing of the loss is on logits, there is none to find.
+    let gradient = Some(leaf.grad()).filter(Tensor::defined);
     if let Some(mut gradient) = gradient {
-        gradient /= scale;
+        if scale != 1.0 {
+            gradient /= scale;
+        }
         sum.give(features, gradient);
     }
     sum.backward(scale).map_err(failed)?;
@@ -106,6 +115,10 @@ mod tests {
     const MEANS: Means = Means { positions: 12, labels: 9 };
 
     fn student() -> Box<dyn Student> {
+        student_with(true)
+    }
+
+    fn student_with(tie_word_embeddings: bool) -> Box<dyn Student> {
         let config = StudentConfig::Llama(LlamaConfig {
             hidden_size: 16,
             intermediate_size: Some(24),
@@ -114,7 +127,7 @@ mod tests {
             num_key_value_heads: None,
             rope_theta: 10_000.0,
             rms_norm_eps: 1e-5,
-            tie_word_embeddings: true,
+            tie_word_embeddings,
             classes: None,
         });
         student::create(&config, Asked::Tokens, CLASSES, of_tests()).unwrap()
@@ -234,9 +247,52 @@ mod tests {
                     assert!((a - b).abs() < 1e-5, "{tail}: {a} is not {b}");
                 }
                 for (whole, found) in whole.iter().zip(parts) {
+                    // Sums in another order differ by their last bits, and some gradients are beyond 10.
                     let largest = |of: &Tensor| of.abs().max().double_value(&[]);
                     let off = largest(&(whole - found));
                     assert!(off < 1e-6 * (1.0 + largest(whole)), "{tail}, {part:?}: {off}");
+                }
+            }
+        }
+    }
+
+    /// A student that nothing can be learnt by is not trained to no avail; a head alone learns, and a body alone.
+    #[test]
+    fn a_loss_that_nothing_trained_leads_to_is_refused() {
+        tch::manual_seed(5);
+        let selector = Selector::new(CLASSES, CLASSES, &TailNodes::default()).unwrap();
+        let space = TargetSpace {
+            classes: CLASSES,
+            k: CLASSES,
+            draws: None,
+            nodes: TailNodes::default(),
+            tail_model: None,
+        };
+        let batch = batch(&selector);
+        let weights = LossWeights { kl: 1.0.into(), ..LossWeights::default() };
+        let config = LossConfig { weights, ..LossConfig::default() };
+        let loss = WeightedLoss::new(&config, std::slice::from_ref(&space), of_tests()).unwrap();
+        for (tied, frozen, learns) in [
+            (true, &[""][..], false),
+            (false, &["lm_head"], true),
+            (false, &["model"], true),
+            (false, &[], true),
+        ] {
+            let student = student_with(tied);
+            for (name, variable) in student.variables().variables() {
+                let freeze = frozen.iter().any(|part| name.contains(part));
+                drop(variable.set_requires_grad(!freeze));
+            }
+            for step in [100, 5] {
+                let parts = |features: &Tensor| {
+                    let rows = features.size()[0];
+                    (0..rows).step_by(step).map(|start| (start, (step as i64).min(rows - start))).collect()
+                };
+                let done = backward_in(student.as_ref(), &batch, &loss, &nothing(), MEANS, 1.0, parts);
+                let refused = matches!(done, Err(TrainError::NoGradient));
+                assert_eq!(refused, !learns, "{frozen:?} in parts of {step}: {:?}", done.err());
+                for (name, variable) in student.variables().variables() {
+                    assert_eq!(variable.grad().defined(), variable.requires_grad(), "{name}, {frozen:?}");
                 }
             }
         }

@@ -55,9 +55,9 @@ pub(super) struct OfLabels<'a> {
 pub(super) struct Done {
     /// `[rows, classes]`, float.
     pub(super) gradient: Tensor,
-    /// The divergence of each row, in nats, without `T²`: `[rows]`.
+    /// The divergence of each row, in nats, without `T²`: `[rows]`, or their sum, `[]`.
     pub(super) of_kl: Option<Tensor>,
-    /// The cross-entropy of each row, 0 where there is no label: `[rows]`.
+    /// The cross-entropy of each row, 0 where there is no label: `[rows]`, or their sum, `[]`.
     pub(super) of_labels: Option<Tensor>,
 }
 
