@@ -23,7 +23,7 @@ pub enum NumberOrAuto {
 impl fmt::Display for NumberOrAuto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Of(samples) => samples.fmt(f),
+            Self::Of(number) => number.fmt(f),
             Self::Auto => f.write_str(AUTO),
         }
     }
@@ -32,7 +32,7 @@ impl fmt::Display for NumberOrAuto {
 impl Serialize for NumberOrAuto {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Of(samples) => samples.serialize(serializer),
+            Self::Of(number) => number.serialize(serializer),
             Self::Auto => serializer.serialize_str(AUTO),
         }
     }
@@ -54,8 +54,8 @@ impl Visitor<'_> for NumberOrWord {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<NumberOrAuto, E> {
-        let samples = usize::try_from(number).ok().and_then(NonZeroUsize::new);
-        samples.map(NumberOrAuto::Of).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+        let known = usize::try_from(number).ok().and_then(NonZeroUsize::new);
+        known.map(NumberOrAuto::Of).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<NumberOrAuto, E> {
@@ -90,12 +90,12 @@ mod tests {
 
     #[test]
     fn a_number_or_the_word_is_read_and_written_and_nothing_else_is() {
-        for (json, batch) in
+        for (json, number) in
             [("7", NumberOrAuto::Of(NonZeroUsize::new(7).unwrap())), ("\"auto\"", NumberOrAuto::Auto)]
         {
-            assert_eq!(serde_json::from_str::<NumberOrAuto>(json).unwrap(), batch);
-            assert_eq!(serde_json::to_string(&batch).unwrap(), json);
-            assert_eq!(batch.to_string(), json.trim_matches('"'));
+            assert_eq!(serde_json::from_str::<NumberOrAuto>(json).unwrap(), number);
+            assert_eq!(serde_json::to_string(&number).unwrap(), json);
+            assert_eq!(number.to_string(), json.trim_matches('"'));
         }
         for wrong in ["0", "-3", "1.5", "\"automatic\"", "[]"] {
             let error = serde_json::from_str::<NumberOrAuto>(wrong).unwrap_err().to_string();

@@ -15,6 +15,7 @@ const LONG_ENOUGH: Duration = Duration::from_secs(60);
 /// cores have room for.
 pub(super) struct Abreast {
     now: usize,
+    /// As far as cores go.
     most: usize,
     cores: usize,
     /// What a run was seen to need, in bytes, as long as that is still to be found out.
@@ -22,12 +23,19 @@ pub(super) struct Abreast {
 }
 
 impl Abreast {
-    /// For `waiting` runs; those on a GPU have it for themselves with `auto`, because its memory is not looked at.
-    pub(super) fn new(jobs: NumberOrAuto, cores: usize, waiting: usize, on_gpu: bool) -> Self {
+    /// For `waiting` runs of so many `threads`, where their configs say it; those on a GPU have it for themselves with `auto`,
+    /// because its memory is not looked at.
+    pub(super) fn new(
+        jobs: NumberOrAuto,
+        cores: usize,
+        threads: Option<usize>,
+        waiting: usize,
+        on_gpu: bool,
+    ) -> Self {
         let (most, auto) = match jobs {
             NumberOrAuto::Of(jobs) => (jobs.get(), false),
             NumberOrAuto::Auto if on_gpu => (1, false),
-            NumberOrAuto::Auto => (cores, true),
+            NumberOrAuto::Auto => (cores / threads.unwrap_or(1).max(1), true),
         };
         let most = most.min(waiting).max(1);
         let seen = (auto && most > 1).then_some(0);
@@ -39,15 +47,22 @@ impl Abreast {
         self.now
     }
 
-    /// Threads of each of several; `None` where one run has all cores. The same whatever memory allows, because the order of
-    /// sums depends on it.
+    /// Cores of a run that begins now beside others; `None` where all runs follow one another. The first run has what it would
+    /// have if memory did not matter.
     pub(super) fn share(&self) -> Option<usize> {
-        (self.most > 1).then(|| (self.cores / self.most).max(1))
+        let together = if self.seen.is_some() { self.most } else { self.now };
+        (self.most > 1).then(|| (self.cores / together).max(1))
     }
 
-    /// Looks at the first run, a process that has been at work for `worked` and has ended `epochs` of its epochs.
-    pub(super) fn look(&mut self, process: u32, worked: Duration, epochs: u64) {
-        let Some(seen) = &mut self.seen else { return };
+    /// Whether [`Self::look`] has something to find out.
+    pub(super) fn looks(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    /// Looks at the first run, a process that has been at work for `worked` and has ended `epochs` of its epochs; whether it is
+    /// now known what runs need. Of a cache in the page cache what a run has mapped counts for it, though others share it.
+    pub(super) fn look(&mut self, process: u32, worked: Duration, epochs: u64) -> bool {
+        let Some(seen) = &mut self.seen else { return false };
         let mut system = System::new();
         let pid = Pid::from_u32(process);
         system.refresh_processes_specifics(
@@ -57,20 +72,24 @@ impl Abreast {
         );
         *seen = (*seen).max(system.process(pid).map_or(0, |process| process.memory()));
         if epochs == 0 && worked < LONG_ENOUGH {
-            return;
+            return false;
         }
         system.refresh_memory();
-        // A container's limit, where there is one, says more than the machine.
-        let of_group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-        let further = fits(system.available_memory().min(of_group), *seen);
-        self.now = further.saturating_add(1).min(self.most);
-        self.seen = None;
+        // A container's limit, where it is below what the machine has. What is called free of it is without the page cache.
+        let limits = system.cgroup_limits().filter(|limits| limits.total_memory < system.total_memory());
+        let of_group = limits.map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
+        self.decide(system.available_memory().min(of_group));
+        true
     }
-}
 
-/// Runs of `needed` bytes each that `free` bytes have room for.
-fn fits(free: u64, needed: u64) -> usize {
-    (free as f64 * SHARE_OF_MEMORY / needed.max(1) as f64) as usize
+    /// As many as `free` bytes have room for beside the first; none where nobody knows what that needs.
+    fn decide(&mut self, free: u64) {
+        let further = match self.seen.take() {
+            None | Some(0) => 0,
+            Some(needed) => (free as f64 * SHARE_OF_MEMORY / needed as f64) as usize,
+        };
+        self.now = further.saturating_add(1).min(self.most);
+    }
 }
 
 #[cfg(test)]
@@ -92,36 +111,49 @@ mod tests {
             (16, 4, 20, 16, Some(1)),
             (3, 4, 0, 1, None),
         ] {
-            let abreast = Abreast::new(of(jobs), cores, waiting, false);
+            let abreast = Abreast::new(of(jobs), cores, None, waiting, false);
             assert_eq!((abreast.now(), abreast.share()), (now, share), "{jobs} {cores} {waiting}");
+            assert!(!abreast.looks());
         }
     }
 
     #[test]
     fn what_is_found_out_is_found_of_the_first_run() {
-        let auto = |cores, waiting, gpu| Abreast::new(NumberOrAuto::Auto, cores, waiting, gpu);
-        let mut abreast = auto(8, 4, false);
-        assert_eq!((abreast.now(), abreast.share()), (1, Some(2)));
-        // This process is no large one, and there is room for more of it.
-        abreast.look(std::process::id(), Duration::ZERO, 0);
-        assert_eq!(abreast.now(), 1);
-        assert!(abreast.seen.is_some_and(|bytes| bytes > 1 << 20), "{:?}", abreast.seen);
-        abreast.look(std::process::id(), Duration::ZERO, 1);
-        assert_eq!((abreast.now(), abreast.share()), (4, Some(2)));
-        // Nor does it wait for ever.
-        let mut abreast = auto(8, 4, false);
-        abreast.look(std::process::id(), LONG_ENOUGH, 0);
-        assert_eq!(abreast.now(), 4);
-        // One after the other where there is one core or a GPU.
-        for abreast in [auto(1, 4, false), auto(8, 4, true)] {
-            assert_eq!((abreast.now(), abreast.share()), (1, None));
+        let auto = |cores, threads, gpu| Abreast::new(NumberOrAuto::Auto, cores, threads, 4, gpu);
+        for (seen, free, now, share) in [
+            (3 << 30, 10 << 30, 4, 4),
+            (3 << 30, 7 << 30, 3, 5),
+            (3 << 30, 3 << 30, 1, 16),
+            (0, 10 << 30, 1, 16),
+            (1, u64::MAX, 4, 4),
+        ] {
+            let mut abreast = auto(16, None, false);
+            assert_eq!((abreast.now(), abreast.share(), abreast.looks()), (1, Some(4), true));
+            abreast.seen = Some(seen);
+            abreast.decide(free);
+            assert_eq!(
+                (abreast.now(), abreast.share(), abreast.looks()),
+                (now, Some(share), false),
+                "{free}"
+            );
         }
+        // One after the other where there is one core for each, or a GPU.
+        for abreast in
+            [auto(1, None, false), auto(8, Some(8), false), auto(8, Some(5), false), auto(8, None, true)]
+        {
+            assert_eq!((abreast.now(), abreast.share(), abreast.looks()), (1, None, false));
+        }
+        assert_eq!(auto(8, Some(4), false).most, 2);
     }
 
     #[test]
-    fn memory_is_divided_among_runs_with_some_left_over() {
-        assert_eq!(fits(10 << 30, 3 << 30), 3);
-        assert_eq!(fits(10 << 30, 20 << 30), 0);
-        assert_eq!(fits(0, 1), 0);
+    fn a_run_is_looked_at_until_it_has_ended_an_epoch_or_worked_long_enough() {
+        let auto = || Abreast::new(NumberOrAuto::Auto, 8, None, 4, false);
+        let mut abreast = auto();
+        assert!(!abreast.look(std::process::id(), Duration::ZERO, 0));
+        assert!(abreast.seen.is_some_and(|bytes| bytes > 1 << 20), "{:?}", abreast.seen);
+        assert!(abreast.look(std::process::id(), Duration::ZERO, 1) && !abreast.looks());
+        assert!(!abreast.look(std::process::id(), Duration::ZERO, 2));
+        assert!(auto().look(std::process::id(), LONG_ENOUGH, 0));
     }
 }

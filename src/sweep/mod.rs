@@ -9,7 +9,8 @@
 //! └── lock                  held by the sweep at work
 //! ```
 //!
-//! [`run`] plans all points, starts as many processes at a time as it is told, and reads what they leave behind.
+//! [`run`] plans all points, starts as many processes at a time as it is told or as the first shows room for, and reads what they
+//! leave behind.
 //! What a process is called and how it takes its arguments is the program's matter.
 
 mod abreast;

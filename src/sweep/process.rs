@@ -38,8 +38,10 @@ pub struct Order<'a> {
     pub out: &'a Path,
     /// How it begins.
     pub begin: Begin,
-    /// Its share of the cores, where its config gives no `train.threads`.
+    /// `train.threads`, where its config gives none.
     pub threads: Option<usize>,
+    /// Its share of the cores, where several share them.
+    pub share: Option<usize>,
 }
 
 /// A run at work.

@@ -167,7 +167,8 @@ impl Work<'_> {
         let all = 0..self.points.len();
         let mut waiting: VecDeque<usize> = all.clone().filter(|at| self.done[*at].is_none()).collect();
         let on_gpu = |at: &usize| self.points[*at].config.train.device != "cpu";
-        let mut abreast = Abreast::new(jobs, cores, waiting.len(), waiting.iter().any(on_gpu));
+        let threads = waiting.iter().filter_map(|at| self.points[*at].config.train.threads).max();
+        let mut abreast = Abreast::new(jobs, cores, threads, waiting.len(), waiting.iter().any(on_gpu));
         let epochs = |at: usize| u64::from(self.points[at].config.train.epochs);
         let told = all.clone().map(|at| self.done[at].as_ref().map_or(self.epochs(at), |_| epochs(at))).sum();
         self.progress.epochs("sweep", all.map(epochs).sum(), told);
@@ -197,9 +198,13 @@ impl Work<'_> {
                 return Ok(stopped && self.report.count(PointState::Trained) < self.points.len());
             }
             std::thread::sleep(BETWEEN_LOOKS);
-            if let [run] = running.as_slice() {
+            if let [run] = running.as_slice()
+                && abreast.looks()
+            {
                 let ended = self.epochs(run.at).saturating_sub(run.begun_with);
-                abreast.look(run.process.id(), run.process.begun.elapsed(), ended);
+                if abreast.look(run.process.id(), run.process.begun.elapsed(), ended) {
+                    self.progress.say(&format!("jobs = \"auto\": {} at a time", abreast.now()));
+                }
             }
             let mut still = Vec::new();
             for mut run in running {
@@ -252,6 +257,7 @@ impl Work<'_> {
             out: run.path(),
             begin,
             threads,
+            share,
         };
         let started = Process::start(command(&order), &self.folder.log(name))?;
         if started.is_some() {

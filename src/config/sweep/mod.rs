@@ -38,9 +38,9 @@ pub struct SweepConfig {
     /// sweep's own file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Runs at a time. With `"auto"` the first is alone until it has ended an epoch; then there are as many as cores and the
-    /// memory that it was seen to need have room for, or one where any is on a GPU. Where the training config gives no
-    /// `train.threads`, each of several gets its share of the cores.
+    /// Runs at a time. With `"auto"` the first is alone until it has ended an epoch or worked for a minute; then there are as
+    /// many as cores and the memory that it was seen to need have room for, or one where any is on a GPU. Where the training
+    /// config gives no `train.threads`, each of several gets its share of the cores when it begins.
     #[serde(default = "one")]
     pub jobs: NumberOrAuto,
     /// What ranks the runs: `train_loss`, or a measure on a validation set, `set.metric`. Default: what chose the

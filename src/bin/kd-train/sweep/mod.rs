@@ -60,8 +60,10 @@ fn command(program: &PathBuf, order: &Order<'_>) -> Command {
     }
     if let Some(threads) = order.threads {
         command.arg("--set").arg(format!("train.threads={threads}"));
-        // What prepares batches, too: it changes no number.
-        command.env("RAYON_NUM_THREADS", threads.to_string());
+    }
+    if let Some(share) = order.share {
+        // What prepares batches: it changes no number.
+        command.env("RAYON_NUM_THREADS", share.to_string());
     }
     command.args(["--quiet", "--stop-at-end-of-input"]);
     command
