@@ -1,5 +1,6 @@
 //! The samples of a run, how they become a student's input, and the cache over them.
 
+use std::iter;
 use std::ops::Range;
 
 use crate::cache::{CacheError, CacheReader, TokenRow, Wanted};
@@ -300,7 +301,8 @@ impl Samples {
                 Ok(Batch { ids, inputs, labels, targets, features })
             }
             Source::Tokens { cache, targets: asked } => {
-                self.caches().try_for_each(|cache| cache.open_shards_of(indices))?;
+                let further = self.further.iter().filter(|_| *asked);
+                iter::once(cache).chain(further).try_for_each(|cache| cache.open_shards_of(indices))?;
                 let mut rows = Vec::with_capacity(indices.len());
                 for index in indices {
                     rows.extend(cache.tokens(*index)?);
