@@ -41,8 +41,8 @@ impl<'a> Pixels<'a> {
         if (height, width) == (self.height, self.width) {
             return Ok(self);
         }
-        // By type: an image that names its type at run time compiles the code of all the others along, a megabyte for
-        // each kind of pixel. What is rare has its channels resized one by one.
+        // By type: an image that names its type at run time compiles the code of all the others along, more than half a
+        // megabyte for each kind of pixel. What is rare has its channels resized one by one.
         match self.channels {
             1 => self.through::<U8>(height, width, interpolation),
             3 => self.through::<U8x3>(height, width, interpolation),

@@ -247,7 +247,7 @@ mod tests {
                     assert!((a - b).abs() < 1e-5, "{tail}: {a} is not {b}");
                 }
                 for (whole, found) in whole.iter().zip(parts) {
-                    // Sums in another order differ by their last bits, and some gradients are beyond 10.
+                    // Sums in another order differ by their last bits, which are those of the largest gradient.
                     let largest = |of: &Tensor| of.abs().max().double_value(&[]);
                     let off = largest(&(whole - found));
                     assert!(off < 1e-6 * (1.0 + largest(whole)), "{tail}, {part:?}: {off}");
