@@ -24,7 +24,7 @@ use kd_cache::dataset::{self, AnyDataset, Dataset, TokenDataset};
 use kd_cache::ids::SampleView;
 use kd_cache::ops::{BuildUntil, Silent, build};
 use kd_cache::preprocess::Preprocess;
-use kd_cache::teacher::{self, RawOutput, Teacher, TokenBatch, TokenTeacher};
+use kd_cache::teacher::{self, RawOutput, Teacher, TokenBatch, TokenTeacher, Values};
 
 use figures::spread;
 
@@ -87,11 +87,12 @@ impl Alone {
             Self::Tokens(teacher, batches) => {
                 let mut last = None;
                 let mut away = |output: RawOutput| {
-                    last = Some(output.values);
+                    // What is here has been waited for, and would keep its memory.
+                    last = output.values.on_device().then_some(output.values);
                     ControlFlow::Continue(())
                 };
                 batches.iter().for_each(|batch| teacher.forward(batch, &mut away).unwrap());
-                last.unwrap().wait();
+                last.iter().for_each(Values::wait);
             }
         }
     }

@@ -74,7 +74,7 @@ fn backward(
         let logits = match (&output.values, *reading) {
             // As a trainer has them whose teacher is on the same device.
             (Values::Device(logits), OutputReading::Logits) => logits.0.to_kind(Kind::Float),
-            _ => Tensor::from_slice(&reading.into_logits(output).unwrap()).view([rows, classes]),
+            _ => Tensor::from_slice(&reading.into_logits(output).unwrap().into_vec()).view([rows, classes]),
         };
         let target = (logits.to_device(device) / temperature).log_softmax(-1, Kind::Float);
         let own = (student.head(&leaf.narrow(0, at, rows)) / temperature).log_softmax(-1, Kind::Float);

@@ -17,6 +17,7 @@
 // ── level 0: words ──
 pub mod digest;
 pub mod durable;
+pub mod floats;
 pub mod ids;
 pub mod mapped;
 pub mod permutation;

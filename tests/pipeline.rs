@@ -79,6 +79,30 @@ fn onnx_and_torchscript_say_the_same() {
 }
 
 #[test]
+fn the_memory_format_of_images_changes_last_bits_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let teacher = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/teachers/fashion-mnist.pt");
+    let teacher = format!("teacher.path={}", teacher.display());
+    let config = cache_config(dir.path(), "linear.pt");
+    let [there, last] = ["there", "last"].map(|name| dir.path().join(name));
+    let with = |out: &Path, more: &[&str]| {
+        build(&config, out, &[&[teacher.as_str(), "storage.values=f32"], more].concat())
+    };
+    with(&there, &[]).code(0);
+    with(&last, &["teacher.channels_last=true"]).code(0);
+    let [a, b] = [&there, &last].map(|out| CacheReader::open(out).unwrap().manifest().teacher.channels_last);
+    assert_eq!((a, b), (false, true));
+    let distance = distance(&there, &last);
+    assert!(distance < 1e-5, "{distance}");
+    // It is part of what a cache was made of, and of no other kind of teacher or sample.
+    with(&last, &[]).refused(&["channels_last"]);
+    let flat = ["teacher.channels_last=true", "preprocess.layout=flat"];
+    build(&config, &dir.path().join("flat"), &flat).refused(&["teacher.channels_last", "[784]"]);
+    let onnx = ["teacher.channels_last=true", "teacher.kind=onnx"];
+    build(&config, &dir.path().join("onnx"), &onnx).refused(&["teacher.channels_last", "torchscript"]);
+}
+
+#[test]
 fn probabilities_and_their_logarithms_are_logits_up_to_a_constant() {
     let dir = tempfile::tempdir().unwrap();
     let logits = built(dir.path(), "linear.onnx", &[]);

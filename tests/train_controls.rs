@@ -169,6 +169,19 @@ fn every_kind_of_student_trains_in_half_types() {
     }
 }
 
+/// What it does there is tested where the GPU is (`student::tests`); the CPU's gradients would be wrong.
+#[test]
+fn channels_last_is_for_images_on_a_gpu() {
+    let case = Case::new();
+    let conv = "student={ kind = \"conv\", channels = [8, 16] }";
+    let cpu = [conv, "train.channels_last=true", "preprocess.layout=nchw"];
+    case.train("cpu", &cpu).refused(&["train.channels_last", "is for a GPU"]);
+    let llama = "student={ kind = \"llama\", hidden_size = 8, intermediate_size = 16, num_hidden_layers = 1, \
+                 num_attention_heads = 2 }";
+    case.train("llama", &[llama, "train.channels_last=true"])
+        .refused(&["train.channels_last", "takes tokens"]);
+}
+
 /// What a module returns beside its logits is a term like others, and a mean over samples.
 #[test]
 fn a_student_may_return_a_loss_of_its_own() {

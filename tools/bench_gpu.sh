@@ -5,7 +5,7 @@
 #
 # First that its results are right (tools/check_gpu.py), then ratios of runs that take turns: selection and loss beside
 # merely reading and copying as many logits, a build beside the bare teacher, a training step from a cache beside the same
-# step on labels, with and without bfloat16, the memory of a step beside a dense loss, and an epoch beside one with the
+# step on labels, with and without bfloat16 and channels_last, the memory of a step beside a dense loss, and an epoch beside one with the
 # teacher in every step. BIN is a folder with kd-cache, kd-train and the benches `build`, `loss_memory`, `on_device` and
 # `online`, default: as cargo built them. Needs Fashion-MNIST in data/fashion-mnist and, where nothing was built,
 # LD_LIBRARY_PATH at the folder of libtorch's libraries. Of the environment:
@@ -81,7 +81,7 @@ if wanted steps; then
         python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name "$name" --rounds "$rounds" \
             --set "train.device=$device" "$@"
     }
-    images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --every 50)
+    images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --every 50 --also train.channels_last=true)
     steps conv "${images[@]}" --set 'student={ kind = "conv", channels = [32, 64] }'
     steps resnet18 "${images[@]}" --set 'student={ kind = "resnet18" }'
     steps resnet18-bf16 "${images[@]}" --set 'student={ kind = "resnet18" }' --set train.precision=bf16

@@ -2,11 +2,12 @@
 """What a training step from a cache costs beside the same step on labels alone, as ratios of runs that alternate.
 
     tools/bench_steps.py --cache DIR --config TRAIN.toml --out FOLDER [--name NAME] [--set KEY=VALUE]...
-                         [--tails prior,shape] [--rounds 5] [--every 20] [--programs BIN]
+                         [--tails prior,shape] [--also KEY=VALUE]... [--rounds 5] [--every 20] [--programs BIN]
                          [--online CACHE.toml [--cache-set KEY=VALUE]...]
 
 Each round trains one run for each tail handling and one on labels alone (loss.weights = { cross_entropy = 1 }), the order
-turning from round to round; weights of the others are the config's. A run has three lines of --every steps, of which the
+turning from round to round; weights of the others are the config's. With --also there is one more for each tail, with that
+key: train.channels_last=true, say. A run has three lines of --every steps, of which the
 first is not counted: libraries load and memory is claimed in it. A ratio is seconds a sample over seconds a sample on
 labels, of one round; printed are the median, the least and the largest over the rounds, as a row of a Markdown table.
 With --online, for language models, the order stays and each round also has a run with the teacher of CACHE.toml in every
@@ -69,6 +70,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="steps")
     parser.add_argument("--tails", default="prior,shape", help="several by commas")
+    parser.add_argument("--also", action="append", default=[], metavar="KEY=VALUE", help="each tail once more, with it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="folder of kd-train, perhaps of online too")
     parser.add_argument("--every", type=int, default=20, help="steps in a line")
@@ -78,6 +80,8 @@ def main():
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     arms = {"labels": LABELS} | {tail: [f"loss.tail={tail}"] for tail in options.tails.split(",")}
+    also = [(tail, key) for key in options.also for tail in options.tails.split(",")]
+    arms |= {f"{tail}, {key}": [f"loss.tail={tail}", key] for tail, key in also}
     if options.online:
         # After the labels, whose run it begins with.
         arms |= {ONLINE: None}

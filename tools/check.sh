@@ -49,9 +49,10 @@ export PYTHONPATH
 # Benches too: to link each of them would take minutes and gigabytes, and say no more.
 step 'lints' cargo clippy --release --all-targets -- -D warnings
 step 'lints without native libraries' cargo clippy --release --all-targets --no-default-features -- -D warnings
-step 'tests' cargo test --release
-# The library's own tests are the same code with the libraries and without; the small program is another one.
+# The library's own tests are the same code with the libraries and without; the small program is another one. It is made first, so
+# that the whole one is what stays.
 step 'tests without native libraries' cargo test --release --no-default-features --test suite
+step 'tests' cargo test --release
 # The flags after `--` are added to those of .cargo/config.toml, which RUSTDOCFLAGS would replace.
 step 'documentation' cargo rustdoc --release --lib -- -D warnings
 step 'documentation without native libraries' cargo rustdoc --release --lib --no-default-features -- -D warnings

@@ -30,6 +30,9 @@ pub struct TeacherIdentity {
     /// Where the head is a file of its own: positions it was given at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<usize>,
+    /// Images were given to it with the channels of a place side by side.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub channels_last: bool,
     /// `logits`, `probabilities` or `log_probabilities`.
     pub output_kind: String,
     /// Float type of the output.

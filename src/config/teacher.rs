@@ -108,6 +108,12 @@ pub struct TeacherConfig {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(skip_serializing_if = "super::outline::never")]
     pub padded_vocabulary: bool,
+    /// TorchScript: images lie in memory with the channels of a place side by side, PyTorch's memory format `channels_last`:
+    /// most convolutions are quicker like that. The model must not rely on the other order, as `view` does and `reshape`
+    /// or `flatten` do not. The last bits of its logits may be others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
+    pub channels_last: bool,
     /// What the output means.
     #[serde(default)]
     pub output_kind: OutputKind,
@@ -156,6 +162,10 @@ impl TeacherConfig {
         };
         for (key, _) in foreign.into_iter().filter(|(_, given)| *given) {
             faults.push(Fault::new(format!("teacher.{key}"), problem));
+        }
+        if self.channels_last && self.kind != TeacherKind::Torchscript {
+            let problem = "is of teacher.kind = \"torchscript\"; remove it";
+            faults.push(Fault::new("teacher.channels_last", problem));
         }
         match (self.kind == TeacherKind::Command, self.command.is_empty()) {
             (true, true) => {

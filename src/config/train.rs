@@ -144,6 +144,12 @@ pub struct TrainSection {
     #[serde(default, skip_serializing_if = "Precision::is_default")]
     #[schemars(skip_serializing_if = "super::outline::never")]
     pub precision: Precision,
+    /// Whether images lie in a GPU's memory with the channels of a place side by side, PyTorch's memory format `channels_last`:
+    /// most convolutions are quicker like that, above all in half types. A TorchScript student must not rely on the other order,
+    /// as `view` does and `reshape` or `flatten` do not. Not on the CPU, where gradients of some convolutions would be wrong.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
+    pub channels_last: bool,
     /// Whether a GPU is to give the same bits from the same seed, as the CPU always does: it then takes slower
     /// algorithms, and needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the environment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -233,6 +239,16 @@ impl Config for TrainConfig {
         }
         faults.extend(device::validate("train.device", &self.train.device));
         faults.extend(self.train.shuffle.and_then(ShuffleConfig::validate));
+        if self.train.channels_last && matches!(self.student, StudentConfig::Llama(_)) {
+            let problem = "is of images, and student.kind = \"llama\" takes tokens; remove it";
+            faults.push(Fault::new("train.channels_last", problem));
+        }
+        // oneDNN's weight gradient of a 1×1 convolution with stride 2 and few channels is, in libtorch 2.11.
+        if self.train.channels_last && self.train.device.parse() == Ok(device::DeviceName::Cpu) {
+            let problem = "is for a GPU: on the CPU libtorch's gradients of some convolutions are wrong with it; remove it, \
+                           or set train.device";
+            faults.push(Fault::new("train.channels_last", problem));
+        }
         let epochs = f64::from(self.train.epochs);
         faults.extend(self.loss.validate(epochs, self.train.accumulate));
         faults.extend(self.selection());

@@ -1,9 +1,10 @@
 //! What teachers and training share of libtorch: devices and the way to them, its messages in a line, products in half
-//! types, the same bits from the same numbers, its memory, the way back from gradients that are known, and kernels of our
+//! types, memory formats, the same bits from the same numbers, its memory, the way back from gradients that are known, and kernels of our
 //! own beside its operators.
 
 mod autocast;
 mod backward;
+mod channels_last;
 mod deterministic;
 mod device;
 mod download;
@@ -15,6 +16,7 @@ mod upload;
 
 pub use autocast::{Autocast, AutocastError};
 pub(crate) use backward::backward;
+pub(crate) use channels_last::channels_last;
 pub use deterministic::{DeterministicError, make_deterministic};
 #[cfg(test)]
 pub(crate) use device::of_tests;

@@ -326,6 +326,7 @@ fn plan(
             output: None,
             head: None,
             chunk: None,
+            channels_last: false,
             output_kind: "log_probabilities".into(),
             dtype: "f32".into(),
             runtime: settings.from.to_string(),

@@ -3,6 +3,7 @@
 use super::source::SourceError;
 use crate::cache::HeadLayout;
 use crate::config::HeadConfig;
+use crate::floats::Floats;
 use crate::ids::Position;
 #[cfg(feature = "torch")]
 use crate::libtorch::DeviceLogits;
@@ -44,7 +45,11 @@ impl Keep {
     ///
     /// # Errors
     /// [`NonFinite`]: the first logit that is NaN or infinite.
-    pub(super) fn targets(&self, logits: &[f32], positions: &[Position]) -> Result<TargetBatch, NonFinite> {
+    pub(super) fn targets<'a>(
+        &self,
+        logits: impl Into<Floats<'a>>,
+        positions: &[Position],
+    ) -> Result<TargetBatch, NonFinite> {
         match self {
             Self::Selected(selector) => selector.select(logits),
             Self::Sampled(sampler) => sampler.draw(logits, positions),

@@ -286,7 +286,7 @@ fn measure(
             let read = match at {
                 0 => output.parts().try_fold(here.start, |start, part| {
                     let end = start + part.rows;
-                    logits = reading.read(part, &all[start..end])?.0;
+                    logits = reading.read(part, &all[start..end])?.0.into_vec();
                     Ok::<_, SourceError>(end)
                 }),
                 _ => reading.targets(output, &all[here.clone()]).map(|_| here.end),

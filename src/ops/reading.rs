@@ -10,6 +10,7 @@ use crate::cache::FeatureLayout;
 use crate::config::{CacheConfig, FeatureValues};
 use crate::dataset;
 use crate::encoding::FeatureNumbers;
+use crate::floats::FloatBuf;
 use crate::ids::Position;
 #[cfg(feature = "torch")]
 use crate::libtorch::DeviceLogits;
@@ -180,7 +181,7 @@ impl Reading {
         &self,
         output: RawOutput,
         positions: &[Position],
-    ) -> Result<(Vec<f32>, TargetBatch), SourceError> {
+    ) -> Result<(FloatBuf, TargetBatch), SourceError> {
         self.check(output.classes)?;
         let logits = self.output.into_logits(output).map_err(|source| match source {
             TeacherError::Value { row, .. } => {
@@ -188,10 +189,10 @@ impl Reading {
             }
             other => other.into(),
         })?;
-        let targets = self.keep.targets(&logits, positions);
+        let targets = self.keep.targets(logits.floats(), positions);
         let mut targets = targets.map_err(|source| not_finite(source, positions))?;
         if let Some(encoder) = &self.encoder {
-            encoder.encode(&logits, &mut targets);
+            encoder.encode(logits.floats(), &mut targets);
         }
         Ok((logits, targets))
     }
@@ -286,7 +287,7 @@ mod tests {
         for on_device in [false, true] {
             let mut output = output(&values, on_device);
             output.values.keep(&[1, 4], CLASSES);
-            let kept = output.values.into_host();
+            let kept = output.values.into_host().into_vec();
             assert_eq!(kept.len(), 2 * CLASSES);
             assert_eq!([kept[5], kept[CLASSES + 5]], [CLASSES + 5, 4 * CLASSES + 5].map(|at| at as f32));
         }

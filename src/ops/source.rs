@@ -196,7 +196,7 @@ impl Source {
             output.rows = kept.len();
             output.features.clear();
             let read = reading.read(output, &wanted).map_err(E::from);
-            match read.and_then(|(logits, targets)| each(&logits, &targets)) {
+            match read.and_then(|(logits, targets)| each(&logits.into_vec(), &targets)) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     failed = Some(error);
@@ -296,6 +296,7 @@ impl Source {
             head: teacher.head.as_deref().map(digest).transpose()?,
             // A head of its own may give other last bits in chunks of another size.
             chunk: teacher.head.as_ref().map(|_| teacher.chunk),
+            channels_last: teacher.channels_last,
             output_kind: self.reading.output.as_str().into(),
             dtype: self.dtype.as_str().into(),
             runtime: self.model.runtime().into(),

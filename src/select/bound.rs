@@ -1,6 +1,6 @@
 //! A bound below the largest values of a row, from the maxima of its groups.
 
-use pulp::Simd;
+use pulp::{Simd, bytemuck};
 
 use super::keys::{of_rank, rank};
 use crate::vectors::LANES;
@@ -29,8 +29,11 @@ pub(super) fn bound<S: Simd>(
     let runs = row.len() / (LANES * step);
     let runs_of_a_group = (runs / (MAXIMA_EACH * count).div_ceil(LANES)).clamp(1, RUNS);
     maxima.clear();
-    for kilobyte in row[..row.len() / LANES * LANES].chunks(RUNS * LANES * step) {
-        let visited = &kilobyte[..kilobyte.len().min(RUNS * LANES)];
+    let whole = &row[..row.len() / LANES * LANES];
+    // Where all is visited, groups go on from kilobyte to kilobyte.
+    let visit = if step == 1 { whole.len() } else { RUNS * LANES };
+    for part in whole.chunks((visit * step).max(1)) {
+        let visited = &part[..part.len().min(visit)];
         for group in S::as_simd_f32s(visited).0.chunks(runs_of_a_group * parts) {
             let at = maxima.len();
             maxima.resize(at + LANES, 0.0);
@@ -43,16 +46,21 @@ pub(super) fn bound<S: Simd>(
             }
         }
     }
-    reached_by(maxima, count)
+    reached_by(simd, maxima, count)
 }
 
-/// A number that at least `count` of `values` reach, and at most a quarter more unless they are equal.
+/// A number that at least `count` of `values`, whole runs of sixteen, reach, and at most a quarter more unless they are equal.
 ///
 /// By halving the range of their ranks: 32 steps at most, each a count that compilers vectorise.
 #[inline(always)]
-fn reached_by(values: &[f32], count: usize) -> Option<f32> {
-    let least = values.iter().fold(f32::INFINITY, |least, v| if *v < least { *v } else { least });
-    let most = values.iter().fold(f32::NEG_INFINITY, |most, v| if *v > most { *v } else { most });
+fn reached_by<S: Simd>(simd: S, values: &[f32], count: usize) -> Option<f32> {
+    let mut ends = [simd.splat_f32s(f32::INFINITY), simd.splat_f32s(f32::NEG_INFINITY)];
+    for v in S::as_simd_f32s(values).0 {
+        ends = [simd.min_f32s(ends[0], *v), simd.max_f32s(ends[1], *v)];
+    }
+    let [least, most]: [&[f32]; 2] = [bytemuck::cast_slice(&ends[..1]), bytemuck::cast_slice(&ends[1..])];
+    let least = least.iter().fold(f32::INFINITY, |least, v| if *v < least { *v } else { least });
+    let most = most.iter().fold(f32::NEG_INFINITY, |most, v| if *v > most { *v } else { most });
     if values.len() < count || !least.is_finite() || !most.is_finite() {
         return None;
     }

@@ -5,6 +5,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
 use super::selector::NonFinite;
+use crate::floats::Floats;
 use crate::ids::Position;
 use crate::target::{Draws, TargetBatch};
 use crate::vectors::{all_finite, exp_non_positive};
@@ -52,35 +53,46 @@ impl Sampler {
     /// their ids; its logits are `T · ln(c / c₁)`, so that a softmax at T says how often each was drawn.
     ///
     /// # Shapes
-    /// `logits`: `[rows, classes]`, raw; `keys`: `[rows]`. No curves, heads that differ in size.
+    /// `logits`: `[rows, classes]`, raw, of any type of floats; `keys`: `[rows]`. No curves, heads that differ in size.
     ///
     /// # Errors
     /// [`NonFinite`]: the first logit, in row order, that is NaN or infinite.
     ///
     /// # Panics
     /// When `logits` and `keys` are of different numbers of rows.
-    pub fn draw(&self, logits: &[f32], keys: &[Position]) -> Result<TargetBatch, NonFinite> {
+    pub fn draw<'a>(
+        &self,
+        logits: impl Into<Floats<'a>>,
+        keys: &[Position],
+    ) -> Result<TargetBatch, NonFinite> {
+        let logits = logits.into();
         assert_eq!(logits.len(), keys.len() * self.classes, "a key for each row of logits");
         let k = self.largest();
         let mut batch = TargetBatch::zeroed(keys.len(), k, 0);
         batch.vary();
-        let failed = logits
-            .par_chunks(self.classes)
+        let failed = (0..keys.len())
+            .into_par_iter()
             .zip(keys)
             .zip(batch.ids.par_chunks_mut(k))
             .zip(batch.values.par_chunks_mut(k))
             .zip(&mut batch.counts)
-            .map_init(Scratch::default, |scratch, ((((row, key), ids), values), count)| {
-                if !all_finite(row) {
-                    return false;
-                }
-                self.draw_row(row, *key, scratch);
-                let drawn = &scratch.drawn;
-                ids.iter_mut().zip(drawn).for_each(|(id, (class, _))| *id = *class);
-                *count = drawn.len() as u16;
-                // Falling and summing to all draws, as they are made.
-                self.draws.logits(drawn.iter().map(|(_, times)| *times), &mut values[..drawn.len()]).is_ok()
-            })
+            .map_init(
+                <(Vec<f32>, Scratch)>::default,
+                |(wide, scratch), ((((row, key), ids), values), count)| {
+                    let row = logits.row(row, self.classes).widened(wide);
+                    if !all_finite(row) {
+                        return false;
+                    }
+                    self.draw_row(row, *key, scratch);
+                    let drawn = &scratch.drawn;
+                    ids.iter_mut().zip(drawn).for_each(|(id, (class, _))| *id = *class);
+                    *count = drawn.len() as u16;
+                    // Falling and summing to all draws, as they are made.
+                    self.draws
+                        .logits(drawn.iter().map(|(_, times)| *times), &mut values[..drawn.len()])
+                        .is_ok()
+                },
+            )
             .enumerate()
             .find_first(|(_, sound)| !sound);
         match failed {
@@ -88,7 +100,7 @@ impl Sampler {
                 batch.pad();
                 Ok(batch)
             }
-            Some((row, _)) => Err(NonFinite::in_row(row, &logits[row * self.classes..][..self.classes])),
+            Some((row, _)) => Err(NonFinite::in_row(row, logits.row(row, self.classes))),
         }
     }
 

@@ -7,6 +7,7 @@ use super::bound::bound;
 use super::keys::{id_of, key, least, logit_of};
 use super::shorten::shorten;
 use super::sums::NodeSums;
+use crate::floats::Floats;
 use crate::target::{TailNodes, TargetBatch};
 use crate::vectors::{all_finite, with_widest};
 
@@ -24,7 +25,9 @@ pub struct NonFinite {
 
 impl NonFinite {
     /// The first of a row's logits that is not finite.
-    pub(super) fn in_row(row: usize, logits: &[f32]) -> Self {
+    pub(super) fn in_row<'a>(row: usize, logits: impl Into<Floats<'a>>) -> Self {
+        let mut wide = Vec::new();
+        let logits = logits.into().widened(&mut wide);
         let class = logits.iter().position(|z| !z.is_finite()).unwrap_or(0);
         Self { row, class, value: logits[class] }
     }
@@ -92,14 +95,15 @@ impl Selector {
     /// Heads and tail curves of `logits`.
     ///
     /// # Shapes
-    /// `logits`: `[rows, classes]`, raw logits; the result has `rows` positions.
+    /// `logits`: `[rows, classes]`, raw logits of any type of floats; the result has `rows` positions.
     ///
     /// # Errors
     /// [`NonFinite`]: the first logit, in row order, that is NaN or infinite.
     ///
     /// # Panics
     /// When the length of `logits` is no multiple of `classes`.
-    pub fn select(&self, logits: &[f32]) -> Result<TargetBatch, NonFinite> {
+    pub fn select<'a>(&self, logits: impl Into<Floats<'a>>) -> Result<TargetBatch, NonFinite> {
+        let logits = logits.into();
         assert_eq!(logits.len() % self.classes, 0, "logits of another number of classes");
         let rows = logits.len() / self.classes;
         let nodes = self.curve_len();
@@ -107,12 +111,13 @@ impl Selector {
         // Chunks of nothing there are none, and zip ends with the shortest: rows without a curve get one to leave.
         let mut no_curves = if nodes == 0 { vec![0.0; rows] } else { Vec::new() };
         let curves = if nodes == 0 { &mut no_curves } else { &mut batch.curve };
-        let failed = logits
-            .par_chunks(self.classes)
+        let failed = (0..rows)
+            .into_par_iter()
             .zip(batch.ids.par_chunks_mut(self.k))
             .zip(batch.values.par_chunks_mut(self.k))
             .zip(curves.par_chunks_mut(nodes.max(1)))
-            .map_init(Scratch::default, |scratch, (((row, ids), values), curve)| {
+            .map_init(<(Vec<f32>, Scratch)>::default, |(wide, scratch), (((row, ids), values), curve)| {
+                let row = logits.row(row, self.classes).widened(wide);
                 with_widest(Row { selector: self, row, scratch, ids, values, curve: &mut curve[..nodes] })
             })
             .enumerate()
@@ -124,7 +129,7 @@ impl Selector {
                 }
                 Ok(batch)
             }
-            Some((row, _)) => Err(NonFinite::in_row(row, &logits[row * self.classes..][..self.classes])),
+            Some((row, _)) => Err(NonFinite::in_row(row, logits.row(row, self.classes))),
         }
     }
 }
@@ -154,7 +159,7 @@ impl WithSimd for Row<'_> {
         }
         let reference = candidates(simd, &selector.sums, row, wanted, maxima, keys, sums_below);
         let Some(reference) = reference else { return false };
-        least(keys, wanted, head);
+        least(simd, keys, wanted, head);
         let z_max = logit_of(head[0]);
         for ((id, value), key) in ids.iter_mut().zip(values).zip(&*head) {
             *id = id_of(*key);
@@ -356,6 +361,32 @@ mod tests {
                 let error = selector.select(&logits).unwrap_err();
                 assert_eq!((error.row, error.class), (3, classes - 1));
             }
+        }
+    }
+
+    #[test]
+    fn logits_of_half_types_are_what_they_are_in_single_precision() {
+        use half::{bf16, f16};
+        for (classes, k) in [(100, 7), (1000, 12), (LONG + 9, 12), (20, 20)] {
+            let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
+            let logits = long(classes, 3, 30.0, -9.0);
+            let halves: Vec<f16> = logits.iter().map(|z| f16::from_f32(*z)).collect();
+            let brains: Vec<bf16> = logits.iter().map(|z| bf16::from_f32(*z)).collect();
+            let doubles: Vec<f64> = logits.iter().map(|z| f64::from(*z)).collect();
+            let wide: [Vec<f32>; 3] = [
+                halves.iter().map(|z| z.to_f32()).collect(),
+                brains.iter().map(|z| z.to_f32()).collect(),
+                logits,
+            ];
+            for (floats, wide) in
+                [Floats::F16(&halves), Floats::Bf16(&brains), Floats::F64(&doubles)].into_iter().zip(&wide)
+            {
+                assert_eq!(selector.select(floats).unwrap(), selector.select(wide).unwrap());
+            }
+            let mut bad = halves;
+            bad[classes + 3] = f16::NAN;
+            let error = selector.select(Floats::F16(&bad)).unwrap_err();
+            assert_eq!((error.row, error.class), (1, 3));
         }
     }
 

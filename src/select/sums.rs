@@ -4,7 +4,7 @@ use pulp::{Simd, bytemuck};
 
 use super::keys::key;
 use crate::target::TailNodes;
-use crate::vectors::{ABREAST, BLOCK, Exp2, LANES, TILE};
+use crate::vectors::{ABREAST, BLOCK, Exp2, LANES, TILE, lanes_of};
 
 /// Multiples of the first node that the default nodes are.
 const MULTIPLES: [f64; 5] = [1.0, 2.0, 4.0, 6.0, 8.0];
@@ -224,7 +224,7 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
     let mut first_id = 0;
     for block in whole.chunks(BLOCK).chain(std::iter::once(last)) {
         let mut lanes = [[0.0f32; LANES]; N];
-        for (tile, values) in block.chunks_exact(TILE).enumerate() {
+        for (tile, values) in block.as_chunks::<TILE>().0.iter().enumerate() {
             let (vectors, _) = S::as_simd_f32s(values);
             let mut largest = vectors[0];
             for z in vectors {
@@ -232,8 +232,8 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
                 worst = simd.max_u32s(worst, simd.and_u32s(bytemuck::cast(*z), exponent));
             }
             let hits = simd.greater_than_or_equal_f32s(largest, reached);
-            let vectors = if simd.first_true_m32s(hits) < S::F32_LANES {
-                collect(values, first_id + tile * TILE, limit, keys, &mut others);
+            let vectors = if lanes_of(simd, hits) != 0 {
+                collect(simd, values, first_id + tile * TILE, reached, keys, &mut others);
                 S::as_simd_f32s(&others).0
             } else {
                 vectors
@@ -267,24 +267,34 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
 
 /// Puts the keys of those of `values` that reach `limit` behind `keys`; the first one has the id `first_id`. `others` are
 /// the values with the least of all floats in their place.
-#[cold]
-#[inline(never)]
-fn collect(values: &[f32], first_id: usize, limit: f32, keys: &mut Vec<i64>, others: &mut [f32; TILE]) {
-    for (other, z) in others.iter_mut().zip(values) {
-        *other = if *z >= limit { f32::MIN } else { *z };
+#[inline(always)]
+fn collect<S: Simd>(
+    simd: S,
+    values: &[f32; TILE],
+    first_id: usize,
+    limit: S::f32s,
+    keys: &mut Vec<i64>,
+    others: &mut [f32; TILE],
+) {
+    let least = simd.splat_f32s(f32::MIN);
+    let vectors = S::as_simd_f32s(values).0.iter().zip(S::as_mut_simd_f32s(others).0);
+    let mut hits = 0u64;
+    for (start, (z, other)) in (0..).step_by(S::F32_LANES).zip(vectors) {
+        let reached = simd.greater_than_or_equal_f32s(*z, limit);
+        *other = simd.select_f32s(reached, least, *z);
+        hits |= u64::from(lanes_of(simd, reached)) << start;
     }
-    for (run, values) in values.chunks_exact(LANES).enumerate() {
-        if !values.iter().fold(false, |any, z| any | (*z >= limit)) {
-            continue;
-        }
-        let mut found = keys.len();
-        keys.resize(found + LANES, 0);
-        for (z, id) in values.iter().zip(first_id + run * LANES..) {
-            // Which of them do is not to be guessed: each is written, and the next one over it where it does not.
-            keys[found] = key(*z, id as u32);
-            found += usize::from(*z >= limit);
-        }
-        keys.truncate(found);
+    let (found, before) = (hits.count_ones() as usize, keys.len());
+    let mut next = || {
+        let at = hits.trailing_zeros() as usize % TILE;
+        hits &= hits.wrapping_sub(1);
+        key(values[at], (first_id + at) as u32)
+    };
+    // How many there are is not to be guessed: so many are written, whether there are or not.
+    keys.extend_from_slice(&[next(), next(), next(), next()]);
+    keys.truncate(before + found);
+    for _ in 4..found {
+        keys.push(next());
     }
 }
 

@@ -1,11 +1,11 @@
 //! The models that are trained: built in, or any TorchScript module.
 
 mod built_in;
+mod computed;
 mod conv;
 mod init;
 mod input;
 mod llama;
-mod mixed;
 mod mlp;
 mod resnet;
 mod torchscript;
@@ -18,9 +18,9 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::config::{FEATURES_LAYER, ResnetConfig, StudentConfig};
 use crate::libtorch::AutocastError;
 
+pub use computed::{Computation, computed};
 pub use init::{Initialised, OtherShape, initialise};
 pub use input::{Input, TokenTensors};
-pub use mixed::in_precision;
 use resnet::Depth;
 pub use torchscript::ask;
 

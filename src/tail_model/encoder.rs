@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::least_squares::{add_outer, solve};
 use super::panels::Panels;
+use crate::floats::Floats;
 use crate::target::TargetBatch;
 
 /// Largest code; −128 is not used, so that codes are symmetric.
@@ -83,21 +84,21 @@ impl TailEncoder {
     }
 
     /// Gives every position of `batch` its code, from the raw logits `[rows, classes]` it was selected
-    /// from. Positions are independent: neither threads nor batches change a code.
+    /// from, of any type of floats. Positions are independent: neither threads nor batches change a code.
     ///
     /// # Panics
     /// When the shapes disagree.
-    pub fn encode(&self, logits: &[f32], batch: &mut TargetBatch) {
-        let classes = self.mean.len();
+    pub fn encode<'a>(&self, logits: impl Into<Floats<'a>>, batch: &mut TargetBatch) {
+        let (logits, classes) = (logits.into(), self.mean.len());
         assert_eq!(logits.len(), batch.rows * classes, "logits of another shape");
         batch.rank = self.rank;
         batch.codes.resize(batch.rows * self.rank, 0);
         let mut codes = std::mem::take(&mut batch.codes);
         let heads = &*batch;
-        logits.par_chunks(classes).zip(codes.par_chunks_mut(self.rank)).enumerate().for_each_init(
-            || vec![0.0; classes],
-            |x, (row, (logits, out))| {
-                let head = heads.row(row).0;
+        codes.par_chunks_mut(self.rank).enumerate().for_each_init(
+            || (Vec::new(), vec![0.0; classes]),
+            |(wide, x), (row, out)| {
+                let (logits, head) = (logits.row(row, classes).widened(wide), heads.row(row).0);
                 let solved = self.solve(logits, logits[head[0] as usize], head, x);
                 for (out, code) in out.iter_mut().zip(&solved[1..]) {
                     *out = round(*code);

@@ -104,6 +104,14 @@ pub enum TeacherError {
         /// The key.
         key: &'static str,
     },
+    /// A key of images in the config of another model.
+    #[error(
+        "teacher.channels_last: only images have it, prepared as [channels, height, width]; found {found}; remove the key"
+    )]
+    OnlyImages {
+        /// What the samples are.
+        found: String,
+    },
     /// An input of a language model is not what rows of tokens are.
     #[error("{path}: input {name:?} is {found}; expected {expected}")]
     TokenInput {

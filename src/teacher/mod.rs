@@ -53,8 +53,8 @@ pub trait Teacher: Send {
 ///
 /// # Memory
 /// Where the head is in the model, one forward pass makes logits `[rows, length, vocabulary]` in the
-/// model's own type: they cannot be had in pieces. They are converted chunk by chunk out of the runtime's
-/// buffer, so that there is no second copy of them; on a GPU of libtorch's they stay where they are, and of a batch without
+/// model's own type: they cannot be had in pieces. They are read chunk by chunk in the runtime's own memory, which is let go
+/// with the last chunk: of two passes there may be logits for a moment, and no copy of any; on a GPU of libtorch's they stay where they are, and of a batch without
 /// padding they are one chunk. With `teacher.head` a pass makes hidden states
 /// `[rows, length, hidden]`, and of logits there are never more than `[teacher.chunk, vocabulary]`.
 pub trait TokenTeacher: Send {
@@ -105,6 +105,9 @@ pub fn open(
     if let Some((key, _)) = of_language_models.into_iter().find(|(_, given)| *given) {
         return Err(TeacherError::OnlyTokens { key });
     }
+    if config.channels_last && input_shape.len() != 3 {
+        return Err(TeacherError::OnlyImages { found: format!("{input_shape:?}") });
+    }
     check_files(config)?;
     match config.kind {
         TeacherKind::Command => Ok(Box::new(command::CommandTeacher::open(config, features, input_shape)?)),
@@ -130,6 +133,9 @@ pub fn open_tokens(
     features: &[FeatureConfig],
     length: usize,
 ) -> Result<Box<dyn TokenTeacher>, TeacherError> {
+    if config.channels_last {
+        return Err(TeacherError::OnlyImages { found: "tokens".into() });
+    }
     check_files(config)?;
     match config.kind {
         TeacherKind::Command => Ok(Box::new(command::CommandTokenTeacher::open(config, features, length)?)),

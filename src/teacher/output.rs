@@ -2,6 +2,7 @@
 
 use super::TeacherError;
 use crate::config::OutputKind;
+use crate::floats::FloatBuf;
 #[cfg(feature = "torch")]
 use crate::libtorch::DeviceLogits;
 use crate::target::FeatureBatch;
@@ -44,8 +45,8 @@ impl OutputType {
 /// A model's numbers, wherever they are: `[rows, classes]`.
 #[derive(Debug)]
 pub enum Values {
-    /// In memory of our own, row-major.
-    Host(Vec<f32>),
+    /// In memory, row-major, as the model's runtime left them or in memory of our own.
+    Host(FloatBuf),
     /// On a device of libtorch's.
     #[cfg(feature = "torch")]
     Device(DeviceLogits),
@@ -56,21 +57,13 @@ pub enum Values {
 const TOGETHER: usize = 1 << 25;
 
 impl Values {
-    /// Brings them into memory of our own, where they are not.
-    pub fn host(&mut self) -> &mut Vec<f32> {
+    /// Brings them into memory, where they are not.
+    pub fn into_host(self) -> FloatBuf {
         match self {
             Self::Host(values) => values,
             #[cfg(feature = "torch")]
-            Self::Device(logits) => {
-                *self = Self::Host(logits.to_host());
-                self.host()
-            }
+            Self::Device(logits) => logits.to_host().into(),
         }
-    }
-
-    /// As [`Self::host`], for good.
-    pub fn into_host(mut self) -> Vec<f32> {
-        std::mem::take(self.host())
     }
 
     /// Whether they are on a device.
@@ -96,20 +89,19 @@ impl Values {
         }
     }
 
-    /// Keeps some of the rows, which rise, in memory of our own.
+    /// Keeps some of the rows, in memory of our own.
     ///
     /// # Panics
     /// When there are no such rows.
     pub fn keep(&mut self, rows: &[usize], classes: usize) {
         match self {
             Self::Host(values) => {
-                for (to, row) in rows.iter().enumerate() {
-                    values.copy_within(row * classes..(row + 1) * classes, to * classes);
-                }
-                values.truncate(rows.len() * classes);
+                let mut kept = Vec::with_capacity(rows.len() * classes);
+                rows.iter().for_each(|row| values.floats().row(*row, classes).append_to(&mut kept));
+                *self = kept.into();
             }
             #[cfg(feature = "torch")]
-            Self::Device(logits) => *self = Self::Host(logits.some(rows).to_host()),
+            Self::Device(logits) => *self = logits.some(rows).to_host().into(),
         }
     }
 }
@@ -139,6 +131,12 @@ impl RawOutput {
 
 impl From<Vec<f32>> for Values {
     fn from(values: Vec<f32>) -> Self {
+        Self::Host(values.into())
+    }
+}
+
+impl From<FloatBuf> for Values {
+    fn from(values: FloatBuf) -> Self {
         Self::Host(values)
     }
 }
@@ -182,7 +180,10 @@ impl OutputReading {
             classes > 1
                 && rows > 0
                 && match &first.values {
-                    Values::Host(values) => values.chunks(classes).all(reads),
+                    Values::Host(values) => {
+                        let mut wide = Vec::new();
+                        (0..rows).all(|row| reads(values.floats().row(row, classes).widened(&mut wide)))
+                    }
                     #[cfg(feature = "torch")]
                     Values::Device(logits) => {
                         let step = (TOGETHER / classes).max(1);
@@ -224,9 +225,9 @@ impl OutputReading {
     ///
     /// # Errors
     /// [`TeacherError::Value`]: a probability outside `[0, 1]`, a positive log-probability.
-    pub fn into_logits(self, output: RawOutput) -> Result<Vec<f32>, TeacherError> {
+    pub fn into_logits(self, output: RawOutput) -> Result<FloatBuf, TeacherError> {
         let RawOutput { classes, values, dtype, .. } = output;
-        let mut values = values.into_host();
+        let values = values.into_host();
         // Rounding may lift a certain class a little above 1.
         let (lowest, highest, expected) = match self {
             Self::Logits => return Ok(values),
@@ -235,6 +236,7 @@ impl OutputReading {
                 (f32::NEG_INFINITY, SUM_TOLERANCE as f32, "a log-probability of at most 0")
             }
         };
+        let mut values = values.into_vec();
         if let Some(at) = values.iter().position(|v| *v < lowest || *v > highest) {
             return Err(TeacherError::Value {
                 kind: self.as_str(),
@@ -254,7 +256,7 @@ impl OutputReading {
                 _ => value.max(least.ln()),
             };
         }
-        Ok(values)
+        Ok(values.into())
     }
 }
 
@@ -280,11 +282,13 @@ mod tests {
 
     #[test]
     fn a_zero_probability_is_finite_and_far_below() {
-        let logits = OutputReading::Probabilities.into_logits(output(&[1.0, 0.0], 2)).unwrap();
+        let logits = OutputReading::Probabilities.into_logits(output(&[1.0, 0.0], 2)).unwrap().into_vec();
         assert_eq!(logits[0], 0.0);
         assert!((logits[1] - f32::MIN_POSITIVE.ln()).abs() < 1e-5);
-        let logits =
-            OutputReading::LogProbabilities.into_logits(output(&[0.0, f32::NEG_INFINITY], 2)).unwrap();
+        let logits = OutputReading::LogProbabilities
+            .into_logits(output(&[0.0, f32::NEG_INFINITY], 2))
+            .unwrap()
+            .into_vec();
         assert!(logits[1].is_finite() && logits[1] < -80.0);
     }
 

@@ -60,7 +60,7 @@ fn outputs(teacher: &mut dyn TokenTeacher, batch: &TokenBatch) -> Vec<RawOutput>
 }
 
 fn values(teacher: &mut dyn TokenTeacher, batch: &TokenBatch) -> Vec<f32> {
-    outputs(teacher, batch).into_iter().flat_map(|output| output.values.into_host()).collect()
+    outputs(teacher, batch).into_iter().flat_map(|output| output.values.into_host().into_vec()).collect()
 }
 
 /// The largest difference from PyTorch's logits of the documents, of the first `classes`.
@@ -106,7 +106,8 @@ fn every_form_of_a_model_is_as_pytorch_says() {
         let mut teacher = open_tokens(&config(file, more), &[], 12).unwrap();
         let outputs = outputs(teacher.as_mut(), &batch(&reference, rows, 12));
         assert!(outputs.iter().all(|o| o.classes == CLASSES && o.dtype == dtype), "{file}: {outputs:?}");
-        let values: Vec<f32> = outputs.into_iter().flat_map(|output| output.values.into_host()).collect();
+        let values: Vec<f32> =
+            outputs.into_iter().flat_map(|output| output.values.into_host().into_vec()).collect();
         let difference = difference(&reference, rows, CLASSES, &values);
         assert!(difference < tolerance, "{file}: {difference}");
     }
@@ -161,7 +162,8 @@ fn the_size_of_a_chunk_changes_no_bit_of_a_whole_model() {
             let (last, full) = sizes.split_last().unwrap();
             assert!(full.iter().all(|size| *size == chunk) && *last <= chunk, "{file}: {sizes:?}");
             assert_eq!(sizes.iter().sum::<usize>(), 20, "{file}");
-            let values: Vec<f32> = outputs.into_iter().flat_map(|output| output.values.into_host()).collect();
+            let values: Vec<f32> =
+                outputs.into_iter().flat_map(|output| output.values.into_host().into_vec()).collect();
             let whole = whole.get_or_insert_with(|| values.clone());
             let worst = whole.iter().zip(&values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(whole.len() == values.len() && worst <= allowed, "{file}, chunk = {chunk}: {worst}");
@@ -215,7 +217,8 @@ fn a_padded_vocabulary_is_cut_when_that_is_asked_for() {
         let mut teacher = open_tokens(&config(file, &more), &[], 12).unwrap();
         let outputs = outputs(teacher.as_mut(), &batch(&reference, rows, 12));
         assert!(outputs.iter().all(|o| o.classes == 40), "{file}");
-        let values: Vec<f32> = outputs.into_iter().flat_map(|output| output.values.into_host()).collect();
+        let values: Vec<f32> =
+            outputs.into_iter().flat_map(|output| output.values.into_host().into_vec()).collect();
         assert!(difference(&reference, rows, 40, &values) < 1e-5, "{file}");
 
         let more = format!("{head}\nclasses = 40");
@@ -374,7 +377,7 @@ fn a_real_model_says_the_same_in_every_form() {
                 .unwrap();
         };
         let mut logits = Vec::new();
-        pass(&mut |output| logits.extend(output.values.into_host()));
+        pass(&mut |output| logits.extend(output.values.into_host().into_vec()));
         // libtorch compiles in its first two passes.
         pass(&mut drop);
         let (passes, start) = (3, std::time::Instant::now());

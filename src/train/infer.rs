@@ -17,9 +17,9 @@ use super::{RunFolder, TrainError, retain};
 use crate::checkpoint;
 use crate::config::{StudentConfig, TrainConfig};
 use crate::durable;
-use crate::libtorch::{self, Autocast};
+use crate::libtorch;
 use crate::metrics::Evaluation;
-use crate::student::{self, Asked, Input, Model, State, StudentError};
+use crate::student::{self, Asked, Computation, Input, Model, State, StudentError};
 
 /// A run's student on the validation sets of a config.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -101,7 +101,7 @@ impl Use<'_> {
             checkpoint::load_variables(student.as_mut(), &variables)?;
         }
         student.set_training(false);
-        Ok((student::in_precision(student, self.config.train.precision)?, classes))
+        Ok((student::computed(student, &self.config.train)?, classes))
     }
 
     /// The run's classifier of images of `shape`.
@@ -110,14 +110,13 @@ impl Use<'_> {
         let (variables, module) = self.files()?;
         // A checkpoint is exported only where variables are not all of the student.
         if self.checkpoint.is_none() || module.exists() {
-            let autocast =
-                Autocast::new(device, self.config.train.precision).map_err(StudentError::Precision)?;
-            return Ok(Box::new(Exported::load(&module, classes, device, autocast)?));
+            let by = Computation::new(&self.config.train, device)?;
+            return Ok(Box::new(Exported::load(&module, classes, device, by)?));
         }
         let mut student = student::create(&self.config.student, Asked::Images(shape), classes, device)?;
         checkpoint::load_variables(student.as_mut(), &variables)?;
         student.set_training(false);
-        Ok(student::in_precision(student, self.config.train.precision)?)
+        Ok(student::computed(student, &self.config.train)?)
     }
 }
 
@@ -172,30 +171,32 @@ pub(super) fn readable(path: &Path) -> Result<(), TrainError> {
     opened.map(|_| ()).map_err(|source| TrainError::Read { path: path.to_owned(), source })
 }
 
-/// An image classifier as it was exported, asked in the precision that it was measured in.
+/// An image classifier as it was exported, computed as it was measured.
 struct Exported {
     module: CModule,
     classes: usize,
-    autocast: Autocast,
+    by: Computation,
 }
 
 impl Exported {
-    fn load(path: &Path, classes: usize, device: Device, autocast: Autocast) -> Result<Self, TrainError> {
+    fn load(path: &Path, classes: usize, device: Device, by: Computation) -> Result<Self, TrainError> {
         readable(path)?;
         let mut module = CModule::load_on_device(path, device)
             .map_err(|error| failed(format!("loading {}", path.display()), &error))?;
         module.set_eval();
-        Ok(Self { module, classes, autocast })
+        Ok(Self { module, classes, by })
     }
 }
 
 impl Model for Exported {
     fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
-        let Input::Images(images) = input else {
-            return Err(StudentError::NeedsImages { kind: "student.pt" });
-        };
-        let logits = self.autocast.run(|| student::ask(&self.module, images))?.swap_remove(0);
-        let expected = [images.size()[0], self.classes as i64];
+        let asked = self.by.run(input, |input| match input {
+            Input::Images(images) => Ok((student::ask(&self.module, images)?, images.size()[0])),
+            Input::Tokens(_) => Err(StudentError::NeedsImages { kind: "student.pt" }),
+        });
+        let (mut found, rows) = asked?;
+        let logits = found.swap_remove(0);
+        let expected = [rows, self.classes as i64];
         if logits.size() != expected {
             return Err(StudentError::Output { expected, found: logits.size() });
         }

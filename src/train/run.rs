@@ -283,7 +283,7 @@ fn create(
         path.clone_from(module);
     }
     let student = student::create(&student, asked, training.classes, device)?;
-    Ok(student::in_precision(student, config.train.precision)?)
+    Ok(student::computed(student, &config.train)?)
 }
 
 /// The terms on the teacher's features, with what projects the student's layers to them, and the student's own.

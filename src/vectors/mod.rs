@@ -5,9 +5,11 @@
 //! it, which is slow.
 
 mod exp;
+mod mask;
 pub(crate) mod softmax;
 
 pub(crate) use exp::{Exp2, exp_non_positive};
+pub(crate) use mask::lanes_of;
 
 /// Lanes of a sum.
 pub(crate) const LANES: usize = 16;

@@ -337,6 +337,7 @@ impl Synthetic {
                 output: None,
                 head: None,
                 chunk: None,
+                channels_last: false,
                 output_kind: "logits".into(),
                 dtype: "f32".into(),
                 runtime: "none".into(),

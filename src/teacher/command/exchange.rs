@@ -13,13 +13,14 @@ use arrow::datatypes::{
 };
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
-use half::bf16;
+use half::slice::HalfBitsSliceExt;
 
 use super::super::vocabulary::Vocabulary;
 use super::super::{OutputType, RawOutput, TeacherError};
 use super::process::Process;
 use crate::config::{FeatureConfig, TeacherConfig};
 use crate::digest::Digest;
+use crate::floats::{FloatBuf, Floats, Holder};
 use crate::target::FeatureBatch;
 
 /// Of this protocol there is one version.
@@ -168,7 +169,7 @@ impl Exchange {
             let vectors = |(at, further): (usize, &Further), start, len| {
                 let part = batch.column(at + 1).as_fixed_size_list().slice(start, len);
                 let values = values(&part, further.dtype, further.width, further.width);
-                FeatureBatch { width: further.width, values }
+                FeatureBatch { width: further.width, values: values.into_vec() }
             };
             for start in (0..rows).step_by(chunk.max(1)) {
                 if !wanted {
@@ -195,29 +196,40 @@ impl Exchange {
     }
 }
 
-/// The first `kept` of each row's `classes` logits.
-fn values(rows: &FixedSizeListArray, dtype: OutputType, classes: usize, kept: usize) -> Vec<f32> {
-    // A slice of the list shares its parent's values.
-    let start = rows.value_offset_at(0);
-    let flat = rows.values().slice(start, rows.len() * classes);
-    let mut out = Vec::with_capacity(rows.len() * kept);
-    for row in 0..rows.len() {
-        let range = row * classes..row * classes + kept;
-        match dtype {
-            OutputType::F32 => out.extend_from_slice(&flat.as_primitive::<Float32Type>().values()[range]),
-            OutputType::F64 => {
-                out.extend(flat.as_primitive::<Float64Type>().values()[range].iter().map(|v| *v as f32));
-            }
-            OutputType::F16 => {
-                out.extend(flat.as_primitive::<Float16Type>().values()[range].iter().map(|v| v.to_f32()));
-            }
+/// A column's numbers, where Arrow has read them.
+#[derive(Debug)]
+struct Column {
+    values: ArrayRef,
+    dtype: OutputType,
+}
+
+impl Holder for Column {
+    fn floats(&self) -> Floats<'_> {
+        match self.dtype {
+            OutputType::F32 => Floats::F32(self.values.as_primitive::<Float32Type>().values()),
+            OutputType::F64 => Floats::F64(self.values.as_primitive::<Float64Type>().values()),
+            OutputType::F16 => Floats::F16(self.values.as_primitive::<Float16Type>().values()),
             OutputType::Bf16 => {
-                let bits = &flat.as_primitive::<UInt16Type>().values()[range];
-                out.extend(bits.iter().map(|v| bf16::from_bits(*v).to_f32()));
+                Floats::Bf16(self.values.as_primitive::<UInt16Type>().values().reinterpret_cast())
             }
         }
     }
-    out
+}
+
+/// The first `kept` of each row's `classes` logits; where these are all, nothing is copied.
+fn values(rows: &FixedSizeListArray, dtype: OutputType, classes: usize, kept: usize) -> FloatBuf {
+    // A slice of the list shares its parent's values.
+    let start = rows.value_offset_at(0);
+    let flat = rows.values().slice(start, rows.len() * classes);
+    let column = Column { values: flat, dtype };
+    if kept == classes {
+        return FloatBuf::held(Arc::new(column), 0..rows.len() * classes);
+    }
+    let mut out = Vec::with_capacity(rows.len() * kept);
+    for row in 0..rows.len() {
+        column.floats().part(row * classes..row * classes + kept).append_to(&mut out);
+    }
+    out.into()
 }
 
 /// What a program says of itself in the schema of its answers.

@@ -69,7 +69,10 @@ impl Teacher for CommandTeacher {
                     whole.rows += part.rows;
                     let vectors = whole.features.iter_mut().zip(&part.features);
                     vectors.for_each(|(whole, part)| whole.values.extend_from_slice(&part.values));
-                    whole.values.host().append(&mut part.values.into_host());
+                    let mut all =
+                        std::mem::replace(&mut whole.values, Vec::new().into()).into_host().into_vec();
+                    part.values.into_host().floats().append_to(&mut all);
+                    whole.values = all.into();
                 }
             }
             ControlFlow::Continue(())

@@ -1,13 +1,14 @@
 //! Models of prepared samples.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ort::value::{Outlet, TensorElementType, TensorRef};
 
-use super::floats::Floats;
 use super::runtime::{self, Model, failed};
 use super::signature::{check_features, describe, dimensions, element, names, pick};
 use crate::config::{FeatureConfig, TeacherConfig};
+use crate::floats::{FloatBuf, Holder};
 use crate::target::FeatureBatch;
 use crate::teacher::features::{Reduction, other_than};
 use crate::teacher::{RawOutput, Teacher, TeacherError};
@@ -77,32 +78,31 @@ impl Teacher for OnnxTeacher {
         let tensor = TensorRef::from_array_view((self.shape.clone(), inputs))
             .map_err(|error| failed(&self.model.path, "the forward pass", &error))?;
         let path = self.model.path.clone();
-        let outputs = self.model.run(ort::inputs![self.input.as_str() => tensor])?;
+        let answer = self.model.run(ort::inputs![self.input.as_str() => tensor])?;
         let expected = format!("float [batch = {run_rows}, classes]");
-        let (shape, floats) = Floats::of(&path, &outputs, &self.output, &expected)?;
+        let (shape, logits) = answer.floats(&path, &self.output, &expected)?;
         let classes = match shape[..] {
             [batch, classes] if batch == run_rows && classes >= 2 => classes,
             _ => {
                 return Err(TeacherError::Output {
                     path,
                     expected,
-                    found: format!("{} {shape:?}", floats.name()),
+                    found: format!("{} {shape:?}", logits.name()),
                 });
             }
         };
-        let mut values = Vec::with_capacity(rows * classes);
-        floats.append(0..rows * classes, &mut values);
-        let dtype = floats.dtype();
         let feature = |feature: &FeatureConfig| {
             let expected = format!("float [batch = {run_rows}, width]");
-            let (shape, floats) = Floats::of(&path, &outputs, &feature.output, &expected)?;
-            let reduction = Reduction::of(&path, feature, &[run_rows], &shape, &floats.name())?;
+            let (shape, tensor) = answer.floats(&path, &feature.output, &expected)?;
+            let reduction = Reduction::of(&path, feature, &[run_rows], &shape, &tensor.name())?;
             let mut values = Vec::with_capacity(rows * reduction.numbers);
-            floats.append(0..rows * reduction.numbers, &mut values);
+            tensor.floats().part(0..rows * reduction.numbers).append_to(&mut values);
             Ok(FeatureBatch { width: reduction.width, values: reduction.apply(values) })
         };
         let features = self.features.iter().map(feature).collect::<Result<_, TeacherError>>()?;
-        Ok(RawOutput { rows, classes, values: values.into(), dtype, features })
+        let dtype = logits.dtype();
+        let values = FloatBuf::held(Arc::new(logits), 0..rows * classes).into();
+        Ok(RawOutput { rows, classes, values, dtype, features })
     }
 }
 

@@ -1,6 +1,6 @@
 //! ONNX models through ONNX Runtime, loaded at run time.
 
-mod floats;
+mod answer;
 mod images;
 mod runtime;
 mod signature;

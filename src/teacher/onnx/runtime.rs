@@ -5,8 +5,9 @@ use std::sync::Mutex;
 
 use ort::environment::Environment;
 use ort::ep;
-use ort::session::{Session, SessionInputs, SessionOutputs};
+use ort::session::{Session, SessionInputs};
 
+use super::answer::Answer;
 use crate::config::{DeviceName, TeacherConfig};
 use crate::teacher::TeacherError;
 
@@ -27,12 +28,13 @@ impl Model {
     }
 
     /// One pass.
-    pub(super) fn run<'s, 'i, 'v: 'i>(
-        &'s mut self,
+    pub(super) fn run<'i, 'v: 'i>(
+        &mut self,
         inputs: impl Into<SessionInputs<'i, 'v>>,
-    ) -> Result<SessionOutputs<'s>, TeacherError> {
+    ) -> Result<Answer, TeacherError> {
         let path = &self.path;
-        self.session.run(inputs).map_err(|error| failed(path, "the forward pass", &error))
+        let outputs = self.session.run(inputs).map_err(|error| failed(path, "the forward pass", &error))?;
+        Ok(Answer::of(outputs))
     }
 }
 

@@ -4,15 +4,17 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use ort::session::SessionInputValue;
 use ort::value::{Outlet, PrimitiveTensorElementType, Tensor, TensorElementType, TensorRef};
 
-use super::floats::Floats;
+use super::answer::Tensor as Given;
 use super::runtime::{self, Model, failed};
 use super::signature::{check_features, describe, dimensions, element, names, pick};
 use crate::config::{FeatureConfig, TeacherConfig};
+use crate::floats::{FloatBuf, Floats, Holder};
 use crate::target::FeatureBatch;
 use crate::teacher::features::Reduction;
 use crate::teacher::vocabulary::Vocabulary;
@@ -127,42 +129,44 @@ impl TokenTeacher for OnnxTokenTeacher {
                 inputs.push((input.name.as_str(), input.tensor(&path, values, rows, length)?));
             }
         }
-        let outputs = self.body.run(inputs)?;
+        let answer = self.body.run(inputs)?;
         let wide = if self.head.is_some() { "hidden" } else { "vocabulary" };
         let expected = format!("float [batch = {rows}, length = {length}, {wide}]");
-        let (shape, floats) = Floats::of(&path, &outputs, &self.output, &expected)?;
+        let (shape, output) = answer.floats(&path, &self.output, &expected)?;
+        let output = Arc::new(output);
         let width = match shape[..] {
             [of_rows, of_length, width] if (of_rows, of_length) == (rows, length) && width > 0 => width,
             _ => {
-                let found = format!("{} {shape:?}", floats.name());
+                let found = format!("{} {shape:?}", output.name());
                 return Err(TeacherError::Output { path, expected, found });
             }
         };
         let mut further = Vec::with_capacity(self.features.len());
         for feature in &self.features {
             let expected = format!("float [batch = {rows}, length = {length}, width]");
-            let (shape, floats) = Floats::of(&path, &outputs, &feature.output, &expected)?;
-            further.push((Reduction::of(&path, feature, &[rows, length], &shape, &floats.name())?, floats));
+            let (shape, given) = answer.floats(&path, &feature.output, &expected)?;
+            further.push((Reduction::of(&path, feature, &[rows, length], &shape, &given.name())?, given));
         }
-        let vectors = |(reduction, floats): &(Reduction, Floats<'_>), ranges: &[Range<usize>]| {
+        let vectors = |(reduction, given): &(Reduction, Given), ranges: &[Range<usize>]| {
             let mut values = Vec::new();
             for range in ranges {
-                floats.append(range.start * reduction.numbers..range.end * reduction.numbers, &mut values);
+                let range = range.start * reduction.numbers..range.end * reduction.numbers;
+                given.floats().part(range).append_to(&mut values);
             }
             FeatureBatch { width: reduction.width, values: reduction.apply(values) }
         };
         for ranges in &chunks {
-            let mut output = match &mut self.head {
-                None => cut(&path, floats, width, ranges, &self.vocabulary)?,
-                Some(head) => match floats {
+            let mut logits = match &mut self.head {
+                None => cut(&path, &output, width, ranges, &self.vocabulary)?,
+                Some(head) => match output.floats() {
                     Floats::F32(hidden) => head.forward(hidden, width, ranges, &self.vocabulary)?,
                     Floats::F16(hidden) => head.forward::<f16>(hidden, width, ranges, &self.vocabulary)?,
                     Floats::Bf16(hidden) => head.forward::<bf16>(hidden, width, ranges, &self.vocabulary)?,
                     Floats::F64(hidden) => head.forward(hidden, width, ranges, &self.vocabulary)?,
                 },
             };
-            output.features = further.iter().map(|one| vectors(one, ranges)).collect();
-            if sink(output).is_break() {
+            logits.features = further.iter().map(|one| vectors(one, ranges)).collect();
+            if sink(logits).is_break() {
                 break;
             }
         }
@@ -170,27 +174,31 @@ impl TokenTeacher for OnnxTokenTeacher {
     }
 }
 
-/// The first classes of the positions in `ranges`, of logits `[…, width]`.
+/// The first classes of the positions in `ranges`, of logits `[…, width]`: where they are, if they lie there one behind
+/// the other.
 fn cut(
     path: &Path,
-    floats: Floats<'_>,
+    given: &Arc<Given>,
     width: usize,
     ranges: &[Range<usize>],
     vocabulary: &Vocabulary,
 ) -> Result<RawOutput, TeacherError> {
     let classes = vocabulary.kept(path, width)?;
     let rows = ranges.iter().map(Range::len).sum();
-    let mut values = Vec::with_capacity(rows * classes);
-    for range in ranges {
-        if classes == width {
-            floats.append(range.start * width..range.end * width, &mut values);
-            continue;
+    let values = match ranges {
+        [range] if classes == width => {
+            FloatBuf::held(given.clone(), range.start * width..range.end * width).into()
         }
-        for position in range.clone() {
-            floats.append(position * width..position * width + classes, &mut values);
+        _ => {
+            let floats = given.floats();
+            let mut values = Vec::with_capacity(rows * classes);
+            for position in ranges.iter().flat_map(Range::clone) {
+                floats.part(position * width..position * width + classes).append_to(&mut values);
+            }
+            values.into()
         }
-    }
-    Ok(RawOutput { rows, classes, values: values.into(), dtype: floats.dtype(), features: Vec::new() })
+    };
+    Ok(RawOutput { rows, classes, values, dtype: given.dtype(), features: Vec::new() })
 }
 
 impl Input {
@@ -262,15 +270,15 @@ impl Head {
         let path = self.model.path.clone();
         let tensor = TensorRef::from_array_view(([rows, width], &*hidden))
             .map_err(|error| failed(&path, "preparing the hidden states", &error))?;
-        let outputs = self.model.run(ort::inputs![self.input.as_str() => tensor])?;
+        let answer = self.model.run(ort::inputs![self.input.as_str() => tensor])?;
         let expected = format!("float [positions = {rows}, vocabulary]");
-        let (shape, floats) = Floats::of(&path, &outputs, &self.output, &expected)?;
+        let (shape, logits) = answer.floats(&path, &self.output, &expected)?;
         match shape[..] {
             [positions, width] if positions == rows && width > 0 => {
-                cut(&path, floats, width, std::slice::from_ref(&(0..rows)), vocabulary)
+                cut(&path, &Arc::new(logits), width, std::slice::from_ref(&(0..rows)), vocabulary)
             }
             _ => {
-                let found = format!("{} {shape:?}", floats.name());
+                let found = format!("{} {shape:?}", logits.name());
                 Err(TeacherError::Output { path, expected, found })
             }
         }

@@ -5,7 +5,7 @@ use tch::{IValue, Tensor};
 use super::answer::Answer;
 use super::module::{Module, output_type};
 use crate::config::{FeatureConfig, TeacherConfig};
-use crate::libtorch::upload;
+use crate::libtorch::{channels_last, upload};
 use crate::teacher::features::other_than;
 use crate::teacher::{RawOutput, Teacher, TeacherError};
 
@@ -16,6 +16,7 @@ pub(in super::super) struct TorchScriptTeacher {
     output: Option<String>,
     features: Vec<FeatureConfig>,
     runtime: String,
+    channels_last: bool,
     /// `[batch, …]`, the batch filled in at each pass.
     shape: Vec<i64>,
 }
@@ -30,7 +31,8 @@ impl TorchScriptTeacher {
         shape.extend(input_shape.iter().map(|d| *d as i64));
         let module = Module::load(config, &config.path)?;
         let (output, features) = (config.output.clone(), features.to_vec());
-        Ok(Self { module, output, features, runtime: super::module::version(), shape })
+        let (runtime, channels_last) = (super::module::version(), config.channels_last);
+        Ok(Self { module, output, features, runtime, channels_last, shape })
     }
 }
 
@@ -42,6 +44,7 @@ impl Teacher for TorchScriptTeacher {
     fn forward(&mut self, inputs: &[f32], rows: usize) -> Result<RawOutput, TeacherError> {
         self.shape[0] = rows as i64;
         let input = upload(Tensor::from_slice(inputs).view(self.shape.as_slice()), self.module.device);
+        let input = if self.channels_last { channels_last(&input) } else { input };
         let result = self.module.forward(&[IValue::Tensor(input)])?;
         let one = matches!(result, IValue::Tensor(_));
         let answer = Answer::of(result);
