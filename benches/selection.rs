@@ -125,11 +125,10 @@ fn main() {
     println!("| classes | type | k | rows / s | of the plain sum's rate | times libtorch's |");
     println!("|---|---|---|---|---|---|");
     let types = || TYPES.into_iter().filter(|dtype| all || asked(dtype));
-    for ((classes, rows), dtype) in
-        SHAPES.into_iter().flat_map(|shape| types().map(move |dtype| (shape, dtype)))
-    {
-        let logits = Given::new(dtype, &logits(classes * rows));
-        for k in HEADS {
+    for (classes, rows) in SHAPES {
+        let single = logits(classes * rows);
+        for (dtype, k) in types().flat_map(|dtype| HEADS.map(|k| (dtype, k))) {
+            let logits = Given::new(dtype, &single);
             let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
             let select = || drop(black_box(selector.select(black_box(&logits).floats())));
             let sum = || black_box(&logits).sum(classes);

@@ -169,7 +169,7 @@ fn every_kind_of_student_trains_in_half_types() {
     }
 }
 
-/// What it does there is tested where the GPU is (`student::tests`); the CPU's gradients would be wrong.
+/// What it does there is tested in `student::computed`, also where the GPU is; the CPU's gradients would be wrong.
 #[test]
 fn channels_last_is_for_images_on_a_gpu() {
     let case = Case::new();

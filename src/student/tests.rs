@@ -41,34 +41,24 @@ fn input(rows: i64, shape: &[usize]) -> Tensor {
     Tensor::randn(size, (Kind::Float, of_tests()))
 }
 
-fn section(precision: Precision, channels_last: bool) -> TrainSection {
-    let section: TrainSection = toml::from_str("epochs = 1\nbatch = 1").unwrap();
-    TrainSection { precision, channels_last, ..section }
-}
-
-/// Logits, and gradients of their squares by name, all of single precision.
-fn answers(student: &dyn Student, input: &Input) -> (Tensor, BTreeMap<String, Tensor>) {
-    let features = student.features(input).unwrap();
-    let logits = student.head(&features);
-    assert_eq!((features.kind(), logits.kind()), (Kind::Float, Kind::Float));
-    (&logits * &logits).sum(Kind::Float).backward();
-    let variables = student.variables().variables().into_iter();
-    let gradients = variables.map(|(name, value)| (name, value.grad())).filter(|(_, grad)| grad.defined());
-    (logits.detach(), gradients.collect())
-}
-
-/// How far one is from the other, beside how large it is.
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!((a.kind(), b.kind()), (Kind::Float, Kind::Float));
-    let norm = |x: Tensor| f64::try_from(x.norm()).unwrap();
-    norm(a - b) / norm(a.copy())
-}
-
 /// Logits and gradients are single precision, and those of single precision but for the rounding of products.
 fn half_types_are_near(made: impl Fn() -> Box<dyn Student>, input: impl Fn() -> Input) {
+    let section: TrainSection = toml::from_str("epochs = 1\nbatch = 1").unwrap();
     let answers = |precision: Precision| {
-        let student = computed(made(), &section(precision, false)).unwrap();
-        answers(student.as_ref(), &input())
+        let student = computed(made(), &TrainSection { precision, ..section.clone() }).unwrap();
+        let features = student.features(&input()).unwrap();
+        let logits = student.head(&features);
+        assert_eq!((features.kind(), logits.kind()), (Kind::Float, Kind::Float));
+        (&logits * &logits).sum(Kind::Float).backward();
+        let variables = student.variables().variables().into_iter();
+        let gradients =
+            variables.map(|(name, value)| (name, value.grad())).filter(|(_, grad)| grad.defined());
+        (logits.detach(), gradients.collect::<BTreeMap<_, _>>())
+    };
+    let apart = |a: &Tensor, b: &Tensor| {
+        assert_eq!((a.kind(), b.kind()), (Kind::Float, Kind::Float));
+        let norm = |x: Tensor| f64::try_from(x.norm()).unwrap();
+        norm(a - b) / norm(a.copy())
     };
     let whole = answers(Precision::F32);
     // Bits of significand, and a few products one after the other.

@@ -53,10 +53,12 @@ pub trait Teacher: Send {
 ///
 /// # Memory
 /// Where the head is in the model, one forward pass makes logits `[rows, length, vocabulary]` in the
-/// model's own type: they cannot be had in pieces. They are read chunk by chunk in the runtime's own memory, which is let go
-/// with the last chunk: of two passes there may be logits for a moment, and no copy of any; on a GPU of libtorch's they stay where they are, and of a batch without
-/// padding they are one chunk. With `teacher.head` a pass makes hidden states
-/// `[rows, length, hidden]`, and of logits there are never more than `[teacher.chunk, vocabulary]`.
+/// model's own type: they cannot be had in pieces. ONNX Runtime's, and a program's, are read chunk by
+/// chunk where they are, in memory that is let go with the last chunk, so that of two passes there may
+/// be logits for a moment; of libtorch's on the CPU, and where padding has to be left out, chunks are
+/// copied. On a GPU of libtorch's they stay where they are, and of a batch without padding they are
+/// one chunk. With `teacher.head` a pass makes hidden states `[rows, length, hidden]`, and of logits
+/// there are never more than `[teacher.chunk, vocabulary]`.
 pub trait TokenTeacher: Send {
     /// The runtime and its version, as the manifest records it.
     fn runtime(&self) -> &str;
