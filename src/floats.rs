@@ -39,21 +39,43 @@ impl Floats<'_> {
         self.len() == 0
     }
 
-    /// Adds all of them to `into`, in single precision.
-    pub fn append_to(self, into: &mut Vec<f32>) {
-        let end = into.len();
+    /// The one at `index`, in single precision.
+    ///
+    /// # Panics
+    /// When there is no such.
+    pub fn at(self, index: usize) -> f32 {
         match self {
-            Self::F32(all) => into.extend_from_slice(all),
-            Self::F64(all) => into.extend(all.iter().map(|v| *v as f32)),
-            Self::F16(all) => {
-                into.resize(end + all.len(), 0.0);
-                all.convert_to_f32_slice(&mut into[end..]);
-            }
-            Self::Bf16(all) => {
-                into.resize(end + all.len(), 0.0);
-                all.convert_to_f32_slice(&mut into[end..]);
+            Self::F32(all) => all[index],
+            Self::F16(all) => all[index].to_f32(),
+            Self::Bf16(all) => all[index].to_f32(),
+            Self::F64(all) => all[index] as f32,
+        }
+    }
+
+    /// Writes all of them to `out`, in single precision.
+    ///
+    /// # Panics
+    /// When `out` has another length.
+    pub fn write_to(self, out: &mut [f32]) {
+        match self {
+            Self::F32(all) => out.copy_from_slice(all),
+            Self::F16(all) => all.convert_to_f32_slice(out),
+            Self::Bf16(all) => all.convert_to_f32_slice(out),
+            Self::F64(all) => {
+                assert_eq!(all.len(), out.len(), "another length");
+                out.iter_mut().zip(all).for_each(|(out, value)| *out = *value as f32);
             }
         }
+    }
+
+    /// Adds all of them to `into`, in single precision.
+    pub fn append_to(self, into: &mut Vec<f32>) {
+        if let Self::F32(all) = self {
+            return into.extend_from_slice(all);
+        }
+        let end = into.len();
+        into.resize(end + self.len(), 0.0);
+        self.write_to(&mut into[end..]);
     }
 }
 
@@ -209,6 +231,8 @@ mod tests {
                 let mut more = vec![5.0];
                 floats.append_to(&mut more);
                 prop_assert!(more[0] == 5.0 && same(&more[1..], &expected));
+                let one_by_one: Vec<f32> = (0..floats.len()).map(|at| floats.at(at)).collect();
+                prop_assert!(same(&one_by_one, &expected));
             }
         }
     }

@@ -70,19 +70,24 @@ impl Mapped {
     }
 }
 
-/// Asks the processor for both ends of `values`, without waiting for them: who then reads values from many places finds them on
-/// their way. A hint: nothing happens where the processor or its compiler has none, or where no page is there yet.
+/// Asks the processor for the lines that hold `values`, without waiting for them: who then reads values from many places finds
+/// them on their way. A hint: nothing happens where the processor or its compiler has none, or where no page is there yet.
 #[inline]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there is nobody to ask"))]
 pub fn fetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(first), Some(last)) = (values.first(), values.last()) {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for place in [first, last] {
+        /// Bytes.
+        const LINE: usize = 64;
+        let place = values.as_ptr().cast::<i8>();
+        let bytes = size_of_val(values);
+        // The first byte of every line but the last, and the last byte.
+        for at in (0..bytes.saturating_sub(1)).step_by(LINE).chain(bytes.checked_sub(1)) {
             // SAFETY: a prefetch reads nothing that a program could see and faults nowhere.
             #[allow(unsafe_code)]
             unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast());
+                _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(at));
             }
         }
     }

@@ -52,11 +52,10 @@ pub(super) fn principal(
     }
     // Within the subspace, the directions by how much of the variance they carry (Rayleigh–Ritz).
     let mut covariance = DMatrix::<f64>::zeros(columns, columns);
-    let width = basis.width();
     sample.for_each_block(|first, block| {
         rows(first, block);
-        for row in basis.project(block).chunks_exact(width) {
-            add_outer(&mut covariance, 1.0, |at| f64::from(row[at]));
+        for row in basis.project(block).chunks_exact(columns) {
+            add_outer(&mut covariance, 1.0, row);
         }
     })?;
     let eigen = SymmetricEigen::new(covariance);

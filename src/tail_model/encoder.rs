@@ -1,11 +1,14 @@
 //! From a position's logits to its tail code.
 
+use std::ops::Range;
+
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
 use super::least_squares::{add_outer, solve};
-use super::panels::Panels;
+use super::panels::{Panels, Rows, rows_of_task};
 use crate::floats::Floats;
+use crate::mapped::fetch;
 use crate::target::TargetBatch;
 
 /// Largest code; −128 is not used, so that codes are symmetric.
@@ -28,10 +31,10 @@ pub struct TailEncoder {
     rank: usize,
     mean: Vec<f32>,
     weights: Vec<f32>,
-    /// `w_j (1, D_j)`: `[classes, 1 + rank]`, padded.
+    /// `w_j (1, D_j)`: `[classes, 1 + rank]`.
     weighted: Panels,
-    /// `(1, D_j)`: `[classes, 1 + rank]`, padded.
-    columns: Panels,
+    /// `(1, D_j)`: `[classes, 1 + rank]`, class after class.
+    directions: Vec<f32>,
     /// `Σ_j w_j (1, D_j)ᵀ (1, D_j)`.
     gram: DMatrix<f64>,
 }
@@ -55,17 +58,18 @@ impl TailEncoder {
         weights: Vec<f32>,
         basis: impl Fn(usize, usize) -> f32,
     ) -> Self {
-        let columns = Panels::from_fn(mean.len(), 1 + rank, |class, at| match at {
-            0 => 1.0,
-            at => basis(class, at - 1),
+        let columns = 1 + rank;
+        let direction = |class: usize, at: usize| if at == 0 { 1.0 } else { basis(class, at - 1) };
+        let directions: Vec<f32> =
+            (0..mean.len() * columns).map(|at| direction(at / columns, at % columns)).collect();
+        let weighted = Panels::from_fn(mean.len(), columns, |class, at| {
+            weights[class] * directions[class * columns + at]
         });
-        let weighted =
-            Panels::from_fn(mean.len(), 1 + rank, |class, at| weights[class] * columns.at(class, at));
-        let mut gram = DMatrix::zeros(1 + rank, 1 + rank);
-        for (class, w) in weights.iter().enumerate() {
-            add_outer(&mut gram, f64::from(*w), |at| f64::from(columns.at(class, at)));
+        let mut gram = DMatrix::zeros(columns, columns);
+        for (w, direction) in weights.iter().zip(directions.chunks_exact(columns)) {
+            add_outer(&mut gram, f64::from(*w), direction);
         }
-        Self { rank, mean, weights, weighted, columns, gram }
+        Self { rank, mean, weights, weighted, directions, gram }
     }
 
     /// Numbers per code.
@@ -91,21 +95,12 @@ impl TailEncoder {
     pub fn encode<'a>(&self, logits: impl Into<Floats<'a>>, batch: &mut TargetBatch) {
         let (logits, classes) = (logits.into(), self.mean.len());
         assert_eq!(logits.len(), batch.rows * classes, "logits of another shape");
-        batch.rank = self.rank;
-        batch.codes.resize(batch.rows * self.rank, 0);
-        let mut codes = std::mem::take(&mut batch.codes);
-        let heads = &*batch;
-        codes.par_chunks_mut(self.rank).enumerate().for_each_init(
-            || (Vec::new(), vec![0.0; classes]),
-            |(wide, x), (row, out)| {
-                let (logits, head) = (logits.row(row, classes).widened(wide), heads.row(row).0);
-                let solved = self.solve(logits, logits[head[0] as usize], head, x);
-                for (out, code) in out.iter_mut().zip(&solved[1..]) {
-                    *out = round(*code);
-                }
-            },
-        );
-        batch.codes = codes;
+        let tail = |row: usize| {
+            let head = batch.row(row).0;
+            (logits.at(row * classes + head[0] as usize), head)
+        };
+        let solved = self.solve(logits, tail);
+        self.round(&solved, batch);
     }
 
     /// Gives every position of `batch` its code, from `products`, the sums over its tail `Σ w_j (1, D_j) x_j` with
@@ -114,16 +109,18 @@ impl TailEncoder {
     pub(super) fn encode_from(&self, products: &[f32], batch: &mut TargetBatch) {
         let columns = 1 + self.rank;
         assert_eq!(products.len(), batch.rows * columns, "products of another shape");
+        let mut solved = products.to_vec();
+        let rows = solved.par_chunks_exact_mut(columns).enumerate();
+        rows.for_each(|(row, product)| self.solve_product(batch.row(row).0, product));
+        self.round(&solved, batch);
+    }
+
+    /// Keeps codes, from levels and codes before rounding, `[rows, 1 + rank]`.
+    fn round(&self, solved: &[f32], batch: &mut TargetBatch) {
         batch.rank = self.rank;
-        batch.codes.resize(batch.rows * self.rank, 0);
-        let mut codes = std::mem::take(&mut batch.codes);
-        let heads = &*batch;
-        let rows = products.par_chunks_exact(columns).zip(codes.par_chunks_mut(self.rank)).enumerate();
-        rows.for_each(|(row, (product, out))| {
-            let solved = self.solve_product(heads.row(row).0, product);
-            out.iter_mut().zip(&solved[1..]).for_each(|(out, code)| *out = round(*code));
-        });
-        batch.codes = codes;
+        batch.codes.clear();
+        let codes = solved.chunks_exact(1 + self.rank).flat_map(|solved| &solved[1..]);
+        batch.codes.extend(codes.map(|code| round(*code)));
     }
 
     /// `w_j (1, D_j)` of a class.
@@ -132,29 +129,185 @@ impl TailEncoder {
         self.weighted.at(class, column)
     }
 
-    /// Level and code before rounding, `(a, c)`: `[1 + rank]`; `x` is scratch, `[classes]`.
-    pub(super) fn solve(&self, logits: &[f32], z_max: f32, head: &[u32], x: &mut [f32]) -> Vec<f32> {
-        for ((x, z), mean) in x.iter_mut().zip(logits).zip(&self.mean) {
-            *x = z - z_max - mean;
-        }
-        head.iter().for_each(|id| x[*id as usize] = 0.0);
-        let mut product = vec![0.0f32; self.weighted.width()];
-        self.weighted.project_row(x, &mut product);
-        self.solve_product(head, &product)
+    /// Levels and codes before rounding, `(a, c)`: `[rows, 1 + rank]`, of raw logits, `[rows, classes]`. `tail` gives a row's
+    /// largest logit and its head.
+    pub(super) fn solve<'h>(
+        &self,
+        logits: Floats<'_>,
+        tail: impl Fn(usize) -> (f32, &'h [u32]) + Sync,
+    ) -> Vec<f32> {
+        let columns = 1 + self.rank;
+        let rows = logits.len() / self.mean.len().max(1);
+        let mut solved = vec![0.0; rows * columns];
+        let task = rows_of_task(rows);
+        solved.par_chunks_mut(task * columns).enumerate().for_each(|(at, solved)| {
+            let rows = at * task..(at * task + task).min(rows);
+            let tails = rows.clone().map(|row| Tail::new(tail(row))).collect();
+            let mut x = Tails { logits, mean: &self.mean, first: rows.start, tails };
+            self.weighted.project_rows(rows.clone(), &mut x, solved);
+            for (row, product) in rows.zip(solved.chunks_exact_mut(columns)) {
+                self.solve_product(tail(row).1, product);
+            }
+        });
+        solved
     }
 
-    /// The same from the product with the logits, `[≥ 1 + rank]`.
-    fn solve_product(&self, head: &[u32], product: &[f32]) -> Vec<f32> {
+    /// The same of one row in place of its product with the logits, `[1 + rank]`.
+    fn solve_product(&self, head: &[u32], product: &mut [f32]) {
         let mut gram = self.gram.clone();
         for id in head.iter().map(|id| *id as usize) {
-            add_outer(&mut gram, -f64::from(self.weights[id]), |at| f64::from(self.columns.at(id, at)));
+            let direction = &self.directions[id * product.len()..][..product.len()];
+            add_outer(&mut gram, -f64::from(self.weights[id]), direction);
         }
-        // Without a solution there is no tail to speak of.
-        solve(gram, RIDGE, product).unwrap_or_else(|| vec![0.0; 1 + self.rank])
+        match solve(gram, RIDGE, product) {
+            Some(solved) => product.copy_from_slice(&solved),
+            // There is no tail to speak of.
+            None => product.fill(0.0),
+        }
+    }
+}
+
+/// One row's.
+struct Tail {
+    z_max: f32,
+    /// Classes of the head that have not been come to, the largest id first.
+    head: Vec<u32>,
+}
+
+impl Tail {
+    fn new((z_max, head): (f32, &[u32])) -> Self {
+        let mut head = head.to_vec();
+        head.sort_unstable_by(|a, b| b.cmp(a));
+        Self { z_max, head }
+    }
+}
+
+/// `z_j − z_max − μ_j` of rows of logits, 0 on their heads. Classes are asked for in order.
+struct Tails<'a> {
+    logits: Floats<'a>,
+    mean: &'a [f32],
+    /// The row of the first of `tails`.
+    first: usize,
+    tails: Vec<Tail>,
+}
+
+impl Tails<'_> {
+    fn part(&self, row: usize, classes: Range<usize>) -> Floats<'_> {
+        self.logits.row(row, self.mean.len()).part(classes)
+    }
+}
+
+impl Rows for Tails<'_> {
+    #[inline(always)]
+    fn write(&mut self, row: usize, classes: Range<usize>, x: &mut [f32]) {
+        let (start, end) = (classes.start, classes.end);
+        let mean = &self.mean[classes.clone()];
+        let logits = self.logits.row(row, self.mean.len()).part(classes);
+        let tail = &mut self.tails[row - self.first];
+        if let Floats::F32(logits) = logits {
+            for ((x, z), mean) in x.iter_mut().zip(logits).zip(mean) {
+                *x = z - tail.z_max - mean;
+            }
+        } else {
+            logits.write_to(x);
+            for (x, mean) in x.iter_mut().zip(mean) {
+                *x = *x - tail.z_max - mean;
+            }
+        }
+        while let Some(id) = tail.head.pop_if(|id| (*id as usize) < end) {
+            x[id as usize - start] = 0.0;
+        }
+    }
+
+    fn expect(&self, row: usize, classes: Range<usize>) {
+        match self.part(row, classes) {
+            Floats::F32(all) => fetch(all),
+            Floats::F16(all) => fetch(all),
+            Floats::Bf16(all) => fetch(all),
+            Floats::F64(all) => fetch(all),
+        }
     }
 }
 
 /// A code as it is kept.
 pub(super) fn round(code: f32) -> i8 {
     code.round().clamp(-LARGEST, LARGEST) as i8
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::permutation::Permutation;
+    use crate::select::Selector;
+    use crate::target::TailNodes;
+
+    /// Levels and codes of one row by their definition: the normal equations over the tail's classes alone, with the ridge.
+    fn by_definition(
+        z: &[f32],
+        mean: &[f32],
+        weights: &[f32],
+        basis: &[f32],
+        rank: usize,
+        head: &[u32],
+    ) -> Vec<f64> {
+        let z_max = f64::from(z[head[0] as usize]);
+        let mut gram = DMatrix::<f64>::zeros(1 + rank, 1 + rank);
+        let mut right = nalgebra::DVector::<f64>::zeros(1 + rank);
+        for class in (0..z.len()).filter(|class| !head.contains(&(*class as u32))) {
+            let direction = |at: usize| if at == 0 { 1.0 } else { f64::from(basis[class * rank + at - 1]) };
+            let (w, x) = (f64::from(weights[class]), f64::from(z[class]) - z_max - f64::from(mean[class]));
+            for i in 0..=rank {
+                right[i] += w * direction(i) * x;
+                (0..=rank).for_each(|j| gram[(i, j)] += w * direction(i) * direction(j));
+            }
+        }
+        let mean_diagonal = (1..=rank).map(|i| gram[(i, i)]).sum::<f64>() / rank as f64;
+        (1..=rank).for_each(|i| gram[(i, i)] += RIDGE * mean_diagonal);
+        gram.lu().solve(&right).unwrap().iter().copied().collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever the shape, the type and the companions of a row.
+        #[test]
+        fn a_code_is_the_least_squares_solution_over_its_tail(
+            classes in prop_oneof![40usize..100, 900usize..1100],
+            rank in 1usize..14,
+            rows in 1usize..40,
+            k in 1usize..12,
+            seed in any::<u64>(),
+        ) {
+            let random = Permutation::new(1 << 20, seed, 0);
+            let noise = |at: usize| random.at(at as u64 % (1 << 20)) as f32 / (1 << 19) as f32 - 1.0;
+            let some = |from: usize, many: usize, scale: f32| -> Vec<f32> {
+                (from..from + many).map(|at| scale * noise(at)).collect()
+            };
+            let (mean, basis) = (some(0, classes, 3.0), some(2000, classes * rank, 0.1));
+            let weights: Vec<f32> = some(20_000, classes, 2.0).iter().map(|x| x.exp()).collect();
+            let z: Vec<f16> = some(30_000, rows * classes, 8.0).iter().map(|z| f16::from_f32(*z)).collect();
+            let wide: Vec<f32> = z.iter().map(|z| z.to_f32()).collect();
+            let encoder = TailEncoder::new(rank, mean.clone(), weights.clone(), &basis).unwrap();
+            let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
+            let mut batch = selector.select(&wide).unwrap();
+            let tail = |row: usize| (wide[row * classes + batch.row(row).0[0] as usize], batch.row(row).0);
+            let solved = encoder.solve((&wide).into(), tail);
+            for (row, solved) in solved.chunks(1 + rank).enumerate() {
+                let z = &wide[row * classes..][..classes];
+                let exact = by_definition(z, &mean, &weights, &basis, rank, batch.row(row).0);
+                let largest = exact.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+                for (found, exact) in solved.iter().zip(&exact) {
+                    prop_assert!((f64::from(*found) - exact).abs() < 1e-5 * (1.0 + largest), "{found} is not {exact}");
+                }
+                let alone = encoder.solve(z.into(), |_| tail(row));
+                prop_assert_eq!(solved, &alone[..]);
+            }
+            encoder.encode(Floats::F16(&z), &mut batch);
+            let codes = solved.chunks(1 + rank).flat_map(|solved| solved[1..].iter().map(|c| round(*c)));
+            prop_assert_eq!(&batch.codes, &codes.collect::<Vec<i8>>());
+        }
+    }
 }

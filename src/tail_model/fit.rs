@@ -215,16 +215,10 @@ fn class_weights(tail_mass: &[Vec<f64>]) -> Vec<f64> {
 
 /// Level and code of every position, before rounding: `[positions, 1 + rank]`.
 fn solve(sample: &mut Watched<'_>, heads: &Heads, encoder: &TailEncoder) -> io::Result<Vec<f32>> {
-    let classes = sample.classes();
     let mut codes = Vec::with_capacity(sample.rows() * (1 + encoder.rank()));
     sample.for_each_block(|first, block| {
-        let rows: Vec<Vec<f32>> = block
-            .par_chunks(classes)
-            .enumerate()
-            // The sample is relative to each position's largest.
-            .map_init(|| vec![0.0; classes], |x, (at, row)| encoder.solve(row, 0.0, heads.of(first + at), x))
-            .collect();
-        codes.extend(rows.into_iter().flatten());
+        // The sample is relative to each position's largest.
+        codes.extend(encoder.solve((&*block).into(), |row| (0.0, heads.of(first + row))));
     })?;
     Ok(codes)
 }
@@ -239,13 +233,11 @@ fn regress(
 ) -> io::Result<(Vec<f32>, Panels)> {
     let (classes, columns) = (sample.classes(), 1 + rank);
     let mut cross = Panels::zeros(classes, columns);
-    let width = cross.width();
-    let mut regressors = vec![0.0f32; sample.rows() * width];
+    let mut regressors = codes.to_vec();
     let mut gram = DMatrix::<f64>::zeros(columns, columns);
-    for (code, regressor) in codes.chunks_exact(columns).zip(regressors.chunks_exact_mut(width)) {
+    for regressor in regressors.chunks_exact_mut(columns) {
         regressor[0] = 1.0;
-        regressor[1..columns].copy_from_slice(&code[1..]);
-        add_outer(&mut gram, 1.0, |at| f64::from(regressor[at]));
+        add_outer(&mut gram, 1.0, regressor);
     }
     sample.for_each_block(|first, block| {
         block.par_chunks_mut(classes).enumerate().for_each(|(at, row)| {
@@ -256,7 +248,7 @@ fn regress(
             }
         });
         let rows = block.len() / classes;
-        cross.add_back(block, &regressors[first * width..(first + rows) * width]);
+        cross.add_back(block, &regressors[first * columns..(first + rows) * columns]);
     })?;
     // Whose head each class was in.
     let mut missing = vec![Vec::new(); classes];
@@ -269,7 +261,7 @@ fn regress(
         .map(|class| {
             let mut gram = gram.clone();
             for row in &missing[class] {
-                add_outer(&mut gram, -1.0, |at| f64::from(regressors[row * width + at]));
+                add_outer(&mut gram, -1.0, &regressors[row * columns..(row + 1) * columns]);
             }
             let right: Vec<f32> = (0..columns).map(|at| cross.at(class, at)).collect();
             // A class that is in every head has no tail to be known by.

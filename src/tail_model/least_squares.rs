@@ -3,17 +3,14 @@
 use nalgebra::{DMatrix, DVector};
 
 /// Adds `scale · vᵀ v` to a symmetric matrix.
-pub(super) fn add_outer(matrix: &mut DMatrix<f64>, scale: f64, v: impl Fn(usize) -> f64) {
-    for i in 0..matrix.nrows() {
-        let scaled = scale * v(i);
-        for j in 0..matrix.ncols() {
-            matrix[(i, j)] += scaled * v(j);
-        }
+pub(super) fn add_outer(matrix: &mut DMatrix<f64>, scale: f64, v: &[f32]) {
+    for (column, at) in matrix.as_mut_slice().chunks_exact_mut(v.len()).zip(v) {
+        let scaled = scale * f64::from(*at);
+        column.iter_mut().zip(v).for_each(|(sum, v)| *sum += scaled * f64::from(*v));
     }
 }
 
-/// The solution of `gram · x = right` (of which the first `gram.nrows()` count), held back by a ridge of
-/// `share`; `None` where there is none.
+/// The solution of `gram · x = right`, held back by a ridge of `share`; `None` where there is none.
 pub(super) fn solve(mut gram: DMatrix<f64>, share: f64, right: &[f32]) -> Option<Vec<f32>> {
     ridge(&mut gram, share);
     let right = DVector::from_fn(gram.nrows(), |at, _| f64::from(right[at]));

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
 /// Values of a block in memory, about; at least one row.
 const BLOCK_VALUES: usize = 1 << 22;
+/// Values that are widened at once.
+const PIECE: usize = 1 << 14;
 
 /// Logits relative to each position's largest, in half precision (off by 2⁻¹¹ of their value, which
 /// a fit of averages does not see). The file goes when this does.
@@ -50,15 +53,18 @@ impl Sample {
         self.writer.flush()?;
         let mut file = BufReader::new(File::open(&self.path)?);
         let block = (BLOCK_VALUES / self.classes.max(1)).max(1);
-        let (mut bytes, mut halves, mut floats) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut bytes, mut floats) = (Vec::new(), Vec::new());
         for first in (0..self.rows).step_by(block) {
             let values = block.min(self.rows - first) * self.classes;
             bytes.resize(2 * values, 0u8);
             file.read_exact(&mut bytes)?;
-            halves.clear();
-            halves.extend(bytes.chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]])));
             floats.resize(values, 0.0f32);
-            halves.convert_to_f32_slice(&mut floats);
+            let pieces = floats.par_chunks_mut(PIECE).zip(bytes.par_chunks(2 * PIECE));
+            pieces.for_each_init(Vec::new, |halves, (floats, bytes)| {
+                halves.clear();
+                halves.extend(bytes.chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]])));
+                halves.convert_to_f32_slice(floats);
+            });
             each(first, &mut floats);
         }
         Ok(())
