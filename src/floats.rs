@@ -10,6 +10,8 @@ use std::sync::Arc;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::mapped;
+
 /// Numbers where they lie.
 #[derive(Clone, Copy, Debug)]
 pub enum Floats<'a> {
@@ -37,6 +39,16 @@ impl Floats<'_> {
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.len() == 0
+    }
+
+    /// Asks the processor for them, without waiting ([`mapped::fetch`]).
+    pub fn fetch(self) {
+        match self {
+            Self::F32(all) => mapped::fetch(all),
+            Self::F16(all) => mapped::fetch(all),
+            Self::Bf16(all) => mapped::fetch(all),
+            Self::F64(all) => mapped::fetch(all),
+        }
     }
 
     /// The one at `index`, in single precision.

@@ -17,12 +17,12 @@
 // ── level 0: words ──
 pub mod digest;
 pub mod durable;
-pub mod floats;
 pub mod ids;
 pub mod mapped;
 pub mod permutation;
 pub mod vectors;
 
+pub mod floats;
 pub mod target;
 
 pub mod config;

@@ -209,6 +209,36 @@ fn ctrl_c_ends_with_130_and_the_same_command_goes_on() {
 }
 
 #[test]
+fn a_second_ctrl_c_ends_a_build_amid_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mark, out) = (dir.path().join("mark"), dir.path().join("out"));
+    // A teacher that never answers.
+    let script = format!("echo $$ > {}; exec sleep 300", mark.display());
+    let teacher =
+        format!("teacher={{ kind = \"command\", command = [\"sh\", \"-c\", {script:?}], path = \"none\" }}");
+    let config = cache_config(dir.path(), "linear.onnx");
+    let child = build_command(&config, &out, &[&teacher]).spawn().unwrap();
+    let begun = Instant::now();
+    let id = loop {
+        let id = std::fs::read_to_string(&mark).unwrap_or_default();
+        if id.ends_with('\n') {
+            break id;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no teacher within a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    // The first waits for the batch. Of two that come close together one might be lost.
+    for _ in 0..2 {
+        send(&child, "INT");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let said = Said::from(child.wait_with_output().unwrap()).code(130);
+    drop(Command::new("kill").arg(id.trim()).status());
+    assert!(begun.elapsed() < Duration::from_secs(120), "the teacher was waited for");
+    assert_eq!((said.out.as_str(), said.err.trim()), ("", "stopping; once more to stop at once"));
+}
+
+#[test]
 fn torn_journals_and_lost_shards_are_made_anew() {
     let case = Case::new();
     let journal = |out: &Path| out.join("build/shards.jsonl");

@@ -31,6 +31,7 @@ CONFINED = {
     "anyhow": ["bin"],
     "indicatif": ["bin"],
     "ctrlc": ["bin"],
+    "signal_hook": ["bin"],
 }
 
 # Arrows that the order would allow: (from, to, why not).

@@ -44,7 +44,8 @@ pub struct Selector {
     pub(super) mass: Option<f64>,
 }
 
-/// Rows from here on have their bound guessed from an eighth of them.
+/// Rows from here on have their bound guessed from an eighth of them, and fill so many pages that the processor sees by itself
+/// what is read next.
 const LONG: usize = 8192;
 const STEP: usize = 8;
 
@@ -117,6 +118,9 @@ impl Selector {
             .zip(batch.values.par_chunks_mut(self.k))
             .zip(curves.par_chunks_mut(nodes.max(1)))
             .map_init(<(Vec<f32>, Scratch)>::default, |(wide, scratch), (((row, ids), values), curve)| {
+                if self.classes < LONG && row + 1 < rows {
+                    logits.row(row + 1, self.classes).fetch();
+                }
                 let row = logits.row(row, self.classes).widened(wide);
                 with_widest(Row { selector: self, row, scratch, ids, values, curve: &mut curve[..nodes] })
             })

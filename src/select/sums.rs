@@ -1,6 +1,6 @@
 //! Sums of exponentials over a row at the nodes of the tail curve, and what of the row is too large for them.
 
-use pulp::{Simd, bytemuck};
+use pulp::Simd;
 
 use super::keys::key;
 use crate::target::TailNodes;
@@ -130,7 +130,7 @@ impl Scaled {
         let scale = (node * std::f64::consts::LOG2_E) as f32;
         let exact = -f64::from(reference) * f64::from(scale);
         let nearest = exact as f32;
-        // Never below, so that `t` of the reference is not below 0, and what reaches it is cut to 0 exactly.
+        // Never below, so that the factor that makes up for it is never above 1.
         let offset = if f64::from(nearest) < exact { nearest.next_up() } else { nearest };
         Self { scale, offset }
     }
@@ -141,7 +141,7 @@ impl Scaled {
     }
 }
 
-/// `2^min(t, 0)` of values in vectors.
+/// `2^t` of values below a reference in vectors.
 #[derive(Clone, Copy)]
 struct Relative<S: Simd> {
     scale: S::f32s,
@@ -211,8 +211,8 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
     let exp = Relative::new(simd, scaled);
     let zero = simd.splat_f32s(0.0);
     let reached = simd.splat_f32s(limit);
-    let exponent = simd.splat_u32s(f32::INFINITY.to_bits());
-    let mut worst = simd.splat_u32s(0);
+    // Zero times what is not finite is no number, and nor is what that is added to.
+    let mut nothing = zero;
     let parts = LANES / S::F32_LANES;
     let (whole, rest) = row.split_at(row.len() / TILE * TILE);
     // The least of all floats adds nothing and is never collected: where it is the limit, a row has no rest.
@@ -221,7 +221,7 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
     let last = if rest.is_empty() { &last[..0] } else { &last[..] };
     // A tile without what reaches the limit: beside its ones the others would be rounded away.
     let mut others = [0.0f32; TILE];
-    let mut first_id = 0;
+    let (mut first_id, known) = (0, keys.len());
     for block in whole.chunks(BLOCK).chain(std::iter::once(last)) {
         let mut lanes = [[0.0f32; LANES]; N];
         for (tile, values) in block.as_chunks::<TILE>().0.iter().enumerate() {
@@ -229,7 +229,7 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
             let mut largest = vectors[0];
             for z in vectors {
                 largest = simd.max_f32s(largest, *z);
-                worst = simd.max_u32s(worst, simd.and_u32s(bytemuck::cast(*z), exponent));
+                nothing = simd.mul_add_f32s(*z, zero, nothing);
             }
             let hits = simd.greater_than_or_equal_f32s(largest, reached);
             let vectors = if lanes_of(simd, hits) != 0 {
@@ -260,12 +260,16 @@ fn pass<S: Simd, P: Powers<N>, const N: usize>(
         }
         first_id += block.len();
     }
-    let mut exponents = [0u32; LANES];
-    S::as_mut_simd_u32s(&mut exponents).0[0] = worst;
-    exponents.iter().all(|e| *e != f32::INFINITY.to_bits())
+    // Of few, one after another, keys are made more quickly than of four in every tile.
+    for found in &mut keys[known..] {
+        *found = key(row[*found as usize], *found as u32);
+    }
+    let mut lanes = [0.0f32; LANES];
+    S::as_mut_simd_f32s(&mut lanes).0[0] = nothing;
+    lanes.iter().all(|nothing| *nothing == 0.0)
 }
 
-/// Puts the keys of those of `values` that reach `limit` behind `keys`; the first one has the id `first_id`. `others` are
+/// Puts the ids of those of `values` that reach `limit` behind `ids`; the first one has the id `first_id`. `others` are
 /// the values with the least of all floats in their place.
 #[inline(always)]
 fn collect<S: Simd>(
@@ -273,7 +277,7 @@ fn collect<S: Simd>(
     values: &[f32; TILE],
     first_id: usize,
     limit: S::f32s,
-    keys: &mut Vec<i64>,
+    ids: &mut Vec<i64>,
     others: &mut [f32; TILE],
 ) {
     let least = simd.splat_f32s(f32::MIN);
@@ -284,17 +288,17 @@ fn collect<S: Simd>(
         *other = simd.select_f32s(reached, least, *z);
         hits |= u64::from(lanes_of(simd, reached)) << start;
     }
-    let (found, before) = (hits.count_ones() as usize, keys.len());
+    let (found, before) = (hits.count_ones() as usize, ids.len());
     let mut next = || {
-        let at = hits.trailing_zeros() as usize % TILE;
+        let at = hits.trailing_zeros() as usize;
         hits &= hits.wrapping_sub(1);
-        key(values[at], (first_id + at) as u32)
+        (first_id + at) as i64
     };
     // How many there are is not to be guessed: so many are written, whether there are or not.
-    keys.extend_from_slice(&[next(), next(), next(), next()]);
-    keys.truncate(before + found);
+    ids.extend_from_slice(&[next(), next(), next(), next()]);
+    ids.truncate(before + found);
     for _ in 4..found {
-        keys.push(next());
+        ids.push(next());
     }
 }
 

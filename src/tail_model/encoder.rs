@@ -8,7 +8,6 @@ use rayon::prelude::*;
 use super::least_squares::{add_outer, solve};
 use super::panels::{Panels, Rows, rows_of_task};
 use crate::floats::Floats;
-use crate::mapped::fetch;
 use crate::target::TargetBatch;
 
 /// Largest code; −128 is not used, so that codes are symmetric.
@@ -191,12 +190,6 @@ struct Tails<'a> {
     tails: Vec<Tail>,
 }
 
-impl Tails<'_> {
-    fn part(&self, row: usize, classes: Range<usize>) -> Floats<'_> {
-        self.logits.row(row, self.mean.len()).part(classes)
-    }
-}
-
 impl Rows for Tails<'_> {
     #[inline(always)]
     fn write(&mut self, row: usize, classes: Range<usize>, x: &mut [f32]) {
@@ -220,12 +213,7 @@ impl Rows for Tails<'_> {
     }
 
     fn expect(&self, row: usize, classes: Range<usize>) {
-        match self.part(row, classes) {
-            Floats::F32(all) => fetch(all),
-            Floats::F16(all) => fetch(all),
-            Floats::Bf16(all) => fetch(all),
-            Floats::F64(all) => fetch(all),
-        }
+        self.logits.row(row, self.mean.len()).part(classes).fetch();
     }
 }
 

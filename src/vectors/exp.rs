@@ -37,7 +37,6 @@ pub(crate) fn exp_non_positive(x: f32) -> f32 {
 /// algorithm).
 #[derive(Clone, Copy)]
 pub(crate) struct Exp2<S: Simd> {
-    zero: S::f32s,
     lowest: S::f32s,
     round: S::f32s,
     mantissa: S::u32s,
@@ -56,7 +55,6 @@ impl<S: Simd> Exp2<S> {
             *vector = simd.splat_f32s(c);
         }
         Self {
-            zero: simd.splat_f32s(0.0),
             lowest: simd.splat_f32s(-125.0),
             // Adding and taking away 1.5 · 2^23 rounds to an integer without a branch.
             round: simd.splat_f32s(12_582_912.0),
@@ -65,11 +63,11 @@ impl<S: Simd> Exp2<S> {
         }
     }
 
-    /// What lies outside of [−125, 0] is taken to its nearer end.
+    /// What lies below −125 is taken to it.
     #[inline(always)]
     pub(crate) fn cut(&self, simd: S, mut t: [S::f32s; ABREAST]) -> [S::f32s; ABREAST] {
         for t in &mut t {
-            *t = simd.max_f32s(simd.min_f32s(*t, self.zero), self.lowest);
+            *t = simd.max_f32s(*t, self.lowest);
         }
         t
     }

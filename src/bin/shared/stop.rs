@@ -13,7 +13,8 @@ static STOP: AtomicBool = AtomicBool::new(false);
 pub fn on_interrupt() -> anyhow::Result<&'static AtomicBool> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(INTERRUPTED));
+            // Nothing is tidied up: libraries would be taken from under threads that still run in them.
+            signal_hook::low_level::exit(i32::from(INTERRUPTED));
         }
         eprintln!("stopping; once more to stop at once");
     })
