@@ -166,7 +166,7 @@ impl TailEncoder {
     }
 }
 
-/// One row's.
+/// What is known of a row before its product.
 struct Tail {
     z_max: f32,
     /// Classes of the head that have not been come to, the largest id first.
