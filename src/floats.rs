@@ -7,10 +7,10 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::mapped;
+use crate::mapped::{self, AHEAD};
+use crate::vectors::widen;
 
 /// Numbers where they lie.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +71,8 @@ impl Floats<'_> {
     pub fn write_to(self, out: &mut [f32]) {
         match self {
             Self::F32(all) => out.copy_from_slice(all),
-            Self::F16(all) => all.convert_to_f32_slice(out),
-            Self::Bf16(all) => all.convert_to_f32_slice(out),
+            Self::F16(all) => widen(all, &[], out),
+            Self::Bf16(all) => widen(all, &[], out),
             Self::F64(all) => {
                 assert_eq!(all.len(), out.len(), "another length");
                 out.iter_mut().zip(all).for_each(|(out, value)| *out = *value as f32);
@@ -111,6 +111,30 @@ impl<'a> Floats<'a> {
     /// When there is no such.
     pub fn row(self, at: usize, classes: usize) -> Self {
         self.part(at * classes..(at + 1) * classes)
+    }
+
+    /// The first `count` of them in single precision, and, where they are read from where they are, what lies [`AHEAD`] of
+    /// each. What else they are in is asked for so far ahead and widened into `wide`, which is overwritten.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub(crate) fn first<'w>(self, count: usize, wide: &'w mut Vec<f32>) -> (&'w [f32], &'w [f32])
+    where
+        'a: 'w,
+    {
+        fn ahead<T>(all: &[T]) -> &[T] {
+            all.get(AHEAD / size_of::<T>()..).unwrap_or_default()
+        }
+        if let Self::F32(all) = self {
+            return (&all[..count], ahead(all));
+        }
+        wide.resize(count, 0.0);
+        match self {
+            Self::F16(all) => widen(&all[..count], ahead(all), wide),
+            Self::Bf16(all) => widen(&all[..count], ahead(all), wide),
+            other => other.part(0..count).write_to(wide),
+        }
+        (wide, &[])
     }
 
     /// All of them in single precision: where they are, if that is what they are in, and else in `wide`, which is overwritten.

@@ -1,4 +1,4 @@
-//! Maps files read-only: the only `unsafe` of the crate outside of `libtorch` (see SAFETY.md).
+//! Maps files read-only: the only `unsafe` of the crate where no GPU and no libtorch is spoken to (see SAFETY.md).
 
 use std::fs::File;
 use std::io;
@@ -70,9 +70,13 @@ impl Mapped {
     }
 }
 
+/// So many bytes ahead of where it reads, a loop asks for memory: the processor's own fetching ahead ends with a page, and so
+/// little is kept until it is read by a cache of the second level.
+pub const AHEAD: usize = 32 << 10;
+
 /// Asks the processor for the lines that hold `values`, without waiting for them: who then reads values from many places finds
 /// them on their way. A hint: nothing happens where the processor or its compiler has none, or where no page is there yet.
-#[inline]
+#[inline(always)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there is nobody to ask"))]
 pub fn fetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]

@@ -44,8 +44,7 @@ pub struct Selector {
     pub(super) mass: Option<f64>,
 }
 
-/// Rows from here on have their bound guessed from an eighth of them, and fill so many pages that the processor sees by itself
-/// what is read next.
+/// Rows from here on have their bound guessed from an eighth of them.
 const LONG: usize = 8192;
 const STEP: usize = 8;
 
@@ -118,11 +117,9 @@ impl Selector {
             .zip(batch.values.par_chunks_mut(self.k))
             .zip(curves.par_chunks_mut(nodes.max(1)))
             .map_init(<(Vec<f32>, Scratch)>::default, |(wide, scratch), (((row, ids), values), curve)| {
-                if self.classes < LONG && row + 1 < rows {
-                    logits.row(row + 1, self.classes).fetch();
-                }
-                let row = logits.row(row, self.classes).widened(wide);
-                with_widest(Row { selector: self, row, scratch, ids, values, curve: &mut curve[..nodes] })
+                let (row, ahead) = logits.part(row * self.classes..logits.len()).first(self.classes, wide);
+                let curve = &mut curve[..nodes];
+                with_widest(Row { selector: self, row, ahead, scratch, ids, values, curve })
             })
             .enumerate()
             .find_first(|(_, sound)| !sound);
@@ -142,6 +139,8 @@ impl Selector {
 struct Row<'a> {
     selector: &'a Selector,
     row: &'a [f32],
+    /// What will be read when so much more has been.
+    ahead: &'a [f32],
     scratch: &'a mut Scratch,
     ids: &'a mut [u32],
     values: &'a mut [f32],
@@ -153,7 +152,7 @@ impl WithSimd for Row<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> bool {
-        let Self { selector, row, scratch, ids, values, curve } = self;
+        let Self { selector, row, ahead, scratch, ids, values, curve } = self;
         let Scratch { maxima, keys, head, close, sums, sums_below } = scratch;
         // One more than the head: the largest logit of the tail.
         let wanted = selector.k + usize::from(!curve.is_empty());
@@ -161,7 +160,7 @@ impl WithSimd for Row<'_> {
             sums.clear();
             sums.resize(curve.len(), 0.0);
         }
-        let reference = candidates(simd, &selector.sums, row, wanted, maxima, keys, sums_below);
+        let reference = candidates(simd, &selector.sums, row, ahead, wanted, maxima, keys, sums_below);
         let Some(reference) = reference else { return false };
         least(simd, keys, wanted, head);
         let z_max = logit_of(head[0]);
@@ -176,7 +175,7 @@ impl WithSimd for Row<'_> {
         let tail_max = logit_of(first);
         close.clear();
         close.extend(keys.iter().filter(|key| **key >= first).map(|key| logit_of(*key)));
-        if NodeSums::reaches(tail_max) {
+        if selector.sums.reaches(tail_max) {
             selector.sums.over(simd, close, tail_max, keys, sums);
         } else {
             selector.sums.exactly(close, tail_max, sums);
@@ -198,6 +197,7 @@ fn candidates<S: Simd>(
     simd: S,
     node_sums: &NodeSums,
     row: &[f32],
+    ahead: &[f32],
     wanted: usize,
     maxima: &mut Vec<f32>,
     keys: &mut Vec<i64>,
@@ -210,9 +210,9 @@ fn candidates<S: Simd>(
     // Where the head has all there is, nothing is summed.
     let tried = if sums.is_empty() { bounds.len() } else { usize::from(row.len() < LONG) };
     for (step, count) in &bounds[tried..] {
-        let reference = bound(simd, row, *step, *count, maxima).filter(|bound| NodeSums::reaches(*bound));
+        let reference = bound(simd, row, *step, *count, maxima).filter(|bound| node_sums.reaches(*bound));
         let Some(reference) = reference else { continue };
-        if !node_sums.below(simd, row, reference, keys, sums) {
+        if !node_sums.below(simd, row, ahead, reference, keys, sums) {
             return None;
         }
         if keys.len() >= wanted {
@@ -309,9 +309,9 @@ mod tests {
 
     #[test]
     fn a_guess_that_too_few_reach_is_made_good() {
-        // All that is large stands where the guess looks, in the first sixteen of every 128.
+        // All that is large stands where the guess looks, in the first 256 of every 2048.
         let row: Vec<f32> =
-            (0..16_384).map(|i| if i % 128 < 2 { 10.0 + i as f32 / 1e4 } else { i as f32 / 1e4 }).collect();
+            (0..16_384).map(|i| if i % 2048 < 16 { 10.0 + i as f32 / 1e4 } else { i as f32 / 1e4 }).collect();
         check(&row, 16_384, 200, &TailNodes::default());
         check(&row, 16_384, 300, &TailNodes::default());
     }
@@ -326,6 +326,7 @@ mod tests {
                 let work = Row {
                     selector: &selector,
                     row,
+                    ahead: &[],
                     scratch: &mut scratch,
                     ids: &mut ids,
                     values: &mut values,

@@ -7,9 +7,7 @@ use crate::target::{TailNodes, TargetBatch};
 ///
 /// Of a batch whose heads have all `k` classes and leave a tail.
 pub(super) fn shorten(batch: &mut TargetBatch, mass: f64, nodes: &TailNodes) {
-    let betas = nodes.as_slice();
-    // One of the nodes is 1 (see `TailNodes`).
-    let Some(one) = betas.iter().position(|beta| *beta == 1.0) else { return };
+    let (betas, one) = (nodes.as_slice(), nodes.index_of_one());
     batch.vary();
     for row in 0..batch.rows {
         let (_, values, curve) = batch.row(row);

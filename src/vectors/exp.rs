@@ -7,6 +7,9 @@ use super::ABREAST;
 /// Below this, `exp` is a subnormal; such terms vanish beside the largest, which is 1.
 const LOWEST: f32 = -87.0;
 
+/// 1.5 · 2^23: adding and taking it away rounds what is below 2^22 to an integer without a branch.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
 /// `exp(x)` for `x ≤ 0`; arguments below −87 are taken as −87 (1.6e−38).
 ///
 /// Cody & Waite's reduction `x = n ln 2 + r`, `|r| ≤ ln 2 / 2`, and a polynomial of degree 6
@@ -15,8 +18,6 @@ const LOWEST: f32 = -87.0;
 pub(crate) fn exp_non_positive(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and taking away 1.5 · 2^23 rounds to an integer without a branch.
-    const ROUND: f32 = 12_582_912.0;
     let x = x.max(LOWEST);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
@@ -56,8 +57,7 @@ impl<S: Simd> Exp2<S> {
         }
         Self {
             lowest: simd.splat_f32s(-125.0),
-            // Adding and taking away 1.5 · 2^23 rounds to an integer without a branch.
-            round: simd.splat_f32s(12_582_912.0),
+            round: simd.splat_f32s(ROUND),
             mantissa: simd.splat_u32s(23),
             polynomial,
         }
@@ -80,14 +80,29 @@ impl<S: Simd> Exp2<S> {
             *whole = simd.add_f32s(*whole, self.round);
             *rest = simd.sub_f32s(*rest, simd.sub_f32s(*whole, self.round));
         }
-        let mut power = [self.polynomial[0]; ABREAST];
-        for c in &self.polynomial[1..] {
-            for (power, rest) in power.iter_mut().zip(rest) {
-                *power = simd.mul_add_f32s(*power, rest, *c);
-            }
+        self.of_parts(simd, whole, rest)
+    }
+
+    /// `2^(whole + rest)` of each, with `rest` in `[−½, ½]` and `whole` a whole number to which [`ROUND`] is added, so that it
+    /// stands in the lowest bits.
+    #[inline(always)]
+    pub(crate) fn of_parts(
+        &self,
+        simd: S,
+        whole: [S::f32s; ABREAST],
+        rest: [S::f32s; ABREAST],
+    ) -> [S::f32s; ABREAST] {
+        let [fifth, fourth, third, second, first, one] = self.polynomial;
+        // Estrin's scheme: one operation more than Horner's, and a chain of three in place of five.
+        let mut power = rest;
+        for (power, rest) in power.iter_mut().zip(rest) {
+            let square = simd.mul_f32s(rest, rest);
+            let high = simd.mul_add_f32s(fifth, rest, fourth);
+            let middle = simd.mul_add_f32s(third, rest, second);
+            let low = simd.mul_add_f32s(first, rest, one);
+            *power = simd.mul_add_f32s(simd.mul_add_f32s(high, square, middle), square, low);
         }
         for (power, whole) in power.iter_mut().zip(whole) {
-            // The whole number stands in the lowest bits.
             let exponent = simd.wrapping_dyn_shl_u32s(bytemuck::cast(whole), self.mantissa);
             *power = bytemuck::cast(simd.add_u32s(bytemuck::cast(*power), exponent));
         }

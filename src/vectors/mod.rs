@@ -5,10 +5,12 @@
 //! it, which is slow.
 
 mod exp;
+mod half;
 mod mask;
 pub(crate) mod softmax;
 
-pub(crate) use exp::{Exp2, exp_non_positive};
+pub(crate) use exp::{Exp2, ROUND, exp_non_positive};
+pub(crate) use half::widen;
 pub(crate) use mask::lanes_of;
 
 /// Lanes of a sum.
