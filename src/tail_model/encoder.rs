@@ -12,6 +12,9 @@ use crate::target::TargetBatch;
 
 /// Largest code; −128 is not used, so that codes are symmetric.
 pub(super) const LARGEST: f32 = 127.0;
+/// What a logit relative to its position's largest is taken for where it lies further below, as those of classes that a teacher
+/// masks do: the least number of half precision. A fit and the codes that follow it see the same.
+pub(super) const LOWEST: f32 = -65504.0;
 /// Share of the mean diagonal that is added to it: keeps a position whose tail has fewer classes than
 /// there are directions from codes without bound.
 const RIDGE: f64 = 1e-4;
@@ -22,7 +25,7 @@ const RIDGE: f64 = 1e-4;
 /// min over a, c of  Σ_{j∉H} w_j (z_j − z_max − μ_j − a − Σ_i D_ji c_i)²
 /// ```
 ///
-/// rounded to whole numbers within ±127. The level `a` is not kept: it changes no softmax. All
+/// rounded to whole numbers within ±127, with `z_j − z_max` of −65504 at least. The level `a` is not kept: it changes no softmax. All
 /// products with the logits are one product with a matrix that is fixed for the cache; what the head
 /// leaves out is taken from a small system of `rank + 1` equations.
 #[derive(Clone, Debug, PartialEq)]
@@ -181,7 +184,7 @@ impl Tail {
     }
 }
 
-/// `z_j − z_max − μ_j` of rows of logits, 0 on their heads. Classes are asked for in order.
+/// `max(z_j − z_max, −65504) − μ_j` of rows of logits, 0 on their heads. Classes are asked for in order.
 struct Tails<'a> {
     logits: Floats<'a>,
     mean: &'a [f32],
@@ -199,12 +202,12 @@ impl Rows for Tails<'_> {
         let tail = &mut self.tails[row - self.first];
         if let Floats::F32(logits) = logits {
             for ((x, z), mean) in x.iter_mut().zip(logits).zip(mean) {
-                *x = z - tail.z_max - mean;
+                *x = (z - tail.z_max).max(LOWEST) - mean;
             }
         } else {
             logits.write_to(x);
             for (x, mean) in x.iter_mut().zip(mean) {
-                *x = *x - tail.z_max - mean;
+                *x = (*x - tail.z_max).max(LOWEST) - mean;
             }
         }
         while let Some(id) = tail.head.pop_if(|id| (*id as usize) < end) {
@@ -246,7 +249,8 @@ mod tests {
         let mut right = nalgebra::DVector::<f64>::zeros(1 + rank);
         for class in (0..z.len()).filter(|class| !head.contains(&(*class as u32))) {
             let direction = |at: usize| if at == 0 { 1.0 } else { f64::from(basis[class * rank + at - 1]) };
-            let (w, x) = (f64::from(weights[class]), f64::from(z[class]) - z_max - f64::from(mean[class]));
+            let z = (f64::from(z[class]) - z_max).max(f64::from(LOWEST));
+            let (w, x) = (f64::from(weights[class]), z - f64::from(mean[class]));
             for i in 0..=rank {
                 right[i] += w * direction(i) * x;
                 (0..=rank).for_each(|j| gram[(i, j)] += w * direction(i) * direction(j));
@@ -297,5 +301,33 @@ mod tests {
             let codes = solved.chunks(1 + rank).flat_map(|solved| solved[1..].iter().map(|c| round(*c)));
             prop_assert_eq!(&batch.codes, &codes.collect::<Vec<i8>>());
         }
+    }
+    #[test]
+    fn what_is_masked_counts_as_what_the_fit_took_it_for() {
+        let (classes, rank) = (200, 2);
+        let noise = |at: usize| (at * 7919 % 1000) as f32 / 500.0 - 1.0;
+        let masked = |class: usize| class >= 190;
+        // A class that is masked everywhere has such a mean, and next to no weight.
+        let mean: Vec<f32> =
+            (0..classes).map(|class| if masked(class) { LOWEST } else { noise(class) }).collect();
+        let weights: Vec<f32> =
+            (0..classes).map(|class| if masked(class) { 1e-12 } else { 1.0 + noise(class).abs() }).collect();
+        let basis: Vec<f32> = (0..classes * rank).map(|at| noise(at + 31) / 10.0).collect();
+        let encoder = TailEncoder::new(rank, mean.clone(), weights.clone(), &basis).unwrap();
+        let selector = Selector::new(classes, 5, &TailNodes::default()).unwrap();
+        let codes = [LOWEST, -1e9, -1e30, f32::MIN].map(|mask| {
+            let z: Vec<f32> = (0..classes)
+                .map(|class| if masked(class) { mask } else { 40.0 * noise(class * 3 + 1) - 40.0 })
+                .collect();
+            let mut batch = selector.select(&z).unwrap();
+            encoder.encode(&z, &mut batch);
+            let exact = by_definition(&z, &mean, &weights, &basis, rank, batch.row(0).0);
+            let rounded: Vec<i8> = exact[1..].iter().map(|code| round(*code as f32)).collect();
+            assert_eq!(batch.codes, rounded, "{mask}");
+            batch.codes
+        });
+        assert!(
+            codes.iter().all(|of_mask| *of_mask == codes[0]) && codes[0].iter().any(|code| code.abs() < 127)
+        );
     }
 }

@@ -4,11 +4,15 @@ use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::TailEncoder;
+use super::encoder::LOWEST;
 use crate::libtorch::{DeviceLogits, Download, numbers};
 use crate::select::Selected;
 
 /// Columns of a matrix that a GPU multiplies by come in so many.
 const COLUMNS: usize = 8;
+
+/// A mean so far below a position's largest says that a teacher masks the class, if not always then in many positions.
+const OF_MASKS: f32 = -1000.0;
 
 /// What a [`TailEncoder`] multiplies logits by, on a device.
 pub struct EncoderOnDevice {
@@ -17,6 +21,8 @@ pub struct EncoderOnDevice {
     matrix: Tensor,
     /// Columns before those.
     columns: usize,
+    /// Whether some classes are masked, so that logits have to be looked at before they are multiplied.
+    masks: bool,
     /// Of each of `1 + rank` columns.
     of_column: Vec<Column>,
 }
@@ -72,21 +78,29 @@ impl EncoderOnDevice {
             Column { scale, sum: of_classes().sum(), of_mean }
         };
         let of_column = scales.into_iter().enumerate().map(column).collect();
-        Self { matrix: matrix.to_device(device), columns: padded, of_column }
+        let masks = encoder.mean().iter().any(|mean| *mean < OF_MASKS);
+        Self { matrix: matrix.to_device(device), columns: padded, masks, of_column }
     }
 
     /// The product with all logits of each row. Not waited for.
     pub fn product(&self, logits: &DeviceLogits) -> Product {
         let product = tch::no_grad(|| {
+            let logits = if self.masks { above_lowest(&logits.0) } else { logits.0.shallow_clone() };
             if self.matrix.kind() == Kind::Float {
-                return logits.0.to_kind(Kind::Float).matmul(&self.matrix);
+                return logits.to_kind(Kind::Float).matmul(&self.matrix);
             }
-            let both = logits.0.to_kind(self.matrix.kind()).mm_dtype(&self.matrix, Kind::Float);
+            let both = logits.to_kind(self.matrix.kind()).mm_dtype(&self.matrix, Kind::Float);
             let columns = self.columns as i64;
             both.narrow(1, 0, columns) + both.narrow(1, columns, columns)
         });
         Product(Download::begin(&product, Kind::Float))
     }
+}
+
+/// Logits, and in place of those that lie further below their row's largest what counts for them.
+fn above_lowest(logits: &Tensor) -> Tensor {
+    let lowest = logits.amax([-1i64].as_slice(), true).to_kind(Kind::Float) + f64::from(LOWEST);
+    logits.to_kind(Kind::Float).maximum(&lowest)
 }
 
 impl TailEncoder {
@@ -158,6 +172,32 @@ mod tests {
             let off: Vec<i32> = off.collect();
             assert!(off.iter().all(|off| *off <= 1) && off.iter().sum::<i32>() <= 4, "{kind:?} {off:?}");
             assert!(found.codes.iter().any(|code| code.abs() > 3));
+        }
+    }
+    #[test]
+    fn what_is_masked_is_as_on_the_cpu() {
+        let (rows, classes, rank) = (8, 200, 2);
+        let noise = |at: usize| (at * 7919 % 1000) as f32 / 500.0 - 1.0;
+        let masked = |class: usize| class >= 190;
+        let mean = (0..classes).map(|class| if masked(class) { LOWEST } else { noise(class) }).collect();
+        let weights = (0..classes).map(|class| if masked(class) { 1e-12 } else { 1.0 }).collect();
+        let basis: Vec<f32> = (0..classes * rank).map(|at| noise(at + 31) / 10.0).collect();
+        let encoder = TailEncoder::new(rank, mean, weights, &basis).unwrap();
+        let selector = Selector::new(classes, 5, &TailNodes::default()).unwrap();
+        for mask in [-1e9, f32::MIN] {
+            let of = |at: usize| if masked(at % classes) { mask } else { 40.0 * noise(at * 3 + 1) };
+            let logits: Vec<f32> = (0..rows * classes).map(of).collect();
+            let mut wanted = selector.select(&logits).unwrap();
+            encoder.encode(&logits, &mut wanted);
+            let there =
+                DeviceLogits(Tensor::from_slice(&logits).view([rows as i64, -1]).to_device(of_tests()));
+            let on_device = EncoderOnDevice::new(&encoder, &there);
+            let product = on_device.product(&there);
+            let mut found = selector.select_on_device(&there.0).unwrap();
+            encoder.encode_product(&on_device, product, &mut found);
+            let off = |(a, b): (&i8, &i8)| (i32::from(*a) - i32::from(*b)).abs();
+            assert!(found.targets.codes.iter().zip(&wanted.codes).map(off).all(|off| off <= 1), "{mask}");
+            assert!(wanted.codes.iter().any(|code| code.abs() < 127));
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::vectors::{LANES, with_widest};
 /// Rows, and columns of a panel, that meet in registers: nine sums, three parts of rows and one of a column are what AVX2 has
 /// room for, and each number that is loaded serves three times.
 const ABREAST: usize = 3;
-/// Vectors of a chunk's matrix, about: 9 KB.
+/// Vectors of a chunk's matrix, about: 9 KB, and more where columns are many (33 KB of 129).
 const CHUNK: usize = 144;
 /// Rows that pass by one chunk after another.
 const ROWS: usize = 5 * ABREAST;

@@ -9,6 +9,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::encoder::LOWEST;
+
 /// Values of a block in memory, about; at least one row.
 const BLOCK_VALUES: usize = 1 << 22;
 /// Values that are widened at once.
@@ -37,11 +39,10 @@ impl Sample {
         self.classes
     }
 
-    /// Adds a position's logits, `[classes]`, the largest of which is `z_max`.
+    /// Adds a position's logits, `[classes]`, the largest of which is `z_max`; relative to it none is below [`LOWEST`].
     pub(super) fn add(&mut self, logits: &[f32], z_max: f32) -> io::Result<()> {
-        let lowest = f16::MIN.to_f32();
         let mut bytes = Vec::with_capacity(2 * logits.len());
-        bytes.extend(logits.iter().flat_map(|z| f16::from_f32((z - z_max).max(lowest)).to_le_bytes()));
+        bytes.extend(logits.iter().flat_map(|z| f16::from_f32((z - z_max).max(LOWEST)).to_le_bytes()));
         self.writer.write_all(&bytes)?;
         self.rows += 1;
         Ok(())
