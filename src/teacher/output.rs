@@ -220,7 +220,7 @@ impl OutputReading {
     /// The output as logits, up to a constant per row.
     ///
     /// The logarithm of a probability of 0 is taken as that of the output type's smallest
-    /// positive number; a log-probability of −∞ likewise. NaN passes through, to be reported
+    /// positive number; a log-probability of −∞ likewise, or as the row's least other one where that is less. NaN passes through, to be reported
     /// with its sample by selection.
     ///
     /// # Errors
@@ -247,14 +247,17 @@ impl OutputReading {
             });
         }
         let least = dtype.least_positive();
-        for value in &mut values {
-            if value.is_nan() {
-                continue;
+        for row in values.chunks_mut(classes.max(1)) {
+            if self == Self::Probabilities {
+                for value in row.iter_mut().filter(|value| !value.is_nan()) {
+                    *value = value.max(least).ln();
+                }
+            } else if row.contains(&f32::NEG_INFINITY) {
+                // A log-probability lies as far below as it says, also where its probability would be 0 in its type.
+                let finite = row.iter().filter(|value| value.is_finite());
+                let lowest = finite.fold(least.ln(), |least, value| least.min(*value));
+                row.iter_mut().filter(|value| **value == f32::NEG_INFINITY).for_each(|value| *value = lowest);
             }
-            *value = match self {
-                Self::Probabilities => value.max(least).ln(),
-                _ => value.max(least.ln()),
-            };
         }
         Ok(values.into())
     }
@@ -290,6 +293,15 @@ mod tests {
             .unwrap()
             .into_vec();
         assert!(logits[1].is_finite() && logits[1] < -80.0);
+    }
+
+    #[test]
+    fn log_probabilities_of_half_types_are_as_low_as_they_say() {
+        let rows = [-0.001, -20.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
+        let output = RawOutput { dtype: OutputType::F16, ..output(&rows, 3) };
+        let logits = OutputReading::LogProbabilities.into_logits(output).unwrap().into_vec();
+        let zero = 2f32.powi(-24).ln();
+        assert_eq!(logits, [-0.001, -20.0, -20.0, 0.0, zero, zero]);
     }
 
     #[test]

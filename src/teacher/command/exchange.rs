@@ -218,10 +218,7 @@ impl Holder for Column {
 
 /// The first `kept` of each row's `classes` logits; where these are all, nothing is copied.
 fn values(rows: &FixedSizeListArray, dtype: OutputType, classes: usize, kept: usize) -> FloatBuf {
-    // A slice of the list shares its parent's values.
-    let start = rows.value_offset_at(0);
-    let flat = rows.values().slice(start, rows.len() * classes);
-    let column = Column { values: flat, dtype };
+    let column = Column { values: rows.values().clone(), dtype };
     if kept == classes {
         return FloatBuf::held(Arc::new(column), 0..rows.len() * classes);
     }
