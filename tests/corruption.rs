@@ -128,6 +128,32 @@ fn no_byte_of_a_manifest_makes_a_reader_panic() {
 }
 
 #[test]
+fn a_journal_is_believed_no_more_than_a_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Synthetic { samples: 12, shard_samples: 3, ..Synthetic::fixture() };
+    let mut writer = cache.begin(dir.path());
+    for shard in &cache.shards()[..2] {
+        writer.commit_shard(shard).unwrap();
+    }
+    drop(writer);
+    assert_eq!(CacheReader::open_partial(dir.path()).unwrap().rows(), 6);
+    let path = dir.path().join("build/shards.jsonl");
+    let sound = std::fs::read_to_string(&path).unwrap();
+    for (from, to, named) in [
+        ("shards/00001.arrow", "/dev/zero", "shards[1].file"),
+        ("shards/00001.arrow", "../elsewhere", "shards[1].file"),
+        ("\"first_sample\":3", "\"first_sample\":18446744073709551615", "shards[1]"),
+    ] {
+        let text = sound.replace(from, to);
+        assert_ne!(text, sound);
+        std::fs::write(&path, text).unwrap();
+        let error = CacheReader::open_partial(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("shards.jsonl") && error.contains(named), "{error}");
+        assert!(!verify(dir.path(), &Silent).unwrap().sound);
+    }
+}
+
+#[test]
 fn a_missing_shard_is_named_when_shards_are_opened_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     Synthetic { samples: 12, shard_samples: 3, ..Synthetic::fixture() }.write(dir.path());

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use crate::synthetic::Synthetic;
-use kd_cache::cache::{CacheReader, TokenRow};
+use kd_cache::cache::{CacheReader, CacheWriter, Found, TokenRow};
 use kd_cache::config::{FeatureValues, StorageForm};
 use kd_cache::encoding::Scale;
 use kd_cache::ops::{ConvertSettings, Silent, convert, verify};
@@ -129,6 +129,9 @@ fn an_interrupted_build_ends_in_the_same_bytes() {
             std::fs::remove_file(dir.path().join(shard(done))).unwrap();
         }
         drop(std::fs::remove_file(&half));
+        // A crash between the manifest and what is tidied up after it.
+        std::fs::create_dir(dir.path().join("build")).unwrap();
+        assert!(matches!(CacheWriter::open(dir.path(), cache.plan(), 3), Ok(Found::Complete(_))));
         assert_is_the_fixture(dir.path(), &golden);
     }
 }

@@ -367,7 +367,7 @@ impl Manifest {
     }
 
     /// Numbers that contradict each other would otherwise surface as wild reads much later.
-    fn check(&self, path: &Path) -> Result<(), CacheError> {
+    pub(super) fn check(&self, path: &Path) -> Result<(), CacheError> {
         let damaged = |what: &str, expected: String, found: String| {
             Err(CacheError::Damaged { path: path.to_owned(), what: what.to_owned(), expected, found })
         };

@@ -36,6 +36,7 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest, CacheError> {
     }
     let mut manifest = Manifest::load(&plan)?;
     manifest.shards = journal::read(&build.join(JOURNAL_FILE))?;
+    manifest.check(&build.join(JOURNAL_FILE))?;
     Ok(manifest)
 }
 

@@ -66,6 +66,12 @@ impl CacheWriter {
         if manifest_path.exists() {
             let manifest = Manifest::load(&manifest_path)?;
             refuse_differences(dir, &manifest, &plan)?;
+            if dir.join(BUILD_FOLDER).exists() {
+                // What wrote the manifest was ended before it had tidied up, or is about to. The cache is as good with it.
+                if let Ok(lock) = WriterLock::acquire(dir) {
+                    _ = lock.finish();
+                }
+            }
             return Ok(Found::Complete(Box::new(manifest)));
         }
         let plan_path = dir.join(BUILD_FOLDER).join(PLAN_FILE);
@@ -110,10 +116,7 @@ impl CacheWriter {
         Ok(kept.map(|manifest| manifest.teacher.batch))
     }
 
-    /// The tail model of an earlier, interrupted run, if it got that far.
-    ///
-    /// # Errors
-    /// Those of reading it.
+    /// Whether an earlier, interrupted run got so far that what lies beside the shards is written.
     pub fn is_planned(&self) -> bool {
         self.planned
     }
