@@ -116,15 +116,26 @@ pub fn fidelity(
     let preprocess = |manifest: &Manifest| {
         manifest.preprocess.as_ref().map_or("none".to_owned(), |p| p.digest.to_string())
     };
-    let of_cache = preprocess(manifest);
-    let of_config = preprocess(&found);
-    for (what, cached, found) in [
-        ("teacher.path", manifest.teacher.digest.as_str(), found.teacher.digest.as_str()),
-        ("dataset", manifest.dataset.fingerprint.as_str(), found.dataset.fingerprint.as_str()),
-        ("preprocess", of_cache.as_str(), of_config.as_str()),
-    ] {
+    let augment = |manifest: &Manifest| {
+        manifest.augment.as_ref().map_or("none".to_owned(), |augment| augment.digest.to_string())
+    };
+    let head = |manifest: &Manifest| {
+        manifest.teacher.head.as_ref().map_or("none".to_owned(), |head| head.to_string())
+    };
+    let output = |manifest: &Manifest| manifest.teacher.output.clone().unwrap_or("the only one".into());
+    for (what, of) in [
+        ("teacher.path", &|manifest: &Manifest| manifest.teacher.digest.to_string()),
+        ("teacher.head", &head),
+        ("teacher.output", &output),
+        ("classes", &|manifest: &Manifest| manifest.classes.to_string()),
+        ("dataset", &|manifest: &Manifest| manifest.dataset.fingerprint.to_string()),
+        ("preprocess", &preprocess),
+        ("augment", &augment),
+    ] as [(&'static str, &dyn Fn(&Manifest) -> String); 7]
+    {
+        let (cached, found) = (of(manifest), of(&found));
         if cached != found {
-            return Err(FidelityError::Mismatch { what, cached: cached.into(), found: found.into() });
+            return Err(FidelityError::Mismatch { what, cached, found });
         }
     }
     let drawn = source.samples.draw(positions, config.seed, STREAM)?;

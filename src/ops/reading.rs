@@ -60,7 +60,7 @@ impl Reading {
             Samples::Images { dataset, .. } => dataset::check_labels(dataset.as_ref(), classes)?,
             Samples::Tokens(dataset) => {
                 let largest = dataset.largest_token();
-                let vocabulary = dataset.vocabulary().unwrap_or(largest + 1);
+                let vocabulary = dataset.vocabulary().unwrap_or(largest.saturating_add(1));
                 if vocabulary as usize > classes {
                     return Err(SourceError::Vocabulary { path: path(), classes, vocabulary });
                 }

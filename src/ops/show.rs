@@ -92,7 +92,8 @@ pub fn show(
             shard.first_sample + samples.saturating_sub(1)
         });
         let first = shards.first().map_or(0, |shard| shard.first_sample);
-        return Err(ShowError::Sample { sample, samples: reader.rows(), first, last });
+        let samples = reader.rows() / u64::from(reader.manifest().views);
+        return Err(ShowError::Sample { sample, samples, first, last });
     };
     let mut targets = TargetBatch::default();
     reader.gather(&[row], &mut targets)?;

@@ -85,14 +85,14 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
         files += 1;
         check_content(dir, &model.file, model.bytes, &model.digest, &mut found);
         if let Err(error) = read_tail_model(dir, &manifest) {
-            found.add(&model.file, None, None, error.to_string());
+            found.add(&model.file, None, None, chain(&error));
         }
     }
     if let Some(encoder) = &manifest.tail.encoder {
         files += 1;
         check_content(dir, &encoder.file, encoder.bytes, &encoder.digest, &mut found);
         if let Err(error) = read_encoder(dir, &manifest) {
-            found.add(&encoder.file, None, None, error.to_string());
+            found.add(&encoder.file, None, None, chain(&error));
         }
     }
     let mut coding = Coding::default();
