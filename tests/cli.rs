@@ -201,7 +201,11 @@ fn questions_a_cache_cannot_answer() {
         .refused(&["teacher.path", "the cache was made from sha256:"]);
     fidelity("dataset.limit=100").refused(&["dataset", "the cache was made from"]);
     fidelity("preprocess.scale=1.0").refused(&["preprocess", "the cache was made from"]);
-    fidelity("augment.horizontal_flip=0.5").refused(&["augment", "the cache was made from none", "gives sha256:"]);
+    fidelity("augment.horizontal_flip=0.5").refused(&[
+        "augment",
+        "the cache was made from none",
+        "gives sha256:",
+    ]);
     kd_cache(&args!["fidelity", out, "--config", config, "--temperatures", "0.5"])
         .refused(&["--temperatures", "0.5"]);
     kd_cache(&args!["fidelity", out, "--config", config, "--samples", "0"]).refused(&["--samples"]);
