@@ -257,11 +257,26 @@ class StudentReturning(Student):
         return self.head(x), (x * x).mean()
 
 
+class StudentTied(torch.nn.Module):
+    """Two layers that share their weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(28 * 28, CLASSES)
+        self.second = torch.nn.Linear(CLASSES, CLASSES)
+        self.third = torch.nn.Linear(CLASSES, CLASSES)
+        self.third.weight = self.second.weight
+
+    def forward(self, x):
+        return self.third(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
+
+
 def students():
     (FIXTURES / "students").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.jit.script(Student()).save(str(FIXTURES / "students" / "small.pt"))
     torch.jit.script(StudentReturning()).save(str(FIXTURES / "students" / "returning.pt"))
+    torch.jit.script(StudentTied()).save(str(FIXTURES / "students" / "tied.pt"))
 
 
 VOCABULARY, HIDDEN, PLACES = 50, 8, 16

@@ -232,7 +232,7 @@ fn of_images(
         StudentConfig::Conv { channels, depth, .. } => {
             let [input, height, width] = image("conv", &shape)?;
             let smallest = height.min(width);
-            if smallest >> (channels.len() - 1) == 0 {
+            if channels.len() > 32 || smallest >> (channels.len() - 1) == 0 {
                 return Err(StudentError::TooSmall { blocks: channels.len(), shape: input_shape.to_vec() });
             }
             let net = conv::conv(&root, input, channels, *depth, classes);

@@ -312,6 +312,8 @@ fn what_does_not_fit_is_refused_with_a_way_out() {
     let conv = StudentConfig::Conv { channels: vec![4; 6], depth: 1, classes: None };
     assert!(refuse(&conv, &[784]).contains("layout = \"nchw\""));
     assert!(refuse(&conv, &[1, 28, 28]).contains("6 blocks"));
+    let conv = StudentConfig::Conv { channels: vec![1; 70], depth: 1, classes: None };
+    assert!(refuse(&conv, &[1, 28, 28]).contains("70 blocks"));
     let dir = tempfile::tempdir().unwrap();
     let missing = StudentConfig::Torchscript { path: dir.path().join("none.pt"), classes: None };
     assert!(refuse(&missing, &[4]).contains("none.pt"));
@@ -321,6 +323,23 @@ fn what_does_not_fit_is_refused_with_a_way_out() {
     create(&config, Asked::Images(&shape), 5, of_tests()).unwrap().export(&path).unwrap();
     let traced = StudentConfig::Torchscript { path, classes: None };
     assert!(refuse(&traced, &shape).contains("torch.jit.script"));
+}
+
+#[test]
+fn a_weight_that_two_layers_share_is_one_variable() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/students/tied.pt");
+    let config = StudentConfig::Torchscript { path, classes: None };
+    let _alone = GENERATOR.lock().unwrap();
+    let student = create(&config, Asked::Images(&[1, 28, 28]), 10, of_tests()).unwrap();
+    let names: Vec<String> = student.variables().variables().into_keys().collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.ends_with("weight")).count(), 2, "{names:?}");
+    let trained = student.variables().trainable_variables();
+    assert!(trained.len() == 5 && trained.iter().all(Tensor::requires_grad));
+    // The gradient of the one is that of both layers.
+    let all = student.variables().variables();
+    forward(&*student, &input(4, &[1, 28, 28])).unwrap().square().mean(Kind::Float).backward();
+    assert!(all.values().all(|variable| variable.grad().defined()));
 }
 
 mod llama {

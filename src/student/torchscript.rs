@@ -19,7 +19,13 @@ impl TorchScriptStudent {
             StudentError::libtorch(format!("student.path: loading {}", path.display()), &error)
         };
         let module = CModule::load_on_device(path, vs.device()).map_err(loading)?;
+        let mut known: Vec<Tensor> = Vec::new();
         for (name, parameter) in module.named_parameters().map_err(loading)? {
+            // A weight that two layers share has a name in each: it is one variable, to be stepped once.
+            if known.iter().any(|known| are_one(known, &parameter)) {
+                continue;
+            }
+            known.push(parameter.shallow_clone());
             let mut parts: Vec<&str> = name.split('.').collect();
             let last = parts.pop().unwrap_or(&name);
             let folder = parts.into_iter().fold(vs.root(), |path, part| path / part);
@@ -31,6 +37,18 @@ impl TorchScriptStudent {
         }
         Ok(Self { module, vs })
     }
+}
+
+/// Whether both are one parameter, and not two in one place: what is said of one is then said of the other.
+fn are_one(one: &Tensor, other: &Tensor) -> bool {
+    if one.data_ptr() != other.data_ptr() || one.size() != other.size() {
+        return false;
+    }
+    let (of_one, of_other) = (one.requires_grad(), other.requires_grad());
+    let one = one.set_requires_grad(!of_one);
+    let both = other.requires_grad() != of_other;
+    drop(one.set_requires_grad(of_one));
+    both
 }
 
 /// What a module returns for `input`: the logits, and of a tuple what else is in it.
