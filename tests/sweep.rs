@@ -103,6 +103,8 @@ fn a_commands_measure_ranks() {
             (scores, ranks),
             (vec![json!(5.0), json!(1.0), json!(3.0)], vec![json!(1), json!(3), json!(2)])
         );
+        let table = std::fs::read_to_string(case.out(&format!("out-{name}/table.md"))).unwrap();
+        assert!(table.contains("| test.mine "), "{table}");
     }
     let nobody = case.config("nobody", "rank_by = \"test.mine\"\n[grid]\nseed = [0]\n");
     case.sweep(&nobody, "refused", &[]).refused(&["rank_by = \"test.mine\"", "train_loss, or set.metric"]);

@@ -212,7 +212,10 @@ fn yes() -> bool {
 impl LlamaConfig {
     /// Width within an MLP.
     pub fn inner_size(&self) -> u32 {
-        self.intermediate_size.unwrap_or_else(|| (self.hidden_size * 8).div_ceil(3).next_multiple_of(32))
+        self.intermediate_size.unwrap_or_else(|| {
+            let size = (u64::from(self.hidden_size) * 8).div_ceil(3).next_multiple_of(32);
+            u32::try_from(size).unwrap_or(u32::MAX)
+        })
     }
 
     /// Heads of keys and values.

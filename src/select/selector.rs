@@ -160,7 +160,7 @@ impl WithSimd for Row<'_> {
             sums.clear();
             sums.resize(curve.len(), 0.0);
         }
-        let reference = candidates(simd, &selector.sums, row, ahead, wanted, maxima, keys, sums_below);
+        let reference = candidates(simd, &selector.sums, (row, ahead), wanted, maxima, keys, sums_below);
         let Some(reference) = reference else { return false };
         least(simd, keys, wanted, head);
         let z_max = logit_of(head[0]);
@@ -196,8 +196,7 @@ impl WithSimd for Row<'_> {
 fn candidates<S: Simd>(
     simd: S,
     node_sums: &NodeSums,
-    row: &[f32],
-    ahead: &[f32],
+    (row, ahead): (&[f32], &[f32]),
     wanted: usize,
     maxima: &mut Vec<f32>,
     keys: &mut Vec<i64>,

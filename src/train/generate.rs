@@ -9,7 +9,6 @@ use tch::{Kind, Tensor};
 
 use super::{TrainError, Use, transformers};
 use crate::dataset::{DatasetError, Tokenizer};
-use crate::libtorch;
 use crate::student::{Input, TokenTensors};
 
 /// What is to be said.
@@ -56,7 +55,7 @@ pub fn generate(used: &Use<'_>, settings: &GenerateSettings) -> Result<Generated
     })?;
     let wrong = |problem: String| TrainError::OfTokens { key: "--prompt".into(), problem };
     let tokenizer = Tokenizer::open(&path).map_err(DatasetError::from)?;
-    let device = libtorch::resolve(&used.config.train.device)?;
+    let device = used.device()?;
     let (model, classes) = used.language_model(device)?;
     if tokenizer.identity().size as usize > classes {
         let problem = format!(

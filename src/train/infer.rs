@@ -80,7 +80,7 @@ impl Use<'_> {
     }
 
     /// The device of the config, the threads set.
-    fn device(&self) -> Result<Device, TrainError> {
+    pub(super) fn device(&self) -> Result<Device, TrainError> {
         if let Some(threads) = self.config.train.threads {
             tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         }

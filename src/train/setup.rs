@@ -298,7 +298,9 @@ fn loss_on(
     labelled: bool,
     device: Device,
 ) -> Option<(WeightedLoss, TermWeights)> {
-    let config = config.settled();
+    let mut config = config.settled();
+    // Of teachers: a set has the targets of one.
+    config.mixture.weights.clear();
     let weights = &config.weights;
     if (weights.of_targets() && space.is_none()) || (weights.of_labels().is_some() && !labelled) {
         return None;

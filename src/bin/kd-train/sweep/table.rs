@@ -1,6 +1,8 @@
 //! The runs of a sweep as a Markdown table, the best first.
 
-use kd_cache::metrics::Metric;
+use std::collections::BTreeSet;
+
+use kd_cache::metrics::{Evaluation, Metric};
 use kd_cache::sweep::{PointReport, PointState, SweepReport};
 use serde_json::Value;
 
@@ -59,14 +61,17 @@ fn measures(report: &SweepReport) -> Vec<(String, Measure)> {
     sets.sort();
     sets.dedup();
     for set in sets {
-        for metric in Metric::ALL {
-            let set = set.clone();
-            let name = format!("{set}.{}", metric.as_str());
-            let of: Measure =
-                Box::new(move |point| point.validation.get(&set).and_then(|set| metric.of(set)));
-            if report.points.iter().any(|point| of(point).is_some()) {
-                found.push((name, of));
-            }
+        let of_set = report.points.iter().filter_map(|point| point.validation.get(set));
+        let names: BTreeSet<String> =
+            of_set.flat_map(Evaluation::each).map(|(name, _)| name.to_owned()).collect();
+        // Commands' measures last.
+        let place = |name: &String| Metric::ALL.iter().position(|metric| metric.as_str() == name);
+        let mut names: Vec<String> = names.into_iter().collect();
+        names.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
+        for name in names {
+            let (set, of_set) = (set.clone(), format!("{set}.{name}"));
+            let of: Measure = Box::new(move |point| point.validation.get(&set)?.get(&name));
+            found.push((of_set, of));
         }
     }
     if report.points.iter().any(|point| point.train_loss.is_some()) {
