@@ -142,12 +142,7 @@ impl<'a> Floats<'a> {
     where
         'a: 'w,
     {
-        if let Self::F32(all) = self {
-            return all;
-        }
-        wide.clear();
-        self.append_to(wide);
-        wide
+        self.first(self.len(), wide).0
     }
 }
 

@@ -66,11 +66,11 @@ impl CacheWriter {
         if manifest_path.exists() {
             let manifest = Manifest::load(&manifest_path)?;
             refuse_differences(dir, &manifest, &plan)?;
-            if dir.join(BUILD_FOLDER).exists() {
-                // What wrote the manifest was ended before it had tidied up, or is about to. The cache is as good with it.
-                if let Ok(lock) = WriterLock::acquire(dir) {
-                    _ = lock.finish();
-                }
+            // What wrote the manifest was ended before it had tidied up, or is about to. The cache is as good with it.
+            if dir.join(BUILD_FOLDER).exists()
+                && let Ok(lock) = WriterLock::acquire(dir)
+            {
+                _ = lock.finish();
             }
             return Ok(Found::Complete(Box::new(manifest)));
         }

@@ -124,6 +124,7 @@ fn numbers<R: std::io::Read>(npy: NpyFile<R>) -> std::io::Result<Vec<f64>> {
     }
     try_each!(npy,
         f32 => f64::from, f64 => |value| value, half::f16 => half::f16::to_f64,
-        i8 => f64::from, u8 => f64::from, i16 => f64::from, u16 => f64::from, u32 => f64::from, i32 => f64::from, i64 => |value| value as f64, u64 => |value| value as f64
+        i8 => f64::from, i16 => f64::from, i32 => f64::from, i64 => |value| value as f64,
+        u8 => f64::from, u16 => f64::from, u32 => f64::from, u64 => |value| value as f64
     )
 }

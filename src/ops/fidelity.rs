@@ -12,6 +12,7 @@ use super::samples::Wanted;
 use super::source::{Source, SourceError};
 use crate::cache::{CacheError, CacheReader, Manifest};
 use crate::config::{CacheConfig, OutputKind};
+use crate::digest::Digest;
 use crate::ids::SampleView;
 use crate::target::{NotCovered, PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
@@ -113,27 +114,19 @@ pub fn fidelity(
     };
     let mut source = Source::open(&config, Some(manifest.teacher.batch))?;
     let found = source.plan(&config)?;
-    let preprocess = |manifest: &Manifest| {
-        manifest.preprocess.as_ref().map_or("none".to_owned(), |p| p.digest.to_string())
+    let identities = |of: &Manifest| {
+        let digest = |digest: Option<&Digest>| digest.map_or("none".to_owned(), Digest::to_string);
+        [
+            ("teacher.path", of.teacher.digest.to_string()),
+            ("teacher.head", digest(of.teacher.head.as_ref())),
+            ("teacher.output", of.teacher.output.clone().unwrap_or("the only one".into())),
+            ("classes", of.classes.to_string()),
+            ("dataset", of.dataset.fingerprint.to_string()),
+            ("preprocess", digest(of.preprocess.as_ref().map(|preprocess| &preprocess.digest))),
+            ("augment", digest(of.augment.as_ref().map(|augment| &augment.digest))),
+        ]
     };
-    let augment = |manifest: &Manifest| {
-        manifest.augment.as_ref().map_or("none".to_owned(), |augment| augment.digest.to_string())
-    };
-    let head = |manifest: &Manifest| {
-        manifest.teacher.head.as_ref().map_or("none".to_owned(), |head| head.to_string())
-    };
-    let output = |manifest: &Manifest| manifest.teacher.output.clone().unwrap_or("the only one".into());
-    for (what, of) in [
-        ("teacher.path", &|manifest: &Manifest| manifest.teacher.digest.to_string()),
-        ("teacher.head", &head),
-        ("teacher.output", &output),
-        ("classes", &|manifest: &Manifest| manifest.classes.to_string()),
-        ("dataset", &|manifest: &Manifest| manifest.dataset.fingerprint.to_string()),
-        ("preprocess", &preprocess),
-        ("augment", &augment),
-    ] as [(&'static str, &dyn Fn(&Manifest) -> String); 7]
-    {
-        let (cached, found) = (of(manifest), of(&found));
+    for ((what, cached), (_, found)) in identities(manifest).into_iter().zip(identities(&found)) {
         if cached != found {
             return Err(FidelityError::Mismatch { what, cached, found });
         }

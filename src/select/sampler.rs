@@ -19,8 +19,8 @@ const BLOCK: usize = 512;
 /// batches, nor on threads, nor on what was drawn before.
 ///
 /// Inverse-transform sampling: uniform numbers of 53 bits from ChaCha8, against cumulative weights
-/// `exp((z − z_max) / T)` that are single precision (off by less than 2e−5 of their value: three roundings of an exponent of up to 87) and summed in
-/// double precision in the order of the classes.
+/// `exp((z − z_max) / T)` that are single precision (off by less than 2e−5 of their value: three roundings of an
+/// exponent of up to 87) and summed in double precision in the order of the classes.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     classes: usize,

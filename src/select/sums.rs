@@ -28,6 +28,8 @@ pub(super) struct NodeSums {
     nodes: Vec<f64>,
     /// Whether they are [`MULTIPLES`] of the first.
     multiples: bool,
+    /// The largest reference, above 0 or below, relative to which sums may be asked for.
+    reach: f32,
 }
 
 impl NodeSums {
@@ -35,7 +37,8 @@ impl NodeSums {
         let nodes = nodes.as_slice().to_vec();
         let multiples = nodes.len() == MULTIPLES.len()
             && nodes.iter().zip(MULTIPLES).all(|(node, m)| (node / nodes[0] - m).abs() < 1e-12);
-        Self { nodes, multiples }
+        let largest = nodes.iter().fold(1.0f64, |largest, node| largest.max(*node));
+        Self { nodes, multiples, reach: LARGEST_REFERENCE / largest as f32 }
     }
 
     /// Whether the nodes are [`MULTIPLES`] of the first.
@@ -46,8 +49,7 @@ impl NodeSums {
 
     /// Whether sums relative to `reference` may be asked for.
     pub(super) fn reaches(&self, reference: f32) -> bool {
-        let largest = self.nodes.iter().fold(1.0f64, |largest, node| largest.max(*node));
-        f64::from(reference.abs()) * largest <= f64::from(LARGEST_REFERENCE)
+        reference.abs() <= self.reach
     }
 
     /// Collects the keys of those of `row` that reach `reference`, by rising id, and sums over all others. `false`,

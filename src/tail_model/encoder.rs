@@ -302,6 +302,7 @@ mod tests {
             prop_assert_eq!(&batch.codes, &codes.collect::<Vec<i8>>());
         }
     }
+
     #[test]
     fn what_is_masked_counts_as_what_the_fit_took_it_for() {
         let (classes, rank) = (200, 2);

@@ -174,6 +174,7 @@ mod tests {
             assert!(found.codes.iter().any(|code| code.abs() > 3));
         }
     }
+
     #[test]
     fn what_is_masked_is_as_on_the_cpu() {
         let (rows, classes, rank) = (8, 200, 2);

@@ -6,10 +6,10 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::encoder::LOWEST;
+use crate::vectors::widen;
 
 /// Values of a block in memory, about; at least one row.
 const BLOCK_VALUES: usize = 1 << 22;
@@ -64,7 +64,7 @@ impl Sample {
             pieces.for_each_init(Vec::new, |halves, (floats, bytes)| {
                 halves.clear();
                 halves.extend(bytes.chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]])));
-                halves.convert_to_f32_slice(floats);
+                widen(halves, &[], floats);
             });
             each(first, &mut floats);
         }

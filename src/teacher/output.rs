@@ -220,8 +220,8 @@ impl OutputReading {
     /// The output as logits, up to a constant per row.
     ///
     /// The logarithm of a probability of 0 is taken as that of the output type's smallest
-    /// positive number; a log-probability of −∞ likewise, or as the row's least other one where that is less. NaN passes through, to be reported
-    /// with its sample by selection.
+    /// positive number; a log-probability of −∞ likewise, or as the row's least other one where that is less. NaN
+    /// passes through, to be reported with its sample by selection.
     ///
     /// # Errors
     /// [`TeacherError::Value`]: a probability outside `[0, 1]`, a positive log-probability.

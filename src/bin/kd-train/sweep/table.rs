@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kd_cache::metrics::{Evaluation, Metric};
+use kd_cache::metrics::Metric;
 use kd_cache::sweep::{PointReport, PointState, SweepReport};
 use serde_json::Value;
 
@@ -62,16 +62,13 @@ fn measures(report: &SweepReport) -> Vec<(String, Measure)> {
     sets.dedup();
     for set in sets {
         let of_set = report.points.iter().filter_map(|point| point.validation.get(set));
-        let names: BTreeSet<String> =
-            of_set.flat_map(Evaluation::each).map(|(name, _)| name.to_owned()).collect();
-        // Commands' measures last.
-        let place = |name: &String| Metric::ALL.iter().position(|metric| metric.as_str() == name);
-        let mut names: Vec<String> = names.into_iter().collect();
-        names.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
-        for name in names {
-            let (set, of_set) = (set.clone(), format!("{set}.{name}"));
+        let of_commands: BTreeSet<String> = of_set.flat_map(|set| set.of_commands.keys().cloned()).collect();
+        for name in Metric::ALL.into_iter().map(|metric| metric.as_str().to_owned()).chain(of_commands) {
+            let (key, set) = (format!("{set}.{name}"), set.clone());
             let of: Measure = Box::new(move |point| point.validation.get(&set)?.get(&name));
-            found.push((of_set, of));
+            if report.points.iter().any(|point| of(point).is_some()) {
+                found.push((key, of));
+            }
         }
     }
     if report.points.iter().any(|point| point.train_loss.is_some()) {
