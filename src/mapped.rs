@@ -85,15 +85,17 @@ pub fn fetch<T>(values: &[T]) {
         /// Bytes.
         const LINE: usize = 64;
         let place = values.as_ptr().cast::<i8>();
-        let bytes = size_of_val(values);
-        // The first byte of every line but the last, and the last byte.
-        for at in (0..bytes.saturating_sub(1)).step_by(LINE).chain(bytes.checked_sub(1)) {
+        let ask = |at: usize| {
             // SAFETY: a prefetch reads nothing that a program could see and faults nowhere.
             #[allow(unsafe_code)]
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(at));
             }
-        }
+        };
+        let Some(last) = size_of_val(values).checked_sub(1) else { return };
+        // The first byte of every line but the last, and the last byte.
+        (0..last).step_by(LINE).for_each(ask);
+        ask(last);
     }
 }
 

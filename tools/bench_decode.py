@@ -15,6 +15,7 @@ A ratio is positions a second over theirs in the same round. Numbers go to FOLDE
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -51,13 +52,15 @@ def rate(batch):
 
 
 def numpy_gather(path, size, positions):
-    rows = numpy.random.default_rng(0)
     with open(path, "wb") as file:
         for _ in range(16):
             file.write(os.urandom(-(-positions // 16) * size))
     records = numpy.memmap(path, dtype=numpy.dtype((numpy.void, size)), mode="r")
     records[numpy.arange(positions)]  # every page once
-    return lambda: records[rows.integers(0, positions, BATCH)]
+    # Drawn beforehand, as ours are.
+    order = numpy.random.default_rng(0).permutation(positions)
+    batches = itertools.cycle(order[at : at + BATCH] for at in range(0, max(positions - BATCH, 0) + 1, BATCH))
+    return lambda: records[next(batches)]
 
 
 def distillkit(checkout, classes, settings):

@@ -22,6 +22,7 @@ mod durable;
 mod error;
 mod feature_read;
 mod features;
+mod halves;
 mod identity;
 mod ipc;
 mod journal;

@@ -16,6 +16,7 @@ use super::{
 use crate::config::StorageForm;
 use crate::ids::{SampleId, ShardIndex};
 use crate::target::{FeatureBatch, TailModel, TargetBatch};
+use crate::vectors::{are_finite, largest};
 
 /// Rows between the one that is copied and the one that is fetched: a hundred nanoseconds of copying.
 const AHEAD: usize = 8;
@@ -69,6 +70,8 @@ pub struct CacheReader {
     coding: Arc<Coding>,
     /// The first row of each shard, and the number of rows.
     starts: Vec<u64>,
+    /// Of rows as many as the first has.
+    shards_per_row: f64,
     shards: Vec<OnceLock<ShardReader>>,
 }
 
@@ -104,7 +107,8 @@ impl CacheReader {
             starts.push(starts[starts.len() - 1].saturating_add(shard.rows));
         }
         let shards = manifest.shards.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { dir: dir.to_owned(), manifest, tail_model, coding, starts, shards })
+        let shards_per_row = manifest.shards.first().map_or(0.0, |shard| 1.0 / shard.rows as f64);
+        Ok(Self { dir: dir.to_owned(), manifest, tail_model, coding, starts, shards_per_row, shards })
     }
 
     /// The folder.
@@ -275,8 +279,10 @@ impl CacheReader {
             None => rows.len(),
             Some(_) => rows.iter().map(|row| self.positions_of(*row)).sum::<Result<_, _>>()?,
         };
-        // A shard that has been opened vouches for the manifest's k, which is then safe to allocate.
-        self.shard(self.locate(*first).0)?.make_room(positions, out);
+        // A shard that has been opened vouches for the manifest's k: the column of ids, or of bits, is as long as it asks for.
+        let first = self.shard(self.locate(*first).0)?;
+        first.make_room(positions, out);
+        let mut halves = first.halves(out);
         let located = |row: &u64| {
             let (shard, at) = self.locate(*row);
             Ok((self.shard(shard)?, at))
@@ -289,8 +295,9 @@ impl CacheReader {
             if let Some((shard, at)) = located.get(number + AHEAD) {
                 shard.fetch(*at, out);
             }
-            to += shard.copy_row(*at, out, to)?;
+            to += shard.copy_row(*at, out, &mut halves, to)?;
         }
+        halves.widen_into(out);
         out.pad();
         self.check_usable(rows, out)
     }
@@ -340,16 +347,15 @@ impl CacheReader {
     /// everything else is for `kd-cache verify`.
     fn check_usable(&self, rows: &[u64], targets: &TargetBatch) -> Result<(), CacheError> {
         let classes = self.manifest.classes;
-        let ids_fit = |ids: &[u32]| ids.iter().fold(true, |fit, id| fit & ((*id as usize) < classes));
-        let finite = |values: &[f32]| values.iter().fold(true, |all, value| all & value.is_finite());
-        if ids_fit(&targets.ids) && finite(&targets.values) && finite(&targets.curve) {
+        let ids_fit = |ids: &[u32]| largest(ids).is_none_or(|id| (id as usize) < classes);
+        if ids_fit(&targets.ids) && are_finite(&targets.values) && are_finite(&targets.curve) {
             return Ok(());
         }
         let mut position = 0;
         for row in rows {
             for at in position..position + self.positions_of(*row)? {
                 let (ids, values, curve) = targets.row(at);
-                if !(ids_fit(ids) && finite(values) && finite(curve)) {
+                if !(ids_fit(ids) && are_finite(values) && are_finite(curve)) {
                     let expected = format!("class ids below {classes} and finite values");
                     let found = format!("ids {ids:?}, logits {values:?}, tail curve {curve:?}");
                     return Err(self.damaged(*row, expected, found));
@@ -372,10 +378,11 @@ impl CacheReader {
     }
 
     /// Shard and row in it.
+    #[inline]
     fn locate(&self, row: u64) -> (ShardIndex, usize) {
         assert!(row < self.rows(), "row {row} of {}", self.rows());
-        // Nearly all shards have as many rows as the first.
-        let guess = row.checked_div(self.starts[1]).map_or(0, |guess| guess as usize);
+        // Nearly all shards have as many rows as the first. (A guess, for which a product will do: a division takes longer.)
+        let guess = (row as f64 * self.shards_per_row) as usize;
         let shard = match self.starts.get(guess..guess.saturating_add(2)) {
             Some([start, end]) if (*start..*end).contains(&row) => guess,
             _ => self.starts.partition_point(|start| *start <= row) - 1,

@@ -12,6 +12,7 @@ use super::codebook_file::Coding;
 use super::columns::{ShardColumns, ShardLayout};
 use super::feature_read::FeatureColumn;
 use super::format::{DOCUMENTS, IdType, LABEL, SAMPLE_ID, TARGETS, TOKENS, VIEW};
+use super::halves::Halves;
 use super::ipc::read_mapped;
 use super::parts::{Parts, primitive};
 use super::read_ahead::{Pages, Wanted};
@@ -87,6 +88,14 @@ impl ShardReader {
             ShardLayout::Packed => {
                 let bits =
                     parts.column(TARGETS)?.as_binary_opt::<i32>().ok_or_else(|| parts.missing(TARGETS))?;
+                // No id is less than a bit, which vouches for the manifest's k before anybody makes room for so much.
+                let least = if columns.variable { 1 } else { columns.k as u64 };
+                let (least, found) =
+                    ((positions as u64).saturating_mul(least), 8 * bits.values().len() as u64);
+                if found < least {
+                    let expected = format!("at least {least} bits, one for each id of {positions} heads");
+                    return Err(parts.damaged(TARGETS, expected, format!("{found} bits")));
+                }
                 Targets::Packed(bits.offsets().clone(), bits.values().clone())
             }
             _ => Targets::Columns(TargetColumns::new(&parts, columns, coding.scale, starts)?),
@@ -113,6 +122,14 @@ impl ShardReader {
         out.resize(positions, columns.k, columns.nodes, columns.rank);
         if columns.variable {
             out.vary();
+        }
+    }
+
+    /// Room for numbers of half precision, which `batch` has been made to fit for.
+    pub(super) fn halves(&self, batch: &TargetBatch) -> Halves {
+        match &self.targets {
+            Targets::Columns(columns) => columns.halves(batch),
+            Targets::Packed(..) => Halves::default(),
         }
     }
 
@@ -146,9 +163,15 @@ impl ShardReader {
         }
     }
 
-    /// Copies the positions of `row` into `out` from its row `to` on; returns how many. What fills shorter
-    /// heads is left to the caller.
-    pub(super) fn copy_row(&self, row: usize, out: &mut TargetBatch, to: usize) -> Result<usize, CacheError> {
+    /// Copies the positions of `row` into `out` from its row `to` on, what `halves` has room for into that; returns how many.
+    /// What fills shorter heads, and widening `halves`, are left to the caller.
+    pub(super) fn copy_row(
+        &self,
+        row: usize,
+        out: &mut TargetBatch,
+        halves: &mut Halves,
+        to: usize,
+    ) -> Result<usize, CacheError> {
         let positions = self.positions(row..row + 1);
         let count = positions.len();
         let damaged = |expected: String, found: String| CacheError::Damaged {
@@ -159,7 +182,7 @@ impl ShardReader {
         };
         match &self.targets {
             Targets::Columns(columns) => columns
-                .copy(positions, out, to)
+                .copy(positions, out, halves, to)
                 .map_err(|UnsoundDraws { expected, found }| damaged(expected, found))?,
             Targets::Packed(offsets, bytes) => {
                 let bytes = &bytes[offsets[row] as usize..offsets[row + 1] as usize];
@@ -181,7 +204,7 @@ impl ShardReader {
     /// [`CacheError::Damaged`]: bits that are no positions.
     pub fn row_targets(&self, row: usize, out: &mut TargetBatch) -> Result<(), CacheError> {
         self.make_room(self.positions(row..row + 1).len(), out);
-        self.copy_row(row, out, 0)?;
+        self.copy_row(row, out, &mut Halves::default(), 0)?;
         out.pad();
         Ok(())
     }

@@ -6,16 +6,17 @@ use arrow::array::Array;
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Float16Type, Float32Type, Int8Type, Int16Type, UInt8Type, UInt16Type, UInt32Type};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 use super::CacheError;
 use super::columns::{ShardColumns, head_name};
 use super::format::{HEAD_COUNTS, HEAD_IDS, IdType, TAIL_CODE, TAIL_CURVE};
+use super::halves::Halves;
 use super::parts::{Items, Parts, primitive};
 use crate::config::ValueEncoding;
 use crate::encoding::Scale;
 use crate::mapped::fetch;
 use crate::target::{TargetBatch, UnsoundDraws};
+use crate::vectors::{Half, each};
 
 /// Heads, curves and codes of all positions.
 #[derive(Debug)]
@@ -98,24 +99,47 @@ impl TargetColumns {
         }
     }
 
-    /// Copies `positions` into the rows of `out` from `to` on; `Err`: numbers of draws that are none.
+    /// Room for the numbers of `batch`, where they are of half precision and lie as they do in it.
+    pub(super) fn halves(&self, batch: &TargetBatch) -> Halves {
+        match (&self.values, &self.heads) {
+            (ValueColumn::F16(_), None) => Halves::of(batch),
+            _ => Halves::default(),
+        }
+    }
+
+    /// Copies `positions` into the rows of `out` from `to` on, numbers that have room there into `halves`; `Err`: numbers of
+    /// draws that are none.
     pub(super) fn copy(
         &self,
         positions: Range<usize>,
         out: &mut TargetBatch,
+        halves: &mut Halves,
         to: usize,
     ) -> Result<(), UnsoundDraws> {
         let (k, nodes, rank) = (out.k, out.nodes, out.rank);
         let (at, count) = (positions.start, positions.len());
         if let Some(curve) = &self.curve {
-            curve.copy(at * nodes, &mut out.curve[to * nodes..][..count * nodes])?;
+            let (to, count) = (to * nodes, count * nodes);
+            match (curve, halves.curve(to, count)) {
+                (ValueColumn::F16(curve), Some(out)) => each(&curve[at * nodes..][..count], out, |g| g),
+                _ => curve.copy(at * nodes, &mut out.curve[to..to + count])?,
+            }
         }
         if let Some(codes) = &self.codes {
-            out.codes[to * rank..][..count * rank].copy_from_slice(&codes[at * rank..][..count * rank]);
+            each(&codes[at * rank..][..count * rank], &mut out.codes[to * rank..][..count * rank], |code| {
+                code
+            });
         }
         let Some(heads) = &self.heads else {
-            self.ids.copy(at * k, &mut out.ids[to * k..][..count * k]);
-            return self.values.copy(at * k, &mut out.values[to * k..][..count * k]);
+            let (to, count) = (to * k, count * k);
+            self.ids.copy(at * k, &mut out.ids[to..to + count]);
+            return match (&self.values, halves.values(to, count)) {
+                (ValueColumn::F16(values), Some(out)) => {
+                    each(&values[at * k..][..count], out, |value| value);
+                    Ok(())
+                }
+                _ => self.values.copy(at * k, &mut out.values[to..to + count]),
+            };
         };
         for (row, position) in positions.enumerate() {
             let count = usize::from(heads.counts[position]);
@@ -170,7 +194,7 @@ impl IdColumn {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch(&self, range: Range<usize>) {
         match self {
             Self::U8(ids) => fetch(&ids[range]),
@@ -182,9 +206,9 @@ impl IdColumn {
     pub(super) fn copy(&self, start: usize, out: &mut [u32]) {
         let range = start..start + out.len();
         match self {
-            Self::U8(ids) => out.iter_mut().zip(&ids[range]).for_each(|(out, id)| *out = u32::from(*id)),
-            Self::U16(ids) => out.iter_mut().zip(&ids[range]).for_each(|(out, id)| *out = u32::from(*id)),
-            Self::U32(ids) => out.copy_from_slice(&ids[range]),
+            Self::U8(ids) => each(&ids[range], out, u32::from),
+            Self::U16(ids) => each(&ids[range], out, u32::from),
+            Self::U32(ids) => each(&ids[range], out, |id| id),
         }
     }
 }
@@ -212,7 +236,7 @@ impl ValueColumn {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn fetch(&self, range: Range<usize>) {
         match self {
             Self::F16(values) => fetch(&values[range]),
@@ -226,14 +250,14 @@ impl ValueColumn {
     fn copy(&self, start: usize, out: &mut [f32]) -> Result<(), UnsoundDraws> {
         let range = start..start + out.len();
         match self {
-            Self::F16(values) => values[range].convert_to_f32_slice(out),
-            Self::F32(values) => out.copy_from_slice(&values[range]),
+            Self::F16(values) => each(&values[range], out, Half::wide),
+            Self::F32(values) => each(&values[range], out, |value| value),
             Self::Whole(counts, Scale::Draws(draws)) => {
                 return draws.logits(counts[range].iter().copied(), out);
             }
             Self::Whole(below, scale) => return scale.logits(&below[range], out),
             Self::Curve(values, scale) => {
-                out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = scale.curve_of(*v));
+                each(&values[range], out, |value| scale.curve_of(value));
             }
         }
         Ok(())

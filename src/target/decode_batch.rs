@@ -45,27 +45,59 @@ impl BatchDecoder {
 
     /// The targets of all positions of `targets`, written to `out`, which is made to fit.
     pub fn decode(&self, targets: &TargetBatch, out: &mut DecodedTargets) {
-        let k = targets.k;
         out.probabilities.resize(targets.values.len(), 0.0);
         out.tail_mass.resize(targets.rows, 0.0);
-        let scale = (self.beta * std::f64::consts::LOG2_E) as f32;
-        with_widest(Powers { values: &targets.values, scale, out: &mut out.probabilities });
+        let mut exponents = vec![f32::NEG_INFINITY; targets.rows];
         // Where the head is all there is, there are no curves.
-        let tail = self.tail.as_ref().filter(|_| targets.nodes > 0);
-        let full = ((self.classes - k.min(self.classes)) as f64).ln();
-        let rows = out.probabilities.chunks_exact_mut(k.max(1)).zip(&mut out.tail_mass).enumerate();
-        for (row, (head, mass)) in rows {
-            let mut at_zero = full;
-            if !targets.counts.is_empty() {
-                let count = targets.count(row);
-                at_zero = ((self.classes - count) as f64).ln();
-                head[count..].fill(0.0);
-            }
-            let tail = tail.map_or(0.0, |tail| {
-                let curve = &targets.curve[row * targets.nodes..][..targets.nodes];
+        if let Some(tail) = self.tail.as_ref().filter(|_| targets.nodes > 0) {
+            let full = self.log_outside(targets.k);
+            for (row, curve) in targets.curve.chunks_exact(targets.nodes).enumerate() {
+                let at_zero =
+                    if targets.counts.is_empty() { full } else { self.log_outside(targets.count(row)) };
                 let at_nodes = curve.iter().zip(&tail.weights).map(|(g, w)| f64::from(*g) * w);
-                (tail.at_zero * at_zero + at_nodes.sum::<f64>()).exp()
-            });
+                let g = tail.at_zero * at_zero + at_nodes.sum::<f64>();
+                exponents[row] = (g * std::f64::consts::LOG2_E).min(LARGEST) as f32;
+            }
+        }
+        let scale = (self.beta * std::f64::consts::LOG2_E) as f32;
+        with_widest(Decode { targets, scale, exponents: &exponents, out });
+    }
+
+    /// The logarithm of how many classes are outside a head of `count`.
+    fn log_outside(&self, count: usize) -> f64 {
+        ((self.classes - count.min(self.classes)) as f64).ln()
+    }
+}
+
+/// Of 2: no sound tail is larger, and none makes an infinity.
+const LARGEST: f64 = 100.0;
+
+/// Powers of logits and of tails, and what they are of their sum.
+struct Decode<'a> {
+    targets: &'a TargetBatch,
+    /// Of logits, to exponents of 2.
+    scale: f32,
+    /// Of tails: `[rows]`; −∞ where there is none.
+    exponents: &'a [f32],
+    out: &'a mut DecodedTargets,
+}
+
+impl WithSimd for Decode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { targets, scale, exponents, out } = self;
+        let exp = Exp2::new(simd);
+        powers(simd, &exp, &targets.values, scale, &mut out.probabilities);
+        powers(simd, &exp, exponents, 1.0, &mut out.tail_mass);
+        let heads = out.probabilities.chunks_exact_mut(targets.k.max(1));
+        for (row, (head, mass)) in heads.zip(&mut out.tail_mass).enumerate() {
+            if !targets.counts.is_empty() {
+                head[targets.count(row)..].fill(0.0);
+            }
+            // What the vectors take for the least power is none.
+            let tail = if exponents[row] == f32::NEG_INFINITY { 0.0 } else { f64::from(*mass) };
             let inverse = 1.0 / (f64::from(sum(head)) + tail);
             *mass = (tail * inverse) as f32;
             let inverse = inverse as f32;
@@ -75,6 +107,7 @@ impl BatchDecoder {
 }
 
 /// In four parts, so that an addition need not wait for the one before.
+#[inline(always)]
 fn sum(values: &[f32]) -> f32 {
     let mut parts = [0.0f32; 4];
     let fours = values.chunks_exact(4);
@@ -85,28 +118,16 @@ fn sum(values: &[f32]) -> f32 {
     (parts[0] + parts[1]) + (parts[2] + parts[3]) + rest
 }
 
-/// `out = 2^(scale · value)` of values that are not above 0.
-struct Powers<'a> {
-    values: &'a [f32],
-    scale: f32,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Powers<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { values, scale, out } = self;
-        let exp = Exp2::new(simd);
-        let whole = values.len() / TILE * TILE;
-        softmax::exponentials(simd, &exp, &values[..whole], 0.0, scale, &mut out[..whole]);
-        let (mut last, mut powers) = ([0.0; TILE], [0.0; TILE]);
-        let rest = values.len() - whole;
-        last[..rest].copy_from_slice(&values[whole..]);
-        softmax::exponentials(simd, &exp, &last, 0.0, scale, &mut powers);
-        out[whole..].copy_from_slice(&powers[..rest]);
-    }
+/// `out = 2^(scale · value)`.
+#[inline(always)]
+fn powers<S: Simd>(simd: S, exp: &Exp2<S>, values: &[f32], scale: f32, out: &mut [f32]) {
+    let whole = values.len() / TILE * TILE;
+    softmax::exponentials(simd, exp, &values[..whole], 0.0, scale, &mut out[..whole]);
+    let (mut last, mut powers) = ([0.0; TILE], [0.0; TILE]);
+    let rest = values.len() - whole;
+    last[..rest].copy_from_slice(&values[whole..]);
+    softmax::exponentials(simd, exp, &last, 0.0, scale, &mut powers);
+    out[whole..].copy_from_slice(&powers[..rest]);
 }
 
 #[cfg(test)]

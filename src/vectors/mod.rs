@@ -5,12 +5,16 @@
 //! it, which is slow.
 
 mod exp;
+mod extremes;
+mod few;
 mod half;
 mod mask;
 pub(crate) mod softmax;
 
 pub(crate) use exp::{Exp2, ROUND, exp_non_positive};
-pub(crate) use half::widen;
+pub(crate) use extremes::{all_finite, are_finite, largest};
+pub(crate) use few::each;
+pub(crate) use half::{Half, widen};
 pub(crate) use mask::lanes_of;
 
 /// Lanes of a sum.
@@ -32,26 +36,4 @@ pub(crate) fn filled_up(values: impl Iterator<Item = f32>) -> Vec<f32> {
     let mut values: Vec<f32> = values.collect();
     values.resize(values.len().next_multiple_of(TILE), 0.0);
     values
-}
-
-/// Whether no value is NaN or infinite (an exponent of all ones).
-#[inline(always)]
-pub(crate) fn all_finite(values: &[f32]) -> bool {
-    let exponent = f32::INFINITY.to_bits();
-    values.iter().fold(0, |largest: u32, v| largest.max(v.to_bits() & exponent)) != exponent
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_finite_is_found() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut values = vec![0.0f32; 40];
-            assert!(all_finite(&values));
-            values[39] = bad;
-            assert!(!all_finite(&values));
-        }
-    }
 }

@@ -18,7 +18,7 @@ pub(crate) fn largest<S: Simd>(simd: S, x: &[f32]) -> f32 {
     lanes.iter().fold(f32::NEG_INFINITY, |most, x| if *x > most { *x } else { most })
 }
 
-/// `out = 2^(scale (x − base))`, no `x` being above `base`; with their sum.
+/// `out = 2^(scale (x − base))`, no power being above `2^125`; with their sum.
 #[inline(always)]
 pub(crate) fn exponentials<S: Simd>(
     simd: S,
