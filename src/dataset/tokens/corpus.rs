@@ -5,7 +5,10 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::TokensError;
+use super::pack::Wanted;
 
+/// Numbers of a mapped file that are looked at in one go.
+const PIECE: usize = 1 << 24;
 /// How many ids fit in two bytes.
 const TWO_BYTES: u64 = 1 << 16;
 
@@ -140,15 +143,26 @@ pub(super) struct CorpusBuilder {
     /// Ids are below it.
     size: i64,
     separator: Option<i64>,
+    wanted: Option<Wanted>,
 }
 
 impl CorpusBuilder {
     /// For ids below `vocabulary`, where it is known; documents are cut at `separator`, where there
-    /// is one.
-    pub(super) fn new(vocabulary: Option<u32>, separator: Option<u32>) -> Self {
+    /// is one. Of documents no more need be read than are `wanted`.
+    pub(super) fn new(vocabulary: Option<u32>, separator: Option<u32>, wanted: Option<Wanted>) -> Self {
         let corpus = Corpus { tokens: vec![Tokens::for_vocabulary(vocabulary)], spans: Vec::new() };
         let size = vocabulary.map_or(1 << 32, i64::from);
-        Self { corpus, size, separator: separator.map(i64::from) }
+        Self { corpus, size, separator: separator.map(i64::from), wanted }
+    }
+
+    /// Whether no more documents are wanted.
+    pub(super) fn is_full(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.is_met(0))
+    }
+
+    /// How much to read before looking at [`Self::is_full`], `most` where everything is wanted.
+    pub(super) fn at_once(&self, most: usize) -> usize {
+        if self.wanted.is_some() { most / 16 } else { most }
     }
 
     /// Adds what row `row` of `path` holds.
@@ -179,7 +193,7 @@ impl CorpusBuilder {
             }
         }
         cuts.push((start, self.corpus.tokens[0].len()));
-        self.cut(0, cuts);
+        self.cut(0, &cuts);
         Ok(())
     }
 
@@ -195,37 +209,48 @@ impl CorpusBuilder {
         let (size, separator) = (self.size, self.separator);
         let total = (bytes.len() / number.width()) as u64;
         let per_document = per_document.unwrap_or(total).max(1);
+        let file = self.corpus.tokens.len();
         let mut cuts = Vec::new();
         let (mut at, mut start) = (0u64, 0u64);
         let mut wrong = None;
-        number.each(&bytes, |token| {
-            if at % per_document == 0 && at > start {
-                cuts.push((start, at));
-                start = at;
+        for piece in bytes.chunks(self.at_once(PIECE) * number.width()) {
+            number.each(piece, |token| {
+                if at % per_document == 0 && at > start {
+                    cuts.push((start, at));
+                    start = at;
+                }
+                if token < 0 || token >= size {
+                    wrong = wrong.or(Some((at, token)));
+                } else if Some(token) == separator {
+                    cuts.push((start, at));
+                    start = at + 1;
+                }
+                at += 1;
+            });
+            if let Some((at, token)) = wrong {
+                return Err(outside(path, at, token, size));
             }
-            if token < 0 || token >= size {
-                wrong = wrong.or(Some((at, token)));
-            } else if Some(token) == separator {
-                cuts.push((start, at));
-                start = at + 1;
+            self.cut(file, &cuts);
+            cuts.clear();
+            // The document that is being read goes on behind what is wanted of it.
+            if self.wanted.as_ref().is_some_and(|wanted| wanted.is_met(at - start)) {
+                break;
             }
-            at += 1;
-        });
-        if let Some((at, token)) = wrong {
-            return Err(outside(path, at, token, size));
         }
-        cuts.push((start, total));
-        let file = self.corpus.tokens.len();
+        self.cut(file, &[(start, at)]);
         self.corpus.tokens.push(Tokens::Mapped(bytes, number));
-        self.cut(file, cuts);
         Ok(())
     }
 
     /// Adds the documents between `cuts`; one without tokens is none.
-    fn cut(&mut self, file: usize, cuts: Vec<(u64, u64)>) {
-        let spans = cuts.into_iter().filter(|(start, end)| end > start);
-        let spans = spans.map(|(start, end)| Span { file: file as u32, start, len: end - start });
-        self.corpus.spans.extend(spans);
+    fn cut(&mut self, file: usize, cuts: &[(u64, u64)]) {
+        for (start, end) in cuts.iter().filter(|(start, end)| end > start) {
+            let len = end - start;
+            self.corpus.spans.push(Span { file: file as u32, start: *start, len });
+            if let Some(wanted) = &mut self.wanted {
+                wanted.add(len);
+            }
+        }
     }
 
     pub(super) fn finish(self) -> Corpus {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::corpus::{Corpus, CorpusBuilder, Number};
-use super::pack::Plan;
+use super::pack::{Plan, Wanted};
 use super::rows::{Meaning, Rows};
 use super::table::Column;
 use super::tokenizer::Tokenizer;
@@ -41,6 +41,9 @@ pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
     let files = files::resolve(&config.paths, &["jsonl"])?;
     let mut corpus = layout.corpus();
     for file in &files {
+        if corpus.is_full() {
+            break;
+        }
         text::read_jsonl(file, &config.field, &tokenizer, &mut corpus)?;
     }
     layout.lay(corpus.finish(), &files)
@@ -54,6 +57,9 @@ pub(super) fn parquet(config: &ParquetConfig) -> Result<Rows, TokensError> {
     let column = Column { name: &config.column, text: true, tokenizer: tokenizer.as_ref() };
     let mut corpus = layout.corpus();
     for file in &files {
+        if corpus.is_full() {
+            break;
+        }
         table::read_parquet(file, &column, &mut corpus)?;
     }
     layout.lay(corpus.finish(), &files)
@@ -75,6 +81,9 @@ pub(super) fn tokens(config: &TokensConfig) -> Result<Rows, TokensError> {
     let column = Column { name: &config.column, text: false, tokenizer: None };
     let mut corpus = layout.corpus();
     for file in &files {
+        if corpus.is_full() {
+            break;
+        }
         let extension = file.extension().map(|extension| extension.to_string_lossy().into_owned());
         match extension.as_deref() {
             Some("bin") => read_bin(file, config.dtype, &mut corpus)?,
@@ -126,7 +135,10 @@ impl<'a> Layout<'a> {
     }
 
     fn corpus(&self) -> CorpusBuilder {
-        CorpusBuilder::new(self.vocabulary, self.separator)
+        // Which documents are of a part depends on how many there are.
+        let limit = self.limit.filter(|_| self.split.is_none());
+        let wanted = limit.map(|limit| Wanted::new(self.rows, limit));
+        CorpusBuilder::new(self.vocabulary, self.separator, wanted)
     }
 
     /// What stands between documents.

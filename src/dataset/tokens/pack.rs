@@ -17,6 +17,38 @@ pub(super) struct Plan {
     rows: u64,
 }
 
+/// The rows that are wanted, and what there is of them: documents are laid into rows in their order, so that the first rows
+/// need the first documents alone.
+pub(super) struct Wanted {
+    packing: Packing,
+    length: u64,
+    rows: u64,
+    /// Tokens that are concatenated, without what stands between documents; or rows that documents fill.
+    there: u64,
+}
+
+impl Wanted {
+    pub(super) fn new(rows: &RowsConfig, wanted: u64) -> Self {
+        Self { packing: rows.packing, length: rows.length as u64, rows: wanted, there: 0 }
+    }
+
+    /// A document of so many tokens is there.
+    pub(super) fn add(&mut self, tokens: u64) {
+        self.there += match self.packing {
+            Packing::Document => tokens.div_ceil(self.length),
+            Packing::Concatenate => tokens,
+        };
+    }
+
+    /// Whether documents, and `begun` tokens of one that goes on, are enough.
+    pub(super) fn is_met(&self, begun: u64) -> bool {
+        match self.packing {
+            Packing::Document => self.there + begun / self.length >= self.rows,
+            Packing::Concatenate => self.there + begun >= self.rows.saturating_mul(self.length),
+        }
+    }
+}
+
 impl Plan {
     /// `end` stands between documents that are concatenated.
     pub(super) fn new(corpus: &Corpus, rows: &RowsConfig, end: Option<u32>) -> Self {
@@ -121,7 +153,7 @@ mod tests {
     use crate::dataset::tokens::corpus::CorpusBuilder;
 
     fn corpus(documents: &[Vec<u32>]) -> Corpus {
-        let mut builder = CorpusBuilder::new(Some(1000), None);
+        let mut builder = CorpusBuilder::new(Some(1000), None, None);
         for (row, tokens) in documents.iter().enumerate() {
             builder.push(Path::new("x"), row as u64, tokens.iter().map(|t| i64::from(*t))).unwrap();
         }

@@ -112,6 +112,9 @@ impl Column<'_> {
                 self.add_ids(path, row, &lists, corpus)?;
             }
             row += values.len() as u64;
+            if corpus.is_full() {
+                break;
+            }
         }
         Ok(())
     }

@@ -22,7 +22,10 @@ pub(super) fn read_files(
     tokenizer: &Tokenizer,
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
-    for batch in files.chunks(BATCH_FILES) {
+    for batch in files.chunks(corpus.at_once(BATCH_FILES)) {
+        if corpus.is_full() {
+            break;
+        }
         let documents: Vec<_> = batch
             .par_iter()
             .map(|path| {
@@ -55,10 +58,13 @@ pub(super) fn read_jsonl(
         }
         held += line.len();
         offset += line.len() as u64 + 1;
-        if held >= BATCH_BYTES {
+        if held >= corpus.at_once(BATCH_BYTES) {
             add_lines(path, field, &batch, tokenizer, corpus)?;
             batch.clear();
             held = 0;
+            if corpus.is_full() {
+                return Ok(());
+            }
         }
     }
     add_lines(path, field, &batch, tokenizer, corpus)

@@ -260,3 +260,64 @@ fn images_are_wanted_elsewhere() {
         "validation.test.dataset.kind: expected images (\"folder\" or \"idx\"), found \"text\", which is of tokens"
     );
 }
+
+/// Of what lies behind the rows that are wanted nothing is looked at: it would be refused.
+#[test]
+fn the_first_rows_need_the_first_documents_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir(path("texts")).unwrap();
+    for at in 0..40 {
+        std::fs::write(path("texts").join(format!("{at:02}.txt")), format!("text number {at}. ").repeat(30))
+            .unwrap();
+    }
+    let line =
+        serde_json::json!({"text": "a line of text, again and again. ".repeat(100)}).to_string() + "\n";
+    std::fs::write(path("lines.jsonl"), line.repeat(700)).unwrap();
+    // Ids from 1 on, and every 1000th a separator.
+    let ids = (0..1_500_000u32).map(|at| if at % 1000 == 999 { 0 } else { 1 + (at % 90) as u16 });
+    std::fs::write(path("ids.bin"), ids.flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let broken: [(&str, &dyn Fn()); 3] = [
+        ("texts", &|| std::fs::write(path("texts/39.txt"), b"\xff").unwrap()),
+        ("lines.jsonl", &|| std::fs::write(path("lines.jsonl"), line.repeat(700) + "no JSON\n").unwrap()),
+        ("ids.bin", &|| {
+            let mut bytes = std::fs::read(path("ids.bin")).unwrap();
+            bytes.extend(60_000u16.to_le_bytes());
+            std::fs::write(path("ids.bin"), bytes).unwrap();
+        }),
+    ];
+    let config = |name: &str, more: &str| {
+        let kind = match name {
+            "texts" => format!("kind = 'text'\n{TOKENIZER}"),
+            "lines.jsonl" => format!("kind = 'jsonl'\n{TOKENIZER}"),
+            _ => "kind = 'tokens'\ndtype = 'u16'\nseparator = 0\nvocabulary = 1000\n".into(),
+        };
+        format!("{kind}paths = ['{}']\n{more}", path(name).display())
+    };
+    let all = |config: &str| {
+        let dataset = open(config);
+        (0..dataset.len()).map(|row| dataset.sequence(dataset.id_at(row)).unwrap()).collect::<Vec<_>>()
+    };
+    for (name, broken) in broken {
+        let layouts = [
+            "rows = { length = 64 }",
+            "rows = { length = 64, packing = 'document' }",
+            "rows = { length = 7, end_of_document = 3 }",
+        ];
+        let wanted: Vec<_> = layouts
+            .iter()
+            .flat_map(|rows| {
+                [1, 5, 40].map(|limit| (limit, config(name, &format!("{rows}\nlimit = {limit}")), *rows))
+            })
+            .map(|(limit, limited, rows)| (all(&config(name, rows))[..limit].to_vec(), limited))
+            .collect();
+        broken();
+        error(&config(name, layouts[0]));
+        for (wanted, limited) in wanted {
+            assert!(all(&limited) == wanted, "{limited}");
+        }
+        // Which documents are of a part, the number of all of them says.
+        let split = "split = { validation = 0.5, part = 'train' }";
+        error(&config(name, &format!("{}\nlimit = 1\n{split}", layouts[0])));
+    }
+}
