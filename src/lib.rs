@@ -20,6 +20,7 @@ pub mod durable;
 pub mod ids;
 pub mod mapped;
 pub mod permutation;
+pub mod program;
 pub mod vectors;
 
 pub mod floats;

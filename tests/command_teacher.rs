@@ -186,6 +186,23 @@ fn a_program_that_dies_is_shown_and_the_build_goes_on() {
     assert!(files(&cache) == files(&whole), "the bytes of a build that never stopped");
 }
 
+/// What it started holds its output, which would be waited for.
+#[cfg(unix)]
+#[test]
+fn a_program_that_leaves_others_behind_when_it_dies_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = of_tokens(dir.path(), "f32");
+    let left = dir.path().join("left");
+    let script = format!("sleep 600 & echo $! > {}; echo no memory >&2; exit 3", left.display());
+    let begun = std::time::Instant::now();
+    let dying = format!("teacher.command=[\"sh\", \"-c\", {script:?}]");
+    build(&config, &dir.path().join("cache"), &[&dying]).refused(&["exit status: 3", "no memory"]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(120), "{:?}", begun.elapsed());
+    let left = std::fs::read_to_string(left).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", left.trim())).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z"), "{stat}");
+}
+
 #[test]
 fn what_is_no_teacher_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,15 +1,13 @@
 //! A measure that a program of the user's computes from predictions.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::TrainError;
 use crate::config::MetricConfig;
+use crate::program::{Listener, Program};
 
 /// Lines of its standard error that are shown when it fails.
 const LINES: usize = 20;
@@ -40,17 +38,15 @@ pub(super) fn measure(
     let mut starting = Command::new(program);
     starting.args(arguments).arg(predictions);
     starting.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own: what it starts is killed with it, and Ctrl-C is ours to answer.
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut starting, 0);
     let mut running =
-        Running(starting.spawn().map_err(|error| failed(format!("cannot start it: {error}"), ""))?);
-    let out = listen(running.0.stdout.take(), 1);
-    let err = listen(running.0.stderr.take(), LINES);
+        Program::start(&mut starting).map_err(|error| failed(format!("cannot start it: {error}"), ""))?;
+    let out = running.child().stdout.take().map(|pipe| Listener::new(pipe, 1));
+    let err = running.child().stderr.take().map(|pipe| Listener::new(pipe, LINES));
+    let heard = |pipe: &Option<Listener>| pipe.as_ref().map(|pipe| pipe.heard(PATIENCE)).unwrap_or_default();
     let begun = Instant::now();
     let most = Duration::try_from_secs_f64(config.timeout).unwrap_or(Duration::MAX);
     let ended: ExitStatus = loop {
-        match running.0.try_wait() {
+        match running.child().try_wait() {
             Ok(Some(status)) => break status,
             Ok(None) => {}
             Err(error) => return Err(failed(format!("cannot wait for it: {error}"), "")),
@@ -78,57 +74,6 @@ pub(super) fn measure(
             Err(failed(problem, &heard(&err)))
         }
     }
-}
-
-/// A program that does not outlive the wish for its answer.
-struct Running(Child);
-
-impl Running {
-    fn kill(&mut self) {
-        #[cfg(unix)]
-        if let Ok(group) = i32::try_from(self.0.id()) {
-            use nix::sys::signal::{Signal, killpg};
-            // It may just have ended: there is nobody to tell.
-            killpg(nix::unistd::Pid::from_raw(group), Signal::SIGKILL).unwrap_or_default();
-        }
-        self.0.kill().unwrap_or_default();
-        self.0.wait().map(drop).unwrap_or_default();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !matches!(self.0.try_wait(), Ok(Some(_))) {
-            self.kill();
-        }
-    }
-}
-
-/// Hears all of a pipe and keeps its last `lines` lines that are not empty.
-fn listen(pipe: Option<impl Read + Send + 'static>, lines: usize) -> Receiver<String> {
-    let (keep, kept) = channel();
-    std::thread::spawn(move || {
-        let mut last = VecDeque::new();
-        let all = pipe.map(|pipe| BufReader::new(pipe).split(b'\n'));
-        for line in all.into_iter().flatten().map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if line.is_empty() {
-                continue;
-            }
-            if last.len() == lines {
-                last.pop_front();
-            }
-            last.push_back(line);
-        }
-        // Whoever asked may be gone.
-        keep.send(last.into_iter().collect::<Vec<_>>().join("\n")).unwrap_or_default();
-    });
-    kept
-}
-
-/// What was heard until the pipe closed.
-fn heard(kept: &Receiver<String>) -> String {
-    kept.recv_timeout(PATIENCE).unwrap_or_default()
 }
 
 #[cfg(all(test, unix))]

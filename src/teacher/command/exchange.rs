@@ -79,7 +79,7 @@ impl Exchange {
     ) -> Result<Self, TeacherError> {
         let mut command = config.command.clone();
         command.push(config.path.display().to_string());
-        let (mut process, stdin, stdout) = Process::start(&command)?;
+        let (process, stdin, stdout) = Process::start(&command)?;
         let mut metadata: HashMap<String, String> =
             about.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         metadata.insert("kd_cache.protocol".into(), PROTOCOL.into());

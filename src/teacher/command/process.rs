@@ -1,26 +1,26 @@
 //! The program: started, listened to, ended.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, BufWriter};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{BufReader, BufWriter};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::super::TeacherError;
+use crate::program::{Listener, Program};
 
 /// Lines of its standard error that are shown when it fails.
 const LINES: usize = 20;
 /// How long it may take to end once nothing more is asked of it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program that has died takes to be seen dead, and what it said to be heard.
+const MOMENT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A running program.
 pub(super) struct Process {
-    child: Child,
+    program: Arc<Mutex<Program>>,
     words: String,
-    said: Arc<Mutex<VecDeque<String>>>,
-    listener: Option<JoinHandle<()>>,
+    said: Listener,
 }
 
 impl Process {
@@ -38,52 +38,36 @@ impl Process {
         let (program, arguments) = command.split_first().ok_or_else(|| failed("it is empty".into()))?;
         let mut starting = Command::new(program);
         starting.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Ctrl-C is ours to answer: the batch at hand is finished, and the end of its input ends the program.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut starting, 0);
-        let mut child = starting.spawn().map_err(|error| failed(error.to_string()))?;
+        let mut program = Program::start(&mut starting).map_err(|error| failed(error.to_string()))?;
+        let child = program.child();
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(failed("it has no pipes".into()));
         };
-        let said = Arc::new(Mutex::new(VecDeque::new()));
-        let kept = said.clone();
-        let listener = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let Ok(mut kept) = kept.lock() else { return };
-                if kept.len() == LINES {
-                    kept.pop_front();
-                }
-                kept.push_back(String::from_utf8_lossy(&line).trim_end().to_owned());
-            }
-        });
-        let process = Self { child, words, said, listener: Some(listener) };
+        let program = Arc::new(Mutex::new(program));
+        watch(&program);
+        let process = Self { program, words, said: Listener::new(stderr, LINES) };
         Ok((process, BufWriter::new(stdin), BufReader::new(stdout)))
     }
 
     /// What went wrong, with how it ended and what it said.
-    pub(super) fn failed(&mut self, doing: &'static str, problem: &str) -> TeacherError {
-        // A program that has died needs a moment to be seen dead.
-        let ended = self.wait(Duration::from_secs(1));
+    pub(super) fn failed(&self, doing: &'static str, problem: &str) -> TeacherError {
+        let ended = self.wait(MOMENT);
         let problem = match &ended {
             Some(status) => format!("{problem}; it ended with {status}"),
             None => problem.to_owned(),
         };
-        if ended.is_some()
-            && let Some(listener) = self.listener.take()
-        {
-            // It ends with the pipe; what it kept is what is shown.
-            listener.join().unwrap_or_default();
-        }
-        let said = self.said.lock().map(|said| said.iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
-        TeacherError::Command { command: self.words.clone(), doing, problem, said: said.join("\n") }
+        let said = self.said.heard(if ended.is_some() { MOMENT } else { Duration::ZERO });
+        TeacherError::Command { command: self.words.clone(), doing, problem, said }
     }
 
-    fn wait(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
+    fn wait(&self, patience: Duration) -> Option<ExitStatus> {
         let begun = Instant::now();
         loop {
-            match self.child.try_wait() {
+            // Looked at in a line of its own: the lock is not kept while waiting.
+            let ended = self.program.lock().ok()?.child().try_wait();
+            match ended {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if begun.elapsed() < patience => std::thread::sleep(POLL),
                 _ => return None,
@@ -92,12 +76,31 @@ impl Process {
     }
 }
 
+/// Kills what the program has started once it has failed: as long as some of them hold its standard output, its answer
+/// would be waited for.
+fn watch(program: &Arc<Mutex<Program>>) {
+    let watched = Arc::downgrade(program);
+    std::thread::spawn(move || {
+        while let Some(program) = watched.upgrade() {
+            let Ok(mut program) = program.lock() else { return };
+            match program.child().try_wait() {
+                Ok(None) => {}
+                Ok(Some(status)) if !status.success() => return program.kill(),
+                _ => return,
+            }
+            drop(program);
+            std::thread::sleep(POLL);
+        }
+    });
+}
+
 impl Drop for Process {
     /// Its standard input is closed by now; what does not end of itself is ended.
     fn drop(&mut self) {
-        if self.wait(PATIENCE).is_none() && self.child.kill().is_ok() {
-            // Reaps it; there is nobody to tell of a failure.
-            self.child.wait().map(drop).unwrap_or_default();
+        if self.wait(PATIENCE).is_none()
+            && let Ok(mut program) = self.program.lock()
+        {
+            program.kill();
         }
     }
 }
