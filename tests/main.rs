@@ -24,6 +24,7 @@ mod golden;
 mod images;
 mod import;
 mod inference;
+mod inference_sets;
 mod inherit;
 mod init;
 mod language;

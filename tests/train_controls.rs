@@ -352,3 +352,15 @@ fn several_processes_are_refused_until_they_can_talk() {
         assert!(!case.out("run").exists());
     }
 }
+
+/// Of one value batch norm has no variance; what it keeps of it would spoil every measure without a word.
+#[test]
+fn running_statistics_of_a_single_value_are_refused() {
+    let case = Case::new();
+    // Images of 28 × 28 are one pixel in the fifth block, and 512 samples leave a batch of one.
+    let student = "student={ kind = \"conv\", channels = [2, 2, 2, 2, 2] }";
+    let set = [student, "preprocess.layout=nchw", "train.epochs=1"];
+    let said = case.train("run", &[&set[..], &["train.batch=73"]].concat());
+    said.refused(&["epoch 1", "running_var", "1 of train.batch = 73", "choose another train.batch"]);
+    case.train("other", &[&set[..], &["train.batch=74"]].concat()).code(0);
+}

@@ -237,3 +237,54 @@ fn a_run_goes_on_from_the_cache_that_it_was_begun_with() {
     case.caches = vec!["larger"];
     case.resume("old", &targets).code(0);
 }
+
+/// `train.max_steps` ends a run with an epoch whose turn it is not to be measured: it chose the student, and goes on doing so.
+#[test]
+fn a_run_that_ended_out_of_turn_and_has_nothing_to_add_stays_as_it_is() {
+    let case = Case::new();
+    // 8 steps an epoch; each measure is better than the one before.
+    let log = case.out("log");
+    let measure = format!(
+        "validation.test.metrics.mine={{ command = [\"sh\", \"-c\", {:?}], better = \"higher\" }}",
+        format!("echo x >> {0}; wc -l < {0}", log.display())
+    );
+    let set = [
+        measure.as_str(),
+        "train.epochs=9",
+        "train.validate_every=2",
+        "train.select_by=test.mine",
+        "train.max_steps=24",
+    ];
+    let report = case.train("run", &set).code(0).json();
+    assert_eq!((&report["best_epoch"], &report["validation"]["test"]["mine"]), (&json!(3), &json!(2.0)));
+    let begun = case.results("run");
+    let again = case.resume("run", &set).code(0).json();
+    for key in ["best_epoch", "validation", "epochs", "steps", "train_loss"] {
+        assert_eq!(again[key], report[key], "{key}");
+    }
+    assert!(case.results("run") == begun, "another student");
+    // With more to add, the epoch has not been looked at: 4 is the next to be measured.
+    let more = case.resume("run", &[&set[..4], &["train.max_steps=40"]].concat()).code(0).json();
+    let measured: Vec<bool> = case
+        .epochs("run")
+        .iter()
+        .map(|epoch| epoch["validation"].as_object().is_some_and(|sets| !sets.is_empty()))
+        .collect();
+    assert_eq!(measured, [false, true, true, true, true]);
+    assert_eq!(more["best_epoch"], json!(5));
+}
+
+/// A config may ask for more students to be kept than before: of the epochs before it nobody has any.
+#[test]
+fn students_that_nobody_kept_are_not_said_to_be_kept() {
+    let case = Case::new();
+    case.train("run", &["train.epochs=5", "train.max_steps=24"]).code(0);
+    let more = ["train.epochs=5", "checkpoint.best=9", "checkpoint.last=4"];
+    let report = case.resume("run", &more).code(0).json();
+    let kept = report["checkpoints"].as_array().unwrap();
+    let names: Vec<&str> = kept.iter().map(|kept| kept["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["step-000032", "step-000040"]);
+    for name in names {
+        assert!(case.out("run").join(format!("checkpoints/{name}.safetensors")).is_file(), "{name}");
+    }
+}

@@ -15,17 +15,50 @@ pub(super) struct Net {
     pub(super) head: Linear,
 }
 
+/// Which images the layers can be asked about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Takes {
+    /// So many numbers, whatever their shape.
+    Numbers(i64),
+    /// So many channels, of so many pixels each way at least.
+    Channels(i64, i64),
+}
+
+impl Takes {
+    /// What is wrong with images of `shape`, which is without the batch.
+    fn expected(self, shape: &[i64]) -> Option<String> {
+        match self {
+            Self::Numbers(numbers) if shape.iter().product::<i64>() == numbers => None,
+            Self::Numbers(numbers) => Some(format!("images of {numbers} numbers")),
+            Self::Channels(channels, least) => match shape {
+                [found, height, width] if *found == channels && *height.min(width) >= least => None,
+                _ => Some(format!(
+                    "images of shape [{channels}, height, width], at least {least} pixels each way"
+                )),
+            },
+        }
+    }
+}
+
 pub(super) struct BuiltIn {
     name: &'static str,
     vs: VarStore,
     net: Net,
+    takes: Takes,
     input_shape: Vec<i64>,
     training: bool,
 }
 
 impl BuiltIn {
-    pub(super) fn new(name: &'static str, vs: VarStore, net: Net, input_shape: Vec<i64>) -> Self {
-        Self { name, vs, net, input_shape, training: false }
+    /// A student called `name`, which is recorded on images of `input_shape` and asked about such as it `takes`.
+    pub(super) fn new(
+        name: &'static str,
+        vs: VarStore,
+        net: Net,
+        takes: Takes,
+        input_shape: Vec<i64>,
+    ) -> Self {
+        Self { name, vs, net, takes, input_shape, training: false }
     }
 
     /// Records the computation in evaluation mode on an example, and writes it.
@@ -45,7 +78,14 @@ impl BuiltIn {
 impl Model for BuiltIn {
     fn features(&self, input: &Input) -> Result<Tensor, StudentError> {
         match input {
-            Input::Images(images) => Ok(self.net.body.forward_t(images, self.training)),
+            Input::Images(images) => {
+                let shape = images.size();
+                let shape = shape.get(1..).unwrap_or_default();
+                match self.takes.expected(shape) {
+                    None => Ok(self.net.body.forward_t(images, self.training)),
+                    Some(expected) => Err(StudentError::Image { expected, found: shape.to_vec() }),
+                }
+            }
             Input::Tokens(_) => Err(StudentError::NeedsImages { kind: self.name }),
         }
     }

@@ -18,6 +18,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::config::{FEATURES_LAYER, ResnetConfig, StudentConfig};
 use crate::libtorch::AutocastError;
 
+use built_in::{BuiltIn, Takes};
 pub use computed::{Computation, computed};
 pub use init::{Initialised, OtherShape, initialise};
 pub use input::{Input, TokenTensors};
@@ -161,12 +162,27 @@ pub fn create(
         Asked::Tokens => of_tokens(config, classes, device)?,
     };
     student.set_training(false);
-    let (probe, positions) = probe(asked, device);
-    let found = tch::no_grad(|| Ok(student.head(&student.features(&probe)?).size()))?;
-    if found != [positions, classes] {
-        return Err(StudentError::Output { expected: [positions, classes], found });
-    }
+    try_out(student.as_ref(), asked, classes, device)?;
     Ok(student)
+}
+
+/// Asks `model`, which is in evaluation mode, about something like `asked`, so that what it cannot take is told before
+/// anything depends on it.
+///
+/// # Errors
+/// [`StudentError`]: it refuses the input, or does not answer `[positions, classes]`.
+pub fn try_out(
+    model: &dyn Model,
+    asked: Asked<'_>,
+    classes: i64,
+    device: Device,
+) -> Result<(), StudentError> {
+    let (probe, positions) = probe(asked, device);
+    let found = tch::no_grad(|| Ok::<_, StudentError>(model.head(&model.features(&probe)?).size()))?;
+    match found == [positions, classes] {
+        true => Ok(()),
+        false => Err(StudentError::Output { expected: [positions, classes], found }),
+    }
 }
 
 /// The widths of the layers that are wanted of a student, in evaluation mode, once its losses are known to be there.
@@ -226,8 +242,9 @@ fn of_images(
     let root = vs.root();
     Ok(match config {
         StudentConfig::Mlp { hidden, .. } => {
-            let net = mlp::mlp(&root, shape.iter().product(), hidden, classes);
-            Box::new(built_in::BuiltIn::new("Mlp", vs, net, shape.clone()))
+            let numbers = shape.iter().product();
+            let net = mlp::mlp(&root, numbers, hidden, classes);
+            Box::new(BuiltIn::new("Mlp", vs, net, Takes::Numbers(numbers), shape))
         }
         StudentConfig::Conv { channels, depth, .. } => {
             let [input, height, width] = image("conv", &shape)?;
@@ -236,7 +253,8 @@ fn of_images(
                 return Err(StudentError::TooSmall { blocks: channels.len(), shape: input_shape.to_vec() });
             }
             let net = conv::conv(&root, input, channels, *depth, classes);
-            Box::new(built_in::BuiltIn::new("Conv", vs, net, shape.clone()))
+            let takes = Takes::Channels(input, 1 << (channels.len() - 1));
+            Box::new(BuiltIn::new("Conv", vs, net, takes, shape))
         }
         StudentConfig::Resnet18(resnet) => residual(config.kind(), Depth::L18, resnet, vs, &shape, classes)?,
         StudentConfig::Resnet34(resnet) => residual(config.kind(), Depth::L34, resnet, vs, &shape, classes)?,
@@ -256,7 +274,7 @@ fn residual(
 ) -> Result<Box<dyn Student>, StudentError> {
     let [input, ..] = image(kind, shape)?;
     let net = resnet::resnet(&vs.root(), depth, config, input, classes);
-    Ok(Box::new(built_in::BuiltIn::new(kind, vs, net, shape.to_vec())))
+    Ok(Box::new(BuiltIn::new(kind, vs, net, Takes::Channels(input, 1), shape.to_vec())))
 }
 
 /// Channels, height and width, or an error that says which layout gives them.
@@ -277,6 +295,14 @@ pub enum StudentError {
         kind: &'static str,
         /// One input's shape.
         shape: Vec<i64>,
+    },
+    /// Images that the layers were not made for.
+    #[error("student: expected {expected}, which its layers are made for, found {found:?}")]
+    Image {
+        /// Shapes that it takes.
+        expected: String,
+        /// One image's shape.
+        found: Vec<i64>,
     },
     /// Every block but the last halves the image.
     #[error("student.channels: {blocks} blocks halve images of shape {shape:?} to nothing; use fewer")]

@@ -87,6 +87,22 @@ impl Course<'_> {
         }
     }
 
+    /// Refuses to go on with a student of which something is no number any more: its statistics need not show in the loss of
+    /// training, which does not use them.
+    pub(super) fn check(&self, student: &dyn Student, epoch: u32) -> Result<(), TrainError> {
+        let mut variables: Vec<_> = student.variables().variables().into_iter().collect();
+        variables.sort_by(|a, b| a.0.cmp(&b.0));
+        let finite = |value: &Tensor| value.isfinite().all().int64_value(&[]) != 0;
+        match variables.into_iter().find(|(_, value)| !finite(value)) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let batch = self.config.train.batch;
+                let last = (self.training.samples.len() - 1) % batch as u64 + 1;
+                Err(TrainError::NotFinite { epoch, name, last, batch })
+            }
+        }
+    }
+
     /// Every set, as the student is now; `None` when `stop` was set.
     pub(super) fn measure(
         &self,

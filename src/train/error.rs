@@ -54,6 +54,16 @@ pub enum TrainError {
     /// A server that is told of the run.
     #[error(transparent)]
     Mlflow(#[from] MlflowError),
+    /// A set that the student cannot be asked about.
+    #[error("validation.{set}: images of shape {shape:?} once they are prepared: {source}")]
+    Set {
+        /// Its name.
+        set: String,
+        /// One image's shape.
+        shape: Vec<usize>,
+        /// Why not.
+        source: StudentError,
+    },
     /// Config and cache disagree.
     #[error("{key}: the config gives {found}, but the cache {cache} was built with {cached}; {hint}")]
     Mismatch {
@@ -253,6 +263,21 @@ pub enum TrainError {
         step: u64,
         /// NaN or infinite.
         loss: f64,
+    },
+    /// Weights or running statistics that are no numbers any more, although the loss was one.
+    #[error(
+        "epoch {epoch} left {name} of the student not finite; batch norm has no variance of a single value, and the last batch \
+         has {last} of train.batch = {batch} samples: choose another train.batch, or lower optimizer.learning_rate"
+    )]
+    NotFinite {
+        /// Counts from 1.
+        epoch: u32,
+        /// The variable.
+        name: String,
+        /// Samples in the last batch of an epoch.
+        last: u64,
+        /// Samples in each other.
+        batch: usize,
     },
     /// A command's measure has the name of one that is measured anyway.
     #[error("validation.{set}.metrics.{name}: {name} is measured without a command; choose another name")]

@@ -1,6 +1,8 @@
 //! A finished run's student at work: measured on sets, or asked for predictions.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +17,7 @@ use super::setup::{self, ValidationSet};
 use super::upload::chunks;
 use super::{RunFolder, TrainError, retain};
 use crate::checkpoint;
-use crate::config::{StudentConfig, TrainConfig};
+use crate::config::{self, StudentConfig, TrainConfig};
 use crate::durable;
 use crate::libtorch;
 use crate::metrics::Evaluation;
@@ -152,17 +154,35 @@ impl Finished {
             Some(shape) => used.classifier(shape, device)?,
             None => used.language_model(device)?.0,
         };
+        sets.iter().try_for_each(|set| set.check(model.as_ref(), device))?;
         Ok(Self { model, device, classes, sets })
     }
 }
 
+/// The config that the run was begun with.
+fn begun_with(run: &RunFolder) -> Result<TrainConfig, TrainError> {
+    let path = run.config();
+    readable(&path)?;
+    let unsound = |error| TrainError::Read { path: path.clone(), source: std::io::Error::other(error) };
+    config::load(&path, &[]).map_err(unsound)
+}
+
 /// Whether the run's student is a language model: a run over images says how they were prepared.
 pub(super) fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
-    let path = run.config();
-    let read = |source| TrainError::Read { path: path.clone(), source };
-    let text = std::fs::read_to_string(&path).map_err(read)?;
-    let own: toml::Table = toml::from_str(&text).map_err(|error| read(std::io::Error::other(error)))?;
-    Ok(!own.contains_key("preprocess"))
+    Ok(begun_with(run)?.preprocess.is_none())
+}
+
+/// `config`, which is to be used with the run in `run`, with what it leaves out as the run's caches had it: how images are
+/// prepared, and how many classes there are.
+///
+/// # Errors
+/// [`TrainError::Read`]: there is no run.
+pub fn completed(mut config: TrainConfig, run: &Path) -> Result<TrainConfig, TrainError> {
+    let begun = begun_with(&RunFolder::new(run))?;
+    config.preprocess = config.preprocess.or(begun.preprocess);
+    let classes = config.student.classes().or(begun.student.classes());
+    *config.student.classes_mut() = classes;
+    Ok(config)
 }
 
 /// Says which file of a run is missing, in the system's words.
@@ -233,17 +253,19 @@ pub fn eval(used: &Use<'_>, names: &[String], stop: &AtomicBool) -> Result<Optio
     }))
 }
 
-/// Hands `each` the predictions of a classifier for the set `set` of the config, in the order of the dataset. Returns
-/// how many there were.
+/// Writes the predictions of a classifier for the set `set` of the config to `out`, a line of JSON each, in the order of the
+/// dataset. Returns how many there were; `None` when `stop` was set. `to` is what errors call `out`.
 ///
 /// # Errors
-/// [`TrainError`], as [`eval`], and what `each` returns as [`TrainError::Write`] to `to`.
+/// [`TrainError`], as [`eval`], and what `out` returns as [`TrainError::Write`].
 pub fn predict(
     used: &Use<'_>,
     set: &str,
     to: &Path,
-    mut each: impl FnMut(&Prediction) -> std::io::Result<()>,
-) -> Result<u64, TrainError> {
+    out: &mut dyn Write,
+    stop: &AtomicBool,
+) -> Result<Option<u64>, TrainError> {
+    let failed = |source| TrainError::Write { path: to.to_owned(), source };
     if learned_from_tokens(&used.folder())? {
         let problem = "a language model's predictions are written as Parquet: give --out FILE.parquet \
                        (kd-train generate asks it for text)";
@@ -253,6 +275,9 @@ pub fn predict(
     let mut done = 0;
     for set in &sets {
         for_each_batch(model.as_ref(), &set.samples, used.config.train.batch, device, |batch, _, logits| {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(ControlFlow::Break(()));
+            }
             let (probability, class) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
             for (row, id) in batch.ids.iter().enumerate() {
                 let prediction = Prediction {
@@ -261,13 +286,34 @@ pub fn predict(
                     probability: probability.double_value(&[row as i64]),
                     label: batch.labels.as_ref().map(|labels| labels[row].unsigned_abs() as u32),
                 };
-                each(&prediction).map_err(|source| TrainError::Write { path: to.to_owned(), source })?;
+                serde_json::to_writer(&mut *out, &prediction)
+                    .map_err(std::io::Error::from)
+                    .and_then(|()| out.write_all(b"\n"))
+                    .map_err(failed)?;
                 done += 1;
             }
             Ok(ControlFlow::Continue(()))
         })?;
     }
-    Ok(done)
+    out.flush().map_err(failed)?;
+    Ok(Some(done).filter(|_| !stop.load(Ordering::Relaxed)))
+}
+
+/// As [`predict`], to the file `to`, which is replaced whole.
+///
+/// # Errors
+/// As [`predict`]; what was there before is then kept.
+pub fn predict_lines(
+    used: &Use<'_>,
+    set: &str,
+    to: &Path,
+    stop: &AtomicBool,
+) -> Result<Option<u64>, TrainError> {
+    replaced(to, |temporary| {
+        let failed = |source| TrainError::Write { path: to.to_owned(), source };
+        let mut out = BufWriter::new(File::create(temporary).map_err(failed)?);
+        predict(used, set, to, &mut out, stop)
+    })
 }
 
 /// What goes wrong while a file is being made.
@@ -281,6 +327,23 @@ enum Making {
 impl From<std::io::Error> for Making {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+/// Has `make` write what replaces the file `to`, unless it was stopped and says nothing.
+fn replaced(
+    to: &Path,
+    make: impl FnOnce(&Path) -> Result<Option<u64>, TrainError>,
+) -> Result<Option<u64>, TrainError> {
+    let mut done = None;
+    let made = durable::replace_file(to, |temporary| {
+        done = make(temporary).map_err(Making::Train)?;
+        done.map(drop).ok_or(Making::Stopped)
+    });
+    match made {
+        Ok(()) | Err(Making::Stopped) => Ok(done),
+        Err(Making::Io(source)) => Err(TrainError::Write { path: to.to_owned(), source }),
+        Err(Making::Train(error)) => Err(error),
     }
 }
 
@@ -298,7 +361,6 @@ pub fn predict_parquet(
     stop: &AtomicBool,
 ) -> Result<Option<u64>, TrainError> {
     let Finished { model, device, classes, sets } = Finished::open(used, std::iter::once(set))?;
-    let mut done = 0;
     let write = |temporary: &Path, set: &ValidationSet| {
         let mut writer = PredictionWriter::create(temporary, set.is_of_tokens(), set.is_labelled(), columns)?;
         for_each_batch(
@@ -318,17 +380,9 @@ pub fn predict_parquet(
         )?;
         writer.finish()
     };
-    for set in &sets {
-        let made = durable::replace_file(to, |temporary| {
-            done = write(temporary, set).map_err(Making::Train)?;
-            if stop.load(Ordering::Relaxed) { Err(Making::Stopped) } else { Ok(()) }
-        });
-        match made {
-            Ok(()) => {}
-            Err(Making::Stopped) => return Ok(None),
-            Err(Making::Io(source)) => return Err(TrainError::Write { path: to.to_owned(), source }),
-            Err(Making::Train(error)) => return Err(error),
-        }
-    }
-    Ok(Some(done))
+    let set = sets.first().ok_or(TrainError::NoSets)?;
+    replaced(to, |temporary| {
+        let done = write(temporary, set)?;
+        Ok(Some(done).filter(|_| !stop.load(Ordering::Relaxed)))
+    })
 }

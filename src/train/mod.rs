@@ -35,7 +35,7 @@ pub use error::TrainError;
 pub use export::{ExportedForm, ExportedStudent, OnnxCheck, StudentInput, export};
 pub use folder::{FoundRun, RunFolder};
 pub use generate::{GenerateSettings, Generated, generate};
-pub use infer::{EvalReport, Prediction, Use, eval, predict, predict_parquet};
+pub use infer::{EvalReport, Prediction, Use, completed, eval, predict, predict_lines, predict_parquet};
 pub use predictions::PredictionColumns;
 pub use report::{EpochReport, KeptCheckpoint, TrainOutcome, TrainReport};
 pub(crate) use resume::difference;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::report::KeptCheckpoint;
 use super::{RunFolder, TrainError};
+use crate::checkpoint;
 use crate::config::CheckpointConfig;
 use crate::student::Student;
 
@@ -32,6 +33,11 @@ impl Retention {
         let score = Some(score).filter(|score| !score.is_nan());
         let added = KeptCheckpoint { name: format!("{STEP}{step:06}"), epoch, step, score };
         if whole { self.done.push(added) } else { self.cut = Some(added) }
+    }
+
+    /// Forgets epochs whose students are not in `folder`: the run was begun with a config that kept fewer.
+    pub(super) fn forget_missing(&mut self, folder: &RunFolder) {
+        self.done.retain(|kept| checkpoint::files(&folder.checkpoint(&kept.name)).0.exists());
     }
 
     /// Whether there is more to keep than the best and the last.

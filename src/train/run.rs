@@ -97,6 +97,7 @@ pub fn run(
 
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
+    sets.iter().try_for_each(|set| set.check(student.as_ref(), device))?;
     freeze(student.as_ref(), &config.train.freeze)?;
     let further = further(config, &training, student.as_ref(), device)?;
     let mut optimizer = Optimizer::new(&config.optimizer, student.variables())?;
@@ -148,6 +149,8 @@ pub fn run(
     let mut retention = Retention::new(config.checkpoint);
     // Where a measure chooses, it does among the epochs whose turn it is to be measured.
     let in_turn = |epoch: u32| config.train.validates_after(epoch) || !select_by.is_measure();
+    // The last epoch, where it was measured because `train.max_steps` ended the run with it.
+    let mut out_of_turn = None;
     match kept {
         None => {
             folder.claim(options.overwrite)?;
@@ -163,8 +166,12 @@ pub fn run(
                 resume::report(&folder, &place, &mut report)?
             {
                 let score = select_by.score(epoch, train_loss, &validation);
-                retention.add(epoch, step, if in_turn(epoch) { score } else { f64::NAN }, true);
+                let in_turn = in_turn(epoch);
+                retention.add(epoch, step, if in_turn { score } else { f64::NAN }, true);
+                let measured = !in_turn && !validation.is_empty();
+                out_of_turn = measured.then_some((epoch, score, validation));
             }
+            retention.forget_missing(&folder);
         }
     }
     let batches = training.samples.len().div_ceil(config.train.batch as u64);
@@ -194,7 +201,17 @@ pub fn run(
         last_loss: report.train_loss,
     };
     course.say_troubles(progress);
+    let is_better =
+        |score: f64, place: &Place| place.best.is_none_or(|(_, best)| score > best || best.is_nan());
     let mut best = BEST;
+    if let Some((epoch, score, validation)) = out_of_turn
+        && !course.goes_on()
+        && is_better(score, &course.place)
+    {
+        // Nothing is added to the run: it ends as it did.
+        best = CUT;
+        (report.best_epoch, report.validation) = (Some(epoch), validation);
+    }
     // An epoch of which steps were kept is told, even if `train.max_steps` leaves no more of them.
     let mut begun_epoch = course.place.batches > 0;
     while std::mem::take(&mut begun_epoch) || course.goes_on() {
@@ -206,6 +223,7 @@ pub fn run(
             break;
         };
         student.set_training(false);
+        course.check(student.as_ref(), trained.epoch)?;
         course.swap();
         let turn = config.train.validates_after(trained.epoch);
         let ends = config.train.max_steps.is_some_and(|most| course.place.step >= most);
@@ -224,8 +242,7 @@ pub fn run(
         let in_turn = in_turn(trained.epoch);
         retention.add(trained.epoch, trained.step, if in_turn { score } else { f64::NAN }, whole);
         retention.save(&folder, student.as_mut())?;
-        let better = course.place.best.is_none_or(|(_, best)| score > best || best.is_nan());
-        if better && (in_turn || ends) {
+        if is_better(score, &course.place) && (in_turn || ends) {
             if !whole || !in_turn {
                 // Cut short, or measured out of its turn: who resumes goes on as if it had not been looked at.
                 best = CUT;

@@ -17,6 +17,7 @@ use crate::loader::Samples;
 use crate::loss::{KlDivergence, LossError, TargetSpace, WeightedLoss};
 use crate::metrics::{Measure, Metric};
 use crate::preprocess::Preprocess;
+use crate::student::{self, Asked, Model};
 use crate::target::Temperature;
 
 /// Training samples and what their targets have in common.
@@ -56,6 +57,13 @@ impl ValidationSet {
     /// Whether samples have labels; of tokens, the next one is.
     pub(super) fn is_labelled(&self) -> bool {
         self.labelled
+    }
+
+    /// Refuses images that `model` cannot be asked about, before anything has been learned or written.
+    pub(super) fn check(&self, model: &dyn Model, device: Device) -> Result<(), TrainError> {
+        let Some(shape) = self.samples.image_shape() else { return Ok(()) };
+        student::try_out(model, Asked::Images(shape), self.classes as i64, device)
+            .map_err(|source| TrainError::Set { set: self.name.clone(), shape: shape.to_vec(), source })
     }
 
     /// What can be measured on it, the commands' measures last.

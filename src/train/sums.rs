@@ -61,14 +61,7 @@ impl Totals {
 
     /// The means.
     pub(super) fn means(&self) -> SumMeans {
-        let mean = |name: &str| {
-            let over = match name {
-                GRADIENT_NORM => STEPS,
-                name if LossWeights::is_of_labels(name) => LABELS,
-                _ => POSITIONS,
-            };
-            Some(self.0.get(name)? / self.get(over).max(1.0))
-        };
+        let mean = |name: &str| Some(self.0.get(name)? / self.get(over(name)).max(1.0));
         let others = [TOTAL, GRADIENT_NORM, POSITIONS, LABELS, STEPS];
         let terms = self.0.keys().filter(|name| !others.contains(&name.as_str()));
         let terms = terms.filter_map(|name| Some((name.clone(), mean(name)?)));
@@ -76,12 +69,12 @@ impl Totals {
     }
 }
 
-/// What the sum called `name` is over.
-fn count(name: &str, over: Means, steps: u64) -> f64 {
+/// The name of what the sum called `name` is over.
+fn over(name: &str) -> &'static str {
     match name {
-        GRADIENT_NORM => steps as f64,
-        name if LossWeights::is_of_labels(name) => over.labels as f64,
-        _ => over.positions as f64,
+        GRADIENT_NORM => STEPS,
+        name if LossWeights::is_of_labels(name) => LABELS,
+        _ => POSITIONS,
     }
 }
 
@@ -91,7 +84,12 @@ impl Sums {
         let whole = std::iter::once((TOTAL, &terms.value));
         let named = whole.chain(terms.terms.iter().map(|(name, term)| (name.as_str(), term)));
         for (name, term) in named.chain(gradient_norm.map(|norm| (GRADIENT_NORM, norm))) {
-            let weighted = term.detach().to_kind(Kind::Double) * count(name, means, 1);
+            let count = match over(name) {
+                STEPS => 1.0,
+                LABELS => means.labels as f64,
+                _ => means.positions as f64,
+            };
+            let weighted = term.detach().to_kind(Kind::Double) * count;
             let sum = match self.sums.remove(name) {
                 Some(sum) => sum + weighted,
                 None => weighted,

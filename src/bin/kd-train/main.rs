@@ -8,7 +8,7 @@ mod shared;
 mod sweep;
 
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,9 @@ use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
 use kd_cache::config::{self, TrainConfig};
 use kd_cache::loader::Ranks;
 use kd_cache::tracking::mlflow;
-use kd_cache::train::{self, GenerateSettings, PredictionColumns, RunFolder, RunOptions, TrainOutcome, Use};
+use kd_cache::train::{
+    self, GenerateSettings, PredictionColumns, RunFolder, RunOptions, TrainError, TrainOutcome, Use,
+};
 
 use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
 use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_config, print_json};
@@ -107,47 +109,29 @@ fn eval(args: &EvalArgs) -> anyhow::Result<ExitCode> {
 fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let config = load(&args.run)?;
     let used = used(&args.run, &config);
-    if args.out.extension().is_some_and(|suffix| suffix == "parquet") {
+    let stop = on_interrupt()?;
+    let (set, out) = (args.dataset.as_str(), args.out.as_path());
+    let done = if out.extension().is_some_and(|suffix| suffix == "parquet") {
         let columns = PredictionColumns { top: args.top.unwrap_or(0) as usize, logits: args.logits };
-        let stop = on_interrupt()?;
-        let Some(done) = train::predict_parquet(&used, &args.dataset, &args.out, columns, stop)? else {
-            return Ok(ExitCode::from(INTERRUPTED));
-        };
-        eprintln!("{done} predictions");
-        return Ok(ExitCode::SUCCESS);
-    }
-    if args.top.is_some() || args.logits {
+        train::predict_parquet(&used, set, out, columns, stop)?
+    } else if args.top.is_some() || args.logits {
         bail!("--top and --logits are columns of Parquet; give --out FILE.parquet");
-    }
-    let to_stdout = args.out == Path::new("-");
-    let mut out: Box<dyn Write> = if to_stdout {
-        Box::new(BufWriter::new(std::io::stdout().lock()))
-    } else {
-        let file = File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
-        Box::new(BufWriter::new(file))
-    };
-    let mut reader_left = false;
-    let mut tolerate = |written: std::io::Result<()>| match written {
-        // Whoever read them (`| head`) has seen enough.
-        Err(error) if to_stdout && error.kind() == ErrorKind::BrokenPipe => {
-            reader_left = true;
-            Err(error)
+    } else if out == Path::new("-") {
+        match train::predict(&used, set, out, &mut BufWriter::new(std::io::stdout().lock()), stop) {
+            // Whoever read them (`| head`) has seen enough.
+            Err(TrainError::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+                return Ok(ExitCode::SUCCESS);
+            }
+            done => done?,
         }
-        other => other,
+    } else if out.exists() && !out.is_file() {
+        // A pipe or a device is written to, not replaced.
+        let file = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
+        train::predict(&used, set, out, &mut BufWriter::new(file), stop)?
+    } else {
+        train::predict_lines(&used, set, out, stop)?
     };
-    let done = train::predict(&used, &args.dataset, &args.out, |prediction| {
-        tolerate(
-            serde_json::to_writer(&mut out, prediction)
-                .map_err(Into::into)
-                .and_then(|()| out.write_all(b"\n")),
-        )
-    });
-    let flushed = tolerate(out.flush());
-    if reader_left {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let done = done?;
-    flushed.with_context(|| format!("cannot write {}", args.out.display()))?;
+    let Some(done) = done else { return Ok(ExitCode::from(INTERRUPTED)) };
     eprintln!("{done} predictions");
     Ok(ExitCode::SUCCESS)
 }
@@ -178,6 +162,8 @@ fn used<'a>(args: &'a RunArgs, config: &'a TrainConfig) -> Use<'a> {
 
 /// The config of a run, or another that is to be used with it.
 fn load(args: &RunArgs) -> anyhow::Result<TrainConfig> {
-    let path = args.config.clone().unwrap_or_else(|| RunFolder::new(&args.run).config());
-    Ok(config::load(&path, &args.set)?)
+    match &args.config {
+        Some(path) => Ok(train::completed(config::load(path, &args.set)?, &args.run)?),
+        None => Ok(config::load(&RunFolder::new(&args.run).config(), &args.set)?),
+    }
 }
