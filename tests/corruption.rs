@@ -1,9 +1,10 @@
 //! Damaged caches: found by `verify`, refused by the reader, and never a panic.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::synthetic::Synthetic;
-use kd_cache::cache::CacheReader;
+use kd_cache::cache::{CacheReader, Coding, ShardColumns, ShardReader};
 use kd_cache::config::{FeatureValues, StorageForm, ValueEncoding};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{Silent, VerifyReport, verify};
@@ -149,7 +150,37 @@ fn a_journal_is_believed_no_more_than_a_manifest() {
         std::fs::write(&path, text).unwrap();
         let error = CacheReader::open_partial(dir.path()).unwrap_err().to_string();
         assert!(error.contains("shards.jsonl") && error.contains(named), "{error}");
-        assert!(!verify(dir.path(), &Silent).unwrap().sound);
+        let report = verify(dir.path(), &Silent).unwrap();
+        assert!(!report.sound);
+        assert_eq!(report.damages[0].file, "build/shards.jsonl");
+    }
+}
+
+/// Of packed shards no column is as long as k says, and what makes room for them does so before it reads any.
+#[test]
+fn no_manifest_makes_a_reader_ask_for_more_memory_than_its_bits_can_fill() {
+    for cache in [Synthetic::packed(), Synthetic { variable: false, ..Synthetic::packed() }] {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = cache.write(dir.path());
+        let coding = Arc::new(Coding::read(dir.path(), &manifest).unwrap());
+        let open = |k: usize| {
+            let columns = ShardColumns { k, ..manifest.columns() };
+            ShardReader::open(dir.path(), &manifest.shards[0], &columns, &coding).map(drop)
+        };
+        open(cache.k).unwrap();
+        if cache.variable {
+            let path = dir.path().join("manifest.json");
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut lying: serde_json::Value = serde_json::from_str(&text).unwrap();
+            lying["head"]["k"] = 70_000.into();
+            lying["classes"] = 80_000.into();
+            std::fs::write(&path, lying.to_string()).unwrap();
+            let error = CacheReader::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("head.k") && error.contains("65535"), "{error}");
+        } else {
+            let error = open(1 << 31).unwrap_err().to_string();
+            assert!(error.contains("00000.arrow") && error.contains("bits"), "{error}");
+        }
     }
 }
 

@@ -145,6 +145,48 @@ fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
     files
 }
 
+/// A tail all of whose logits are the head's lowest is as heavy as one may be: rounded, its curve is above what it may be by
+/// no more than rounding explains, whatever it is kept as afterwards.
+#[test]
+fn what_was_half_precision_once_is_sound_in_every_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    let cache = Synthetic::fixture();
+    let mut writer = cache.begin(&from);
+    let (mut place, tail) = (0, (cache.classes - cache.k) as f32);
+    for mut shard in cache.shards() {
+        let targets = &mut shard.targets;
+        let heads = targets.values.chunks_exact_mut(targets.k);
+        for (head, curve) in heads.zip(targets.curve.chunks_exact_mut(targets.nodes)) {
+            let lowest = -9.0 - 0.37 * place as f32;
+            head[1..].fill(lowest);
+            for (g, beta) in curve.iter_mut().zip(&cache.nodes) {
+                *g = tail.ln() + *beta as f32 * lowest;
+            }
+            place += 1;
+        }
+        writer.commit_shard(&shard).unwrap();
+    }
+    writer.finish().unwrap();
+    assert!(verify(&from, &Silent).unwrap().sound);
+    for (values, lossless) in [(ValueEncoding::F32, true), (ValueEncoding::Quantized, false)] {
+        let to = dir.path().join(values.as_str());
+        let settings = ConvertSettings {
+            form: StorageForm::Arrow,
+            values: Some(values),
+            step: 0.002,
+            step_growth: 0.0,
+            curve_step: 0.002,
+            level: 3,
+        };
+        let done = convert(&from, &to, &settings, &AtomicBool::new(false), &Silent).unwrap();
+        assert_eq!(done.lossless, lossless);
+        let report = verify(&to, &Silent).unwrap();
+        assert!(report.sound, "{values:?}: {:?}", report.damages);
+        assert!(!lossless || contents(&to) == contents(&from));
+    }
+}
+
 #[test]
 fn floats_become_steps_on_request_and_never_floats_again() {
     let dir = tempfile::tempdir().unwrap();

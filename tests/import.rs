@@ -129,6 +129,17 @@ fn prompt_logprobs_of_vllm_become_targets() {
     import("vllm-jsonl", &file, &cache, &["--classes", "40", "--shard-samples", "2"]).code(0);
     import("vllm-jsonl", &file, &cache, &["--classes", "41", "--shard-samples", "2"])
         .refused(&["classes", "40", "41"]);
+    // So is another that said otherwise of the same tokens.
+    let other = dir.path().join("b.jsonl");
+    let mut said: Vec<Value> = [0, 1, 2].map(vllm).into();
+    for entry in said[2]["prompt_logprobs"].as_array_mut().unwrap() {
+        for (_, said) in entry.as_object_mut().into_iter().flatten() {
+            said["logprob"] = json!(said["logprob"].as_f64().unwrap() - 0.01);
+        }
+    }
+    write_lines(&other, &said);
+    import("vllm-jsonl", &other, &cache, &["--classes", "40", "--shard-samples", "2"])
+        .refused(&["teacher.digest"]);
     // Fewer classes than there are, and quantized afterwards.
     let small = dir.path().join("small");
     import("vllm-jsonl", &file, &small, &["--classes", "40", "--k", "3"]).code(0);

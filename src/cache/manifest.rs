@@ -375,6 +375,10 @@ impl Manifest {
             let expected = format!("1 to classes = {}", self.classes);
             return damaged("head.k", expected, self.head.k.to_string());
         }
+        if self.head.is_variable() && u16::try_from(self.head.k).is_err() {
+            let expected = format!("at most {}, because heads differ in size", u16::MAX);
+            return damaged("head.k", expected, self.head.k.to_string());
+        }
         if u32::try_from(self.classes).is_err() {
             return damaged("classes", "at most 2^32 - 1".into(), self.classes.to_string());
         }

@@ -8,6 +8,7 @@ use arrow::array::{Array, RecordBatch, RecordBatchReader};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, SchemaRef};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
@@ -62,11 +63,18 @@ fn is_float(column: &dyn Array) -> bool {
     }
 }
 
+/// What `decode` makes of the file's bytes.
+fn decoded<T>(path: &Path, decode: impl FnOnce(Bytes) -> Result<T, ArrowError>) -> Result<T, CacheError> {
+    let bytes = map_file(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
+    // The decoder is not held to never panic on what a stranger sent; nothing of it outlives this call but what it made.
+    catch_unwind(AssertUnwindSafe(|| decode(bytes)))
+        .unwrap_or_else(|_| Err(ArrowError::ParquetError("the decoder gave up on its contents".into())))
+        .map_err(|source| CacheError::Arrow { path: path.to_owned(), source })
+}
+
 /// Compressed bytes of each column.
 pub(super) fn column_bytes(path: &Path) -> Result<Vec<u64>, CacheError> {
-    let bytes = map_file(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(ArrowError::from);
-    let reader = reader.map_err(|source| CacheError::Arrow { path: path.to_owned(), source })?;
+    let reader = decoded(path, |bytes| Ok(ParquetRecordBatchReaderBuilder::try_new(bytes)?))?;
     let metadata = reader.metadata();
     // Every column of ours has one leaf.
     let mut columns = vec![0u64; metadata.file_metadata().schema_descr().num_columns()];
@@ -80,17 +88,12 @@ pub(super) fn column_bytes(path: &Path) -> Result<Vec<u64>, CacheError> {
 
 /// All rows of a Parquet file, decoded.
 pub(super) fn read(path: &Path, schema: &SchemaRef) -> Result<RecordBatch, CacheError> {
-    let bytes = map_file(path).map_err(|source| CacheError::Read { path: path.to_owned(), source })?;
-    let decode = || -> Result<RecordBatch, ArrowError> {
+    let batch = decoded(path, |bytes| {
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(BATCH_ROWS).build()?;
         let found = RecordBatchReader::schema(&reader);
         let batches = reader.collect::<Result<Vec<_>, _>>()?;
         concat_batches(&found, &batches)
-    };
-    // The decoder is not held to never panic on what a stranger sent; nothing of it outlives this call.
-    let batch = catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err(ArrowError::ParquetError("the decoder gave up on its contents".into())))
-        .map_err(|source| CacheError::Arrow { path: path.to_owned(), source })?;
+    })?;
     if batch.schema().fields() != schema.fields() {
         return Err(CacheError::Damaged {
             path: path.to_owned(),

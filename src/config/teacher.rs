@@ -97,8 +97,8 @@ pub struct TeacherConfig {
     /// `chunk` positions' rather than a batch's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<PathBuf>,
-    /// Language models: positions whose logits are in memory as single precision at once. (A GPU of libtorch's keeps all of
-    /// a batch, in the model's own type: `batch` is what bounds them there.)
+    /// Language models: positions that are selected from at a time; with `head`, those whose logits are in memory at once.
+    /// (Without one a batch's logits are all there, in the model's own type: `batch` is what bounds them.)
     #[serde(default = "default_chunk", skip_serializing_if = "is_default_chunk")]
     #[schemars(skip_serializing_if = "super::outline::never")]
     #[schemars(range(min = 1))]

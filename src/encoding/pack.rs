@@ -104,6 +104,7 @@ impl Codebook {
                 Ok(u64::from(u32::from_le_bytes(*place.ok_or_else(|| truncated(0))?)))
             }
         };
+        let to_the_end = wanted.end == positions;
         let mut reader = BitReader::new(bits, place_of(anchor)?);
         for position in anchor * ANCHOR_POSITIONS..wanted.start {
             self.skip(&mut reader, position)?;
@@ -119,6 +120,14 @@ impl Codebook {
             if reader.position() > bits.len() as u64 * 8 {
                 return Err(truncated(position));
             }
+        }
+        // Nothing may be hidden behind the last position, not even in what fills its last byte.
+        if to_the_end && (reader.position().div_ceil(8) < bits.len() as u64 || reader.peek() != 0) {
+            return Err(Unreadable {
+                position: positions.saturating_sub(1),
+                expected: format!("nothing behind its last bit, {}", reader.position()),
+                found: format!("more in {} bytes", bits.len()),
+            });
         }
         Ok(())
     }
@@ -313,6 +322,19 @@ mod tests {
             // Every byte is needed.
             let cut = &bytes[..bytes.len() - 1];
             prop_assert!(book.unpack(cut, rows, 0..rows, &steps, &mut all, 0).is_err());
+            // None is there without need, and every bit of the last one means something.
+            let mut other = bytes.to_vec();
+            other.push(0);
+            prop_assert!(book.unpack(&other, rows, 0..rows, &steps, &mut all, 0).is_err());
+            other.pop();
+            for bit in 0..8 {
+                *other.last_mut().unwrap() ^= 1 << bit;
+                let mut last = empty_like(&expected, 1);
+                if book.unpack(&other, rows, rows - 1..rows, &steps, &mut last, 0).is_ok() {
+                    prop_assert_ne!((last.row(0), last.code(0)), (expected.row(rows - 1), expected.code(rows - 1)));
+                }
+                *other.last_mut().unwrap() ^= 1 << bit;
+            }
         }
 
         #[test]

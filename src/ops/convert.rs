@@ -98,7 +98,9 @@ pub fn convert(
     let reader = CacheReader::open(from)?;
     let source = reader.manifest();
     let plan = plan(source, settings, from)?;
-    let lossless = plan.storage.values == source.storage.values;
+    // Single precision has every number of half precision.
+    let lossless = plan.storage.values == source.storage.values
+        || (source.storage.values, plan.storage.values) == (ValueEncoding::F16, ValueEncoding::F32);
     let bytes_before = source.bytes();
     let report = |manifest: &Manifest| ConvertReport {
         lossless,

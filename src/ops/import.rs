@@ -14,7 +14,7 @@ use crate::cache::{
 };
 use crate::config::{StorageForm, ValueEncoding};
 use crate::dataset::{self, Tokenizer, TokensError};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::foreign::{ForeignError, ForeignFormat, ForeignRow, ForeignSource, Head};
 use crate::ids::SampleId;
 use crate::tail_model::NearTail;
@@ -83,7 +83,7 @@ pub struct ImportSettings {
     pub tokenizer: Option<PathBuf>,
     /// The number of the teacher's logits; the tokenizer's tokens unless given.
     pub classes: Option<usize>,
-    /// The teacher's name, by which caches know whether theirs is the same.
+    /// The teacher's name: with all that it said, the only thing by which it is known.
     pub teacher: String,
     /// Head size; unless given what every position has.
     pub k: Option<usize>,
@@ -195,6 +195,8 @@ struct Survey {
     near: NearTail,
     /// Of all positions' entries together.
     mass: f64,
+    /// Of all entries: nothing else is known of the teacher.
+    digest: Digest,
 }
 
 impl Survey {
@@ -210,7 +212,9 @@ impl Survey {
             fewest: (usize::MAX, String::new()),
             near: NearTail::new(classes),
             mass: 0.0,
+            digest: Digest::of_bytes(&[]),
         };
+        let mut entries = Hasher::new();
         let mut head = Head::default();
         progress.phase("read", 0, 0);
         for row in source.rows() {
@@ -218,6 +222,12 @@ impl Survey {
             check_tokens(&row, classes, tokenizer)?;
             for position in 0..row.tokens.len() {
                 take(&mut head, &row, position, classes)?;
+                let (ids, logprobs) = row.entry(position);
+                entries.update(&(ids.len() as u64).to_le_bytes());
+                for (id, logprob) in ids.iter().zip(logprobs) {
+                    entries.update(&id.to_le_bytes());
+                    entries.update(&logprob.to_le_bytes());
+                }
                 survey.near.add(head.near_tail());
                 survey.mass += head.mass();
                 if head.len() < survey.fewest.0 {
@@ -231,6 +241,7 @@ impl Survey {
             progress.advance(1);
         }
         progress.finish();
+        survey.digest = entries.finish();
         if survey.ends.is_empty() {
             return Err(ImportError::Empty { files: source.files().len() });
         }
@@ -321,7 +332,7 @@ fn plan(
         teacher: TeacherIdentity {
             kind: TeacherRun::Import,
             file: settings.teacher.clone(),
-            digest: Digest::of_bytes(settings.teacher.as_bytes()),
+            digest: Digest::of_bytes(format!("{}\0{}", settings.teacher, survey.digest).as_bytes()),
             input: None,
             output: None,
             head: None,

@@ -27,6 +27,9 @@ pub struct InspectReport {
     pub classes: usize,
     /// Classes of the largest head.
     pub k: usize,
+    /// Where heads differ in size: the softmax's mass at T = 1 that each has at least, unless it is one of the largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mass: Option<f64>,
     /// Draws for each prediction, where targets are sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draws: Option<u16>,
@@ -85,6 +88,7 @@ impl InspectReport {
             positions,
             classes: manifest.classes,
             k: columns.k,
+            mass: manifest.head.mass,
             draws: manifest.head.draws,
             temperature: manifest.head.temperature,
             nodes: if columns.nodes > 0 { manifest.tail.nodes.as_slice().to_vec() } else { Vec::new() },

@@ -59,9 +59,10 @@ pub struct VerifyReport {
 pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, CacheError> {
     let manifest = match read_manifest(dir) {
         Ok(manifest) => manifest,
-        Err(error @ (CacheError::Json { .. } | CacheError::Damaged { .. })) => {
-            let damage =
-                Damage { file: "manifest.json".into(), row: None, sample: None, problem: error.to_string() };
+        Err(ref error @ (CacheError::Json { ref path, .. } | CacheError::Damaged { ref path, .. })) => {
+            // The manifest, or what stands for it as long as a build is not finished.
+            let file = path.strip_prefix(dir).unwrap_or(path).display().to_string();
+            let damage = Damage { file, row: None, sample: None, problem: error.to_string() };
             let damages = vec![damage];
             return Ok(VerifyReport {
                 sound: false,
@@ -240,7 +241,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// What must hold for every row.
 struct Rules<'a> {
     manifest: &'a Manifest,
-    /// Relative error of the encoding.
+    /// Relative error of the logits and curves that were written.
     precision: f64,
     /// Steps of the encoding, where it has some.
     steps: Option<Steps>,
@@ -248,10 +249,10 @@ struct Rules<'a> {
 
 impl<'a> Rules<'a> {
     fn new(manifest: &'a Manifest) -> Self {
+        // Whatever they are kept as now, they may have been half precision before (`convert`).
         let precision = match manifest.storage.values {
-            ValueEncoding::F16 => 2f64.powi(-11),
-            ValueEncoding::F32 => 2f64.powi(-22),
-            ValueEncoding::Quantized | ValueEncoding::Counts => 0.0,
+            ValueEncoding::F16 | ValueEncoding::F32 | ValueEncoding::Quantized => 2f64.powi(-11),
+            ValueEncoding::Counts => 0.0,
         };
         let steps = match manifest.scale().ok().flatten() {
             Some(Scale::Steps(steps)) => Some(steps),

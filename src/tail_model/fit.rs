@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn how_the_sample_is_cut_and_threaded_changes_nothing() {
+    fn one_thread_fits_what_many_do() {
         let z = logits(128, 6);
         let whole = fit(&z, 3, 8).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
@@ -375,11 +375,16 @@ mod tests {
     }
 
     #[test]
-    fn more_directions_than_there_are_have_no_code() {
-        let (fitted, batch) = fit(&logits(100, 1), 3, 1).unwrap();
-        assert_eq!(fitted.model.rank(), 3);
-        assert!(batch.codes.chunks(3).any(|code| code[0] != 0));
-        assert!(fitted.model.shape().unwrap().basis().iter().all(|d| d.is_finite()));
+    fn more_directions_than_there_are_do_no_harm() {
+        let z = logits(100, 1);
+        let at = |rank: usize| {
+            let (fitted, batch) = fit(&z, rank, 1).unwrap();
+            assert_eq!(fitted.model.rank(), rank);
+            assert!(fitted.model.shape().unwrap().basis().iter().all(|d| d.is_finite()));
+            divergence(&fitted, &batch, &z, 2.0, TailHandling::Shape)
+        };
+        let (one, three) = (at(1), at(3));
+        assert!(three < 1.5 * one, "{three} with three directions, {one} with one");
     }
 
     #[test]

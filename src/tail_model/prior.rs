@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn how_the_sample_is_cut_and_threaded_changes_nothing() {
+    fn one_thread_fits_what_many_do() {
         let z = logits(256, 2100);
         let whole = fit(&z, 2100, 5, 8).0.fit().unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();

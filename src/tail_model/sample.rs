@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use super::encoder::LOWEST;
 use crate::vectors::widen;
 
-/// Values of a block in memory, about; at least one row.
-const BLOCK_VALUES: usize = 1 << 22;
+/// Values of a block in memory, about; at least one row. Tests, whose samples are small, have many blocks of them.
+const BLOCK_VALUES: usize = if cfg!(test) { 1 << 14 } else { 1 << 22 };
 /// Values that are widened at once.
 const PIECE: usize = 1 << 14;
 

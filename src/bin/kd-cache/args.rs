@@ -265,7 +265,7 @@ pub struct ImportArgs {
     /// The cache to write: a new folder, or that of an interrupted import
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// The teacher's name, by which trainers know whether two caches have the same one
+    /// The teacher's name: by it, and by what the files say, the cache knows its teacher
     #[arg(long, value_name = "NAME")]
     pub teacher: String,
     /// The teacher's tokenizer.json: a trainer refuses another, and texts beside the tokens are compared with them

@@ -153,13 +153,6 @@ pub fn build(report: &BuildReport, out: &Path) -> String {
 
 /// What a cache holds.
 pub fn inspect(report: &InspectReport) -> String {
-    let nodes = if report.draws.is_some() {
-        "none (nothing is kept of what was not drawn)".to_owned()
-    } else if report.nodes.is_empty() {
-        "none (the head holds every class)".to_owned()
-    } else {
-        report.nodes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")
-    };
     let preprocess =
         report.preprocess.as_ref().map_or_else(|| "none: samples are tokens".to_owned(), ToString::to_string);
     let complete = if report.complete {
@@ -173,7 +166,7 @@ pub fn inspect(report: &InspectReport) -> String {
         ("positions", HumanCount(report.positions).to_string()),
         ("classes", report.classes.to_string()),
         ("head", format!("{}, {}", head(report), report.values)),
-        ("tail nodes", nodes),
+        ("tail nodes", nodes(report)),
         ("tail rank", if report.rank == 0 { "0, the prior alone".into() } else { report.rank.to_string() }),
         ("size", format!("{} in {} shards, {}", HumanBytes(report.bytes), report.shards, report.form)),
         ("per position", format!("{:.2} bytes", report.bytes_per_position)),
@@ -201,11 +194,23 @@ pub fn inspect(report: &InspectReport) -> String {
 
 /// How large heads are.
 pub fn head(report: &InspectReport) -> String {
-    match (report.draws, report.temperature) {
-        (Some(draws), Some(temperature)) => {
+    match (report.draws, report.temperature, report.mass) {
+        (Some(draws), Some(temperature), _) => {
             format!("classes of {draws} draws at T = {temperature}, up to {}", report.k)
         }
+        (_, _, Some(mass)) => format!("classes that hold {mass} of the mass at T = 1, up to {}", report.k),
         _ => format!("{} classes", report.k),
+    }
+}
+
+/// Where tail curves are known.
+pub fn nodes(report: &InspectReport) -> String {
+    if report.draws.is_some() {
+        "none (nothing is kept of what was not drawn)".to_owned()
+    } else if report.nodes.is_empty() {
+        "none (the head holds every class)".to_owned()
+    } else {
+        report.nodes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -110,6 +110,9 @@ pub struct Provenance {
     /// this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail_model_from: Option<Digest>,
+    /// What gave predictions their tail codes; absent for rank 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<FileEntry>,
     /// The codes of quantized positions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codebook: Option<FileEntry>,
@@ -129,6 +132,7 @@ impl Provenance {
             augment: manifest.augment.clone(),
             tail_model: manifest.tail.model.clone(),
             tail_model_from: manifest.tail.from.clone(),
+            encoder: manifest.tail.encoder.clone(),
             codebook: manifest.storage.codebook.clone(),
             shards: manifest.shards.clone(),
         })

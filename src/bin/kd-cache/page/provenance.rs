@@ -23,11 +23,6 @@ pub fn section(markup: &mut Markup, report: &CacheReport) {
     } else {
         format!("no, {} of {} shards", cache.shards, cache.expected_shards)
     };
-    let nodes = if cache.nodes.is_empty() {
-        "none (the head holds every class)".to_owned()
-    } else {
-        cache.nodes.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")
-    };
     let mut rows = vec![
         ("written by", format!("{}, format {}", cache.created_by, cache.format_version)),
         ("complete", complete),
@@ -36,7 +31,7 @@ pub fn section(markup: &mut Markup, report: &CacheReport) {
         ("positions", HumanCount(cache.positions).to_string()),
         ("classes", HumanCount(cache.classes as u64).to_string()),
         ("head", format!("{}, {}", crate::report::head(cache), cache.values)),
-        ("tail nodes", nodes),
+        ("tail nodes", crate::report::nodes(cache)),
         ("tail rank", cache.rank.to_string()),
         (
             "size",
@@ -53,6 +48,9 @@ pub fn section(markup: &mut Markup, report: &CacheReport) {
         let of = if made_of.tail_model_from.is_some() { " of another cache" } else { "" };
         let fitted = format!("{}, fitted on {} samples{of}", model.file, HumanCount(made_of.fit_samples));
         rows.extend([("tail model", fitted), ("", model.digest.to_string())]);
+    }
+    if let Some(encoder) = &made_of.encoder {
+        rows.extend([("tail encoder", encoder.file.clone()), ("", encoder.digest.to_string())]);
     }
     facts(markup, &rows);
     teacher(markup, report);
