@@ -46,6 +46,12 @@ fn images_that_a_student_cannot_take_are_refused_before_it_learns() {
         args.extend(args!["--set", set]);
     }
     kd_train(&args).refused(&["validation.test", "[1, 10, 10]", "784"]);
+    // Weights of other shapes are not spread over larger ones.
+    let mut args = args!["eval", case.out("flat"), "--checkpoint", "last"].to_vec();
+    for set in [&images, &labels] {
+        args.extend(args!["--set", set]);
+    }
+    kd_train(&args).refused(&["last.safetensors", "[16, 100]", "[16, 784]"]);
 }
 
 /// A config of sets alone, for a run that took the rest from its cache.
@@ -90,6 +96,11 @@ fn answers_replace_a_file_whole_or_not_at_all() {
     predict("test", &case.out("nowhere/p.jsonl")).refused(&["cannot write", "nowhere/p.jsonl"]);
     let said = predict("test", Path::new("-")).code(0);
     assert_eq!(said.out, std::fs::read_to_string(&file).unwrap());
+    // What a link leads to is written, and the link stays.
+    std::os::unix::fs::symlink(case.out("linked"), case.out("link.jsonl")).unwrap();
+    predict("test", &case.out("link.jsonl")).code(0);
+    assert_eq!(std::fs::read_to_string(case.out("linked")).unwrap(), said.out);
+    assert!(case.out("link.jsonl").is_symlink());
     // What is no file is written to as it is.
     let pipe = case.out("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();

@@ -263,6 +263,15 @@ fn a_run_that_ended_out_of_turn_and_has_nothing_to_add_stays_as_it_is() {
         assert_eq!(again[key], report[key], "{key}");
     }
     assert!(case.results("run") == begun, "another student");
+    // Half of the next epoch, measured worse, twice: 3 has not been looked at by who goes on.
+    std::fs::copy(&log, case.out("before")).unwrap();
+    std::fs::write(&log, "").unwrap();
+    for _ in 0..2 {
+        let half = case.resume("run", &[&set[..4], &["train.max_steps=28"]].concat()).code(0).json();
+        assert_eq!((&half["best_epoch"], &half["validation"]["test"]["mine"]), (&json!(2), &json!(1.0)));
+        std::fs::write(&log, "").unwrap();
+    }
+    std::fs::copy(case.out("before"), &log).unwrap();
     // With more to add, the epoch has not been looked at: 4 is the next to be measured.
     let more = case.resume("run", &[&set[..4], &["train.max_steps=40"]].concat()).code(0).json();
     let measured: Vec<bool> = case

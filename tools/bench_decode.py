@@ -59,7 +59,7 @@ def numpy_gather(path, size, positions):
     records[numpy.arange(positions)]  # every page once
     # Drawn beforehand, as ours are.
     order = numpy.random.default_rng(0).permutation(positions)
-    batches = itertools.cycle(order[at : at + BATCH] for at in range(0, max(positions - BATCH, 0) + 1, BATCH))
+    batches = itertools.cycle(numpy.resize(order, -(-positions // BATCH) * BATCH).reshape(-1, BATCH))
     return lambda: records[next(batches)]
 
 

@@ -16,7 +16,7 @@ pub struct TeacherIdentity {
     pub kind: TeacherRun,
     /// The file's name, for people; of an import the teacher's own.
     pub file: String,
-    /// The file's digest; of an import that of its name.
+    /// The file's digest; of an import one of its name and of all that it said.
     pub digest: Digest,
     /// ONNX: the input used, when the config names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,7 @@
 //! Keeps a student on disk: its variables as safetensors, and as TorchScript where the module
 //! holds state of its own. Files are replaced whole.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -111,10 +112,18 @@ pub fn export(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointEr
 /// [`CheckpointError`]: no such file, or another student's.
 pub fn load_variables(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointError> {
     let path = path.with_extension(VARIABLES);
-    student
-        .variables_mut()
-        .load(&path)
-        .map_err(|error| CheckpointError::Variables { problem: plain_message(&error), path: path.clone() })
+    let named: BTreeMap<String, tch::Tensor> = read_tensors(&path)?.into_iter().collect();
+    for (name, mut variable) in student.variables_mut().variables() {
+        let kept = named.get(&name);
+        // Copying would spread a smaller one over a larger one without a word.
+        let Some(kept) = kept.filter(|kept| kept.size() == variable.size()) else {
+            let found = kept.map_or("none".to_owned(), |kept| format!("{:?}", kept.size()));
+            let problem = format!("expected {name} of shape {:?}, found {found}", variable.size());
+            return Err(CheckpointError::Variables { path, problem });
+        };
+        tch::no_grad(|| variable.copy_(kept));
+    }
+    Ok(())
 }
 
 /// Puts a copy of the file `from` in `to`'s place.

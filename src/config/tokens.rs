@@ -31,7 +31,7 @@ pub struct TextConfig {
     /// Which documents; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<SplitConfig>,
-    /// Only the first so many rows; without `split`, documents behind them are not read.
+    /// Only the first so many rows; without `split`, documents far behind them are not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub limit: Option<u64>,
@@ -56,7 +56,7 @@ pub struct JsonlConfig {
     /// Which documents; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<SplitConfig>,
-    /// Only the first so many rows; without `split`, documents behind them are not read.
+    /// Only the first so many rows; without `split`, documents far behind them are not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub limit: Option<u64>,
@@ -82,7 +82,7 @@ pub struct ParquetConfig {
     /// Which documents; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<SplitConfig>,
-    /// Only the first so many rows; without `split`, documents behind them are not read.
+    /// Only the first so many rows; without `split`, documents far behind them are not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub limit: Option<u64>,
@@ -123,7 +123,7 @@ pub struct TokensConfig {
     /// Which documents; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<SplitConfig>,
-    /// Only the first so many rows; without `split`, documents behind them are not read.
+    /// Only the first so many rows; without `split`, documents far behind them are not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub limit: Option<u64>,

@@ -297,7 +297,7 @@ pub enum StudentError {
         shape: Vec<i64>,
     },
     /// Images that the layers were not made for.
-    #[error("student: expected {expected}, which its layers are made for, found {found:?}")]
+    #[error("student: expected {expected}, found {found:?}")]
     Image {
         /// Shapes that it takes.
         expected: String,

@@ -87,13 +87,14 @@ impl Course<'_> {
         }
     }
 
-    /// Refuses to go on with a student of which something is no number any more: its statistics need not show in the loss of
-    /// training, which does not use them.
+    /// Refuses to go on with a student of which something that it learns, or a built-in one's running statistics, is no number
+    /// any more: these do not show in the loss of training, which does not use them.
     pub(super) fn check(&self, student: &dyn Student, epoch: u32) -> Result<(), TrainError> {
         let mut variables: Vec<_> = student.variables().variables().into_iter().collect();
         variables.sort_by(|a, b| a.0.cmp(&b.0));
+        let changes = |name: &str, value: &Tensor| value.requires_grad() || name.contains("running_");
         let finite = |value: &Tensor| value.isfinite().all().int64_value(&[]) != 0;
-        match variables.into_iter().find(|(_, value)| !finite(value)) {
+        match variables.into_iter().find(|(name, value)| changes(name, value) && !finite(value)) {
             None => Ok(()),
             Some((name, _)) => {
                 let batch = self.config.train.batch;

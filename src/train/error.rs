@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cache::CacheError;
 use crate::checkpoint::CheckpointError;
+use crate::config::ConfigError;
 use crate::dataset::DatasetError;
 use crate::libtorch::{DeterministicError, DeviceError};
 use crate::loader::LoaderError;
@@ -24,6 +25,9 @@ pub enum TrainError {
     /// `train.deterministic`.
     #[error(transparent)]
     Deterministic(#[from] DeterministicError),
+    /// The config that a run was begun with.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The dataset.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -55,7 +59,9 @@ pub enum TrainError {
     #[error(transparent)]
     Mlflow(#[from] MlflowError),
     /// A set that the student cannot be asked about.
-    #[error("validation.{set}: images of shape {shape:?} once they are prepared: {source}")]
+    #[error(
+        "validation.{set}: the student does not answer its images, {shape:?} once they are prepared: {source}"
+    )]
     Set {
         /// Its name.
         set: String,

@@ -163,8 +163,7 @@ impl Finished {
 fn begun_with(run: &RunFolder) -> Result<TrainConfig, TrainError> {
     let path = run.config();
     readable(&path)?;
-    let unsound = |error| TrainError::Read { path: path.clone(), source: std::io::Error::other(error) };
-    config::load(&path, &[]).map_err(unsound)
+    Ok(config::load(&path, &[])?)
 }
 
 /// Whether the run's student is a language model: a run over images says how they were prepared.
@@ -176,7 +175,7 @@ pub(super) fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
 /// prepared, and how many classes there are.
 ///
 /// # Errors
-/// [`TrainError::Read`]: there is no run.
+/// [`TrainError::Read`], [`TrainError::Config`]: there is no run, or its config is damaged.
 pub fn completed(mut config: TrainConfig, run: &Path) -> Result<TrainConfig, TrainError> {
     let begun = begun_with(&RunFolder::new(run))?;
     config.preprocess = config.preprocess.or(begun.preprocess);

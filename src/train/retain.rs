@@ -1,6 +1,7 @@
 //! Which epochs' students stay on disk beside the best one and the last.
 //!
-//! A function of what the epochs measured, so that a run that goes on agrees with one that was never interrupted.
+//! A function of what the epochs measured, as far as their students were kept before, so that a run that goes on agrees with
+//! one that was never interrupted.
 
 use std::fs;
 use std::path::PathBuf;

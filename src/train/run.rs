@@ -205,6 +205,7 @@ pub fn run(
         |score: f64, place: &Place| place.best.is_none_or(|(_, best)| score > best || best.is_nan());
     let mut best = BEST;
     if let Some((epoch, score, validation)) = out_of_turn
+        && course.place.batches == 0
         && !course.goes_on()
         && is_better(score, &course.place)
     {

@@ -8,7 +8,7 @@ mod shared;
 mod sweep;
 
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,27 +109,28 @@ fn eval(args: &EvalArgs) -> anyhow::Result<ExitCode> {
 fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let config = load(&args.run)?;
     let used = used(&args.run, &config);
-    let stop = on_interrupt()?;
     let (set, out) = (args.dataset.as_str(), args.out.as_path());
     let done = if out.extension().is_some_and(|suffix| suffix == "parquet") {
         let columns = PredictionColumns { top: args.top.unwrap_or(0) as usize, logits: args.logits };
-        train::predict_parquet(&used, set, out, columns, stop)?
+        train::predict_parquet(&used, set, out, columns, on_interrupt()?)?
     } else if args.top.is_some() || args.logits {
         bail!("--top and --logits are columns of Parquet; give --out FILE.parquet");
-    } else if out == Path::new("-") {
-        match train::predict(&used, set, out, &mut BufWriter::new(std::io::stdout().lock()), stop) {
+    } else if out.symlink_metadata().map_or_else(|_| out != Path::new("-"), |found| found.is_file()) {
+        train::predict_lines(&used, set, out, on_interrupt()?)?
+    } else {
+        // Standard output, a pipe, a device or a link is written to, not replaced, and ends with Ctrl-C at once.
+        let mut to: Box<dyn Write> = if out == Path::new("-") {
+            Box::new(std::io::stdout().lock())
+        } else {
+            Box::new(File::create(out).with_context(|| format!("cannot write {}", out.display()))?)
+        };
+        match train::predict(&used, set, out, &mut BufWriter::new(&mut to), &AtomicBool::new(false)) {
             // Whoever read them (`| head`) has seen enough.
             Err(TrainError::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
                 return Ok(ExitCode::SUCCESS);
             }
             done => done?,
         }
-    } else if out.exists() && !out.is_file() {
-        // A pipe or a device is written to, not replaced.
-        let file = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
-        train::predict(&used, set, out, &mut BufWriter::new(file), stop)?
-    } else {
-        train::predict_lines(&used, set, out, stop)?
     };
     let Some(done) = done else { return Ok(ExitCode::from(INTERRUPTED)) };
     eprintln!("{done} predictions");

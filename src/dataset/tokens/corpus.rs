@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::TokensError;
 use super::pack::Wanted;
 
-/// Numbers of a mapped file that are looked at in one go.
-const PIECE: usize = 1 << 24;
+/// Numbers of a mapped file that are looked at in one go. Tests, whose files are small, have many goes.
+const PIECE: usize = if cfg!(test) { 1 << 7 } else { 1 << 24 };
 /// How many ids fit in two bytes.
 const TWO_BYTES: u64 = 1 << 16;
 
@@ -238,7 +238,9 @@ impl CorpusBuilder {
             }
         }
         self.cut(file, &[(start, at)]);
-        self.corpus.tokens.push(Tokens::Mapped(bytes, number));
+        // What nobody has looked at is not there.
+        let seen = bytes.slice(..at as usize * number.width());
+        self.corpus.tokens.push(Tokens::Mapped(seen, number));
         Ok(())
     }
 

@@ -215,6 +215,37 @@ mod tests {
     }
 
     proptest! {
+        /// As many documents as are wanted, the last as far as it was read, give the rows that all of them do.
+        #[test]
+        fn the_first_rows_are_those_of_all_documents(
+            documents in documents(), length in 1usize..9, document_rows: bool, ends: bool, keep_rest: bool, cut in 1u64..9,
+        ) {
+            let packing = if document_rows { Packing::Document } else { Packing::Concatenate };
+            let end = (ends && !document_rows).then_some(0);
+            let config = config(length, packing, keep_rest);
+            let all = rows(&documents, &config, end);
+            for limit in 1..=all.len() {
+                let mut wanted = Wanted::new(&config, limit as u64);
+                let mut few: Vec<Vec<u32>> = Vec::new();
+                'reading: for document in &documents {
+                    for begun in (0..document.len() as u64).step_by(cut as usize) {
+                        if wanted.is_met(begun) {
+                            few.push(document[..begun as usize].to_vec());
+                            break 'reading;
+                        }
+                    }
+                    few.push(document.clone());
+                    wanted.add(document.len() as u64);
+                }
+                few.retain(|document| !document.is_empty());
+                let found = rows(&few, &config, end);
+                prop_assert!(found.len() >= limit || few == documents, "{} of {limit}", found.len());
+                prop_assert_eq!(&found[..limit], &all[..limit]);
+            }
+        }
+    }
+
+    proptest! {
         #[test]
         fn rows_one_after_another_are_the_documents(
             documents in documents(), length in 1usize..9, ends: bool, keep_rest: bool,
