@@ -280,6 +280,7 @@ impl CacheReader {
             Some(_) => rows.iter().map(|row| self.positions_of(*row)).sum::<Result<_, _>>()?,
         };
         // A shard that has been opened vouches for the manifest's k: the column of ids, or of bits, is as long as it asks for.
+        // (Where heads differ in size only the manifest bounds it, by 65,535.)
         let first = self.shard(self.locate(*first).0)?;
         first.make_room(positions, out);
         let mut halves = first.halves(out);
