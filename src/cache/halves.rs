@@ -6,27 +6,17 @@ use half::f16;
 use crate::target::TargetBatch;
 use crate::vectors::widen;
 
-/// Logits and curves of a batch's positions, or none where they are widened as they are copied.
+/// Logits and curves of a batch's positions, each in its place; none where they are no halves.
 #[derive(Debug, Default)]
 pub(super) struct Halves {
-    values: Vec<f16>,
-    curve: Vec<f16>,
+    pub(super) values: Vec<f16>,
+    pub(super) curve: Vec<f16>,
 }
 
 impl Halves {
     /// Room for the numbers of `batch`.
     pub(super) fn of(batch: &TargetBatch) -> Self {
         Self { values: vec![f16::ZERO; batch.values.len()], curve: vec![f16::ZERO; batch.curve.len()] }
-    }
-
-    /// Where logits are copied to, from number `at` of the batch on.
-    pub(super) fn values(&mut self, at: usize, count: usize) -> Option<&mut [f16]> {
-        self.values.get_mut(at..at + count)
-    }
-
-    /// The same of curves.
-    pub(super) fn curve(&mut self, at: usize, count: usize) -> Option<&mut [f16]> {
-        self.curve.get_mut(at..at + count)
     }
 
     /// Fills `batch`, for which room was made, with what was copied.

@@ -163,7 +163,7 @@ impl ShardReader {
         }
     }
 
-    /// Copies the positions of `row` into `out` from its row `to` on, what `halves` has room for into that; returns how many.
+    /// Copies the positions of `row` into `out` from its row `to` on, or into `halves`; returns how many.
     /// What fills shorter heads, and widening `halves`, are left to the caller.
     pub(super) fn copy_row(
         &self,
@@ -204,7 +204,9 @@ impl ShardReader {
     /// [`CacheError::Damaged`]: bits that are no positions.
     pub fn row_targets(&self, row: usize, out: &mut TargetBatch) -> Result<(), CacheError> {
         self.make_room(self.positions(row..row + 1).len(), out);
-        self.copy_row(row, out, &mut Halves::default(), 0)?;
+        let mut halves = self.halves(out);
+        self.copy_row(row, out, &mut halves, 0)?;
+        halves.widen_into(out);
         out.pad();
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::config::ValueEncoding;
 use crate::encoding::Scale;
 use crate::mapped::fetch;
 use crate::target::{TargetBatch, UnsoundDraws};
-use crate::vectors::{Half, each};
+use crate::vectors::each;
 
 /// Heads, curves and codes of all positions.
 #[derive(Debug)]
@@ -99,16 +99,16 @@ impl TargetColumns {
         }
     }
 
-    /// Room for the numbers of `batch`, where they are of half precision and lie as they do in it.
+    /// Room for the numbers of `batch`, where they are of half precision.
     pub(super) fn halves(&self, batch: &TargetBatch) -> Halves {
-        match (&self.values, &self.heads) {
-            (ValueColumn::F16(_), None) => Halves::of(batch),
+        match self.values {
+            ValueColumn::F16(_) => Halves::of(batch),
             _ => Halves::default(),
         }
     }
 
-    /// Copies `positions` into the rows of `out` from `to` on, numbers that have room there into `halves`; `Err`: numbers of
-    /// draws that are none.
+    /// Copies `positions` into the rows of `out` from `to` on, numbers of half precision into the same places of `halves`;
+    /// `Err`: numbers of draws that are none.
     pub(super) fn copy(
         &self,
         positions: Range<usize>,
@@ -119,11 +119,8 @@ impl TargetColumns {
         let (k, nodes, rank) = (out.k, out.nodes, out.rank);
         let (at, count) = (positions.start, positions.len());
         if let Some(curve) = &self.curve {
-            let (to, count) = (to * nodes, count * nodes);
-            match (curve, halves.curve(to, count)) {
-                (ValueColumn::F16(curve), Some(out)) => each(&curve[at * nodes..][..count], out, |g| g),
-                _ => curve.copy(at * nodes, &mut out.curve[to..to + count])?,
-            }
+            let to = to * nodes..(to + count) * nodes;
+            curve.copy(at * nodes, to, &mut out.curve, &mut halves.curve)?;
         }
         if let Some(codes) = &self.codes {
             each(&codes[at * rank..][..count * rank], &mut out.codes[to * rank..][..count * rank], |code| {
@@ -131,21 +128,16 @@ impl TargetColumns {
             });
         }
         let Some(heads) = &self.heads else {
-            let (to, count) = (to * k, count * k);
-            self.ids.copy(at * k, &mut out.ids[to..to + count]);
-            return match (&self.values, halves.values(to, count)) {
-                (ValueColumn::F16(values), Some(out)) => {
-                    each(&values[at * k..][..count], out, |value| value);
-                    Ok(())
-                }
-                _ => self.values.copy(at * k, &mut out.values[to..to + count]),
-            };
+            let to = to * k..(to + count) * k;
+            self.ids.copy(at * k, &mut out.ids[to.clone()]);
+            return self.values.copy(at * k, to, &mut out.values, &mut halves.values);
         };
         for (row, position) in positions.enumerate() {
             let count = usize::from(heads.counts[position]);
             let start = heads.starts[position];
-            self.ids.copy(start, &mut out.ids[(to + row) * k..][..count]);
-            self.values.copy(start, &mut out.values[(to + row) * k..][..count])?;
+            let place = (to + row) * k..(to + row) * k + count;
+            self.ids.copy(start, &mut out.ids[place.clone()]);
+            self.values.copy(start, place, &mut out.values, &mut halves.values)?;
             out.set_count(to + row, count);
         }
         Ok(())
@@ -246,18 +238,26 @@ impl ValueColumn {
         }
     }
 
-    /// `out` are the values of one head where they are numbers of draws.
-    fn copy(&self, start: usize, out: &mut [f32]) -> Result<(), UnsoundDraws> {
-        let range = start..start + out.len();
+    /// Copies the numbers from `start` on to `to` in `out`, or in `halves`; `to` is one head where they are numbers of draws.
+    /// (A call of its own takes a tenth of reading a position.)
+    #[inline(always)]
+    fn copy(
+        &self,
+        start: usize,
+        to: Range<usize>,
+        out: &mut [f32],
+        halves: &mut [f16],
+    ) -> Result<(), UnsoundDraws> {
+        let range = start..start + to.len();
         match self {
-            Self::F16(values) => each(&values[range], out, Half::wide),
-            Self::F32(values) => each(&values[range], out, |value| value),
+            Self::F16(values) => each(&values[range], &mut halves[to], |value| value),
+            Self::F32(values) => each(&values[range], &mut out[to], |value| value),
             Self::Whole(counts, Scale::Draws(draws)) => {
-                return draws.logits(counts[range].iter().copied(), out);
+                return draws.logits(counts[range].iter().copied(), &mut out[to]);
             }
-            Self::Whole(below, scale) => return scale.logits(&below[range], out),
+            Self::Whole(below, scale) => return scale.logits(&below[range], &mut out[to]),
             Self::Curve(values, scale) => {
-                each(&values[range], out, |value| scale.curve_of(value));
+                each(&values[range], &mut out[to], |value| scale.curve_of(value));
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ pub(crate) mod softmax;
 pub(crate) use exp::{Exp2, ROUND, exp_non_positive};
 pub(crate) use extremes::{all_finite, are_finite, largest};
 pub(crate) use few::each;
-pub(crate) use half::{Half, widen};
+pub(crate) use half::widen;
 pub(crate) use mask::lanes_of;
 
 /// Lanes of a sum.
