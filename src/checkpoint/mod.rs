@@ -112,14 +112,23 @@ pub fn export(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointEr
 /// [`CheckpointError`]: no such file, or another student's.
 pub fn load_variables(student: &mut dyn Student, path: &Path) -> Result<(), CheckpointError> {
     let path = path.with_extension(VARIABLES);
-    let named: BTreeMap<String, tch::Tensor> = read_tensors(&path)?.into_iter().collect();
-    for (name, mut variable) in student.variables_mut().variables() {
+    let named = read_tensors(&path)?.into_iter().collect();
+    put(student.variables().variables(), &named)
+        .map_err(|problem| CheckpointError::Variables { path, problem })
+}
+
+/// Gives each of `variables` the value that has its name among `named`; `Err`: expected and found, where there is none of its
+/// shape.
+pub fn put(
+    variables: impl IntoIterator<Item = (String, tch::Tensor)>,
+    named: &BTreeMap<String, tch::Tensor>,
+) -> Result<(), String> {
+    for (name, mut variable) in variables {
         let kept = named.get(&name);
         // Copying would spread a smaller one over a larger one without a word.
         let Some(kept) = kept.filter(|kept| kept.size() == variable.size()) else {
             let found = kept.map_or("none".to_owned(), |kept| format!("{:?}", kept.size()));
-            let problem = format!("expected {name} of shape {:?}, found {found}", variable.size());
-            return Err(CheckpointError::Variables { path, problem });
+            return Err(format!("expected {name} of shape {:?}, found {found}", variable.size()));
         };
         tch::no_grad(|| variable.copy_(kept));
     }

@@ -271,29 +271,28 @@ pub fn predict(
         return Err(TrainError::OfTokens { key: "predict".into(), problem: problem.into() });
     }
     let Finished { model, device, sets, .. } = Finished::open(used, std::iter::once(set))?;
+    let set = sets.first().ok_or(TrainError::NoSets)?;
     let mut done = 0;
-    for set in &sets {
-        for_each_batch(model.as_ref(), &set.samples, used.config.train.batch, device, |batch, _, logits| {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(ControlFlow::Break(()));
-            }
-            let (probability, class) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
-            for (row, id) in batch.ids.iter().enumerate() {
-                let prediction = Prediction {
-                    sample: id.0,
-                    class: class.int64_value(&[row as i64]).unsigned_abs() as u32,
-                    probability: probability.double_value(&[row as i64]),
-                    label: batch.labels.as_ref().map(|labels| labels[row].unsigned_abs() as u32),
-                };
-                serde_json::to_writer(&mut *out, &prediction)
-                    .map_err(std::io::Error::from)
-                    .and_then(|()| out.write_all(b"\n"))
-                    .map_err(failed)?;
-                done += 1;
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-    }
+    for_each_batch(model.as_ref(), &set.samples, used.config.train.batch, device, |batch, _, logits| {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(ControlFlow::Break(()));
+        }
+        let (probability, class) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
+        for (row, id) in batch.ids.iter().enumerate() {
+            let prediction = Prediction {
+                sample: id.0,
+                class: class.int64_value(&[row as i64]).unsigned_abs() as u32,
+                probability: probability.double_value(&[row as i64]),
+                label: batch.labels.as_ref().map(|labels| labels[row].unsigned_abs() as u32),
+            };
+            serde_json::to_writer(&mut *out, &prediction)
+                .map_err(std::io::Error::from)
+                .and_then(|()| out.write_all(b"\n"))
+                .map_err(failed)?;
+            done += 1;
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
     out.flush().map_err(failed)?;
     Ok(Some(done).filter(|_| !stop.load(Ordering::Relaxed)))
 }

@@ -173,15 +173,8 @@ impl Kept {
         let own = student.variables().variables().into_iter().map(|(name, v)| (MODEL.to_owned() + &name, v));
         let projections = features.variables().variables().into_iter();
         let projections = projections.map(|(name, variable)| (PROJECTION.to_owned() + &name, variable));
-        for (name, mut variable) in own.chain(projections) {
-            let kept = self.named.get(&name);
-            let kept =
-                kept.filter(|kept| kept.size() == variable.size()).ok_or_else(|| TrainError::State {
-                    path: folder.state(),
-                    problem: format!("expected {name} of shape {:?}, found none such", variable.size()),
-                })?;
-            tch::no_grad(|| variable.copy_(kept));
-        }
+        checkpoint::put(own.chain(projections), &self.named)
+            .map_err(|problem| TrainError::State { path: folder.state(), problem })?;
         let memory = |of: &str| {
             let named = self.named.iter();
             let own = named.filter_map(|(name, value)| Some((name.strip_prefix(of)?.to_owned(), value)));

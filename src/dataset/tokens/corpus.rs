@@ -1,6 +1,6 @@
 //! All documents of a dataset: where each one's tokens lie.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -157,7 +157,27 @@ impl CorpusBuilder {
 
     /// Whether no more documents are wanted.
     pub(super) fn is_full(&self) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| wanted.is_met(0))
+        self.is_enough(0)
+    }
+
+    /// Whether documents, and `begun` tokens of one that goes on, are all that is wanted.
+    fn is_enough(&self, begun: u64) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.is_met(begun))
+    }
+
+    /// Adds what `read` finds in each of `files`, as long as more is wanted.
+    pub(super) fn add_files(
+        &mut self,
+        files: &[PathBuf],
+        read: impl Fn(&Path, &mut Self) -> Result<(), TokensError>,
+    ) -> Result<(), TokensError> {
+        for file in files {
+            if self.is_full() {
+                break;
+            }
+            read(file, self)?;
+        }
+        Ok(())
     }
 
     /// How much to read before looking at [`Self::is_full`], `most` where everything is wanted.
@@ -233,7 +253,7 @@ impl CorpusBuilder {
             self.cut(file, &cuts);
             cuts.clear();
             // The document that is being read goes on behind what is wanted of it.
-            if self.wanted.as_ref().is_some_and(|wanted| wanted.is_met(at - start)) {
+            if self.is_enough(at - start) {
                 break;
             }
         }

@@ -40,12 +40,7 @@ pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
     layout.end()?;
     let files = files::resolve(&config.paths, &["jsonl"])?;
     let mut corpus = layout.corpus();
-    for file in &files {
-        if corpus.is_full() {
-            break;
-        }
-        text::read_jsonl(file, &config.field, &tokenizer, &mut corpus)?;
-    }
+    corpus.add_files(&files, |file, corpus| text::read_jsonl(file, &config.field, &tokenizer, corpus))?;
     layout.lay(corpus.finish(), &files)
 }
 
@@ -56,12 +51,7 @@ pub(super) fn parquet(config: &ParquetConfig) -> Result<Rows, TokensError> {
     let files = files::resolve(&config.paths, &["parquet"])?;
     let column = Column { name: &config.column, text: true, tokenizer: tokenizer.as_ref() };
     let mut corpus = layout.corpus();
-    for file in &files {
-        if corpus.is_full() {
-            break;
-        }
-        table::read_parquet(file, &column, &mut corpus)?;
-    }
+    corpus.add_files(&files, |file, corpus| table::read_parquet(file, &column, corpus))?;
     layout.lay(corpus.finish(), &files)
 }
 
@@ -80,23 +70,20 @@ pub(super) fn tokens(config: &TokensConfig) -> Result<Rows, TokensError> {
     let files = files::resolve(&config.paths, &["bin", "npy", "arrow", "parquet"])?;
     let column = Column { name: &config.column, text: false, tokenizer: None };
     let mut corpus = layout.corpus();
-    for file in &files {
-        if corpus.is_full() {
-            break;
-        }
+    corpus.add_files(&files, |file, corpus| {
         let extension = file.extension().map(|extension| extension.to_string_lossy().into_owned());
         match extension.as_deref() {
-            Some("bin") => read_bin(file, config.dtype, &mut corpus)?,
-            Some("npy") => read_npy(file, &mut corpus)?,
-            Some("arrow") => table::read_arrow(file, &column, &mut corpus)?,
-            Some("parquet") => table::read_parquet(file, &column, &mut corpus)?,
+            Some("bin") => read_bin(file, config.dtype, corpus),
+            Some("npy") => read_npy(file, corpus),
+            Some("arrow") => table::read_arrow(file, &column, corpus),
+            Some("parquet") => table::read_parquet(file, &column, corpus),
             _ => {
                 let expected = ".bin, .npy, .arrow or .parquet (dataset.kind = \"tokens\")".into();
                 let found = extension.map_or_else(|| "no extension".into(), |e| format!(".{e}"));
-                return Err(TokensError::Format { path: file.clone(), expected, found });
+                Err(TokensError::Format { path: file.to_owned(), expected, found })
             }
         }
-    }
+    })?;
     layout.lay(corpus.finish(), &files)
 }
 
