@@ -5,11 +5,12 @@
 //! unpacking and decoding, not the disk. Ways take turns; figures are positions a second, and ratios within a round.
 //!
 //! ```text
-//! cargo bench --profile release --bench decode [-- CACHE [ROUNDS]]
+//! cargo bench --profile release --bench decode [-- CACHE [ROUNDS [BATCH]]]
 //! ```
 //!
-//! Without a cache of your own, one is made up: 2²⁰ positions of 49,152 classes, k = 12, half precision. The last line is
-//! the positions a second of each way and round, as JSON, for `tools/bench_decode.py`.
+//! Without a cache of your own, one is made up: 2²⁰ positions of 49,152 classes, k = 12, half precision, each a row as an
+//! image is; with a number in place of the folder, rows of so many tokens. A batch has as many rows as BATCH positions
+//! need. The last line is the positions a second of each way and round, as JSON, for `tools/bench_decode.py`.
 
 #![allow(clippy::unwrap_used, reason = "a bench has nobody to report to")]
 
@@ -32,23 +33,25 @@ use synthetic::Synthetic;
 
 const CLASSES: usize = 49_152;
 const K: usize = 12;
+const POSITIONS: u64 = 1 << 20;
 const SHARDS: u64 = 16;
-const ROWS_PER_SHARD: u64 = 65_536;
 /// Positions of a batch at least.
 const BATCH: usize = 256;
 const TEMPERATURE: f64 = 2.0;
 const ROUNDS: usize = 15;
 
-/// A cache with the columns of an image classifier's.
-fn write(dir: &Path) {
+/// A cache with the columns of an image classifier's, or of rows of so many tokens.
+fn write(dir: &Path, tokens: Option<usize>) {
+    let rows = POSITIONS / tokens.map_or(1, |tokens| tokens as u64);
     let settings = Synthetic {
-        samples: SHARDS * ROWS_PER_SHARD,
+        samples: rows,
         classes: CLASSES,
         k: K,
         nodes: DEFAULT_NODES.to_vec(),
         values: ValueEncoding::F16,
-        shard_samples: ROWS_PER_SHARD,
-        labelled: true,
+        shard_samples: rows.div_ceil(SHARDS),
+        labelled: tokens.is_none(),
+        sequence: tokens.unwrap_or(0),
         ..Synthetic::fixture()
     };
     settings.write_meaningless(dir);
@@ -85,14 +88,16 @@ fn main() {
     // Cargo adds `--bench`.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let rounds = words.get(1).map_or(ROUNDS, |word| word.parse().unwrap());
+    let batch = words.get(2).map_or(BATCH, |word| word.parse().unwrap());
     let made_up = tempfile::tempdir().unwrap();
-    let dir = words.first().map_or_else(
-        || {
-            write(made_up.path());
+    let tokens = words.first().and_then(|word| word.parse().ok());
+    let dir = match (words.first(), tokens) {
+        (Some(dir), None) => PathBuf::from(dir),
+        (_, tokens) => {
+            write(made_up.path(), tokens);
             made_up.path().to_owned()
-        },
-        PathBuf::from,
-    );
+        }
+    };
     let reader = CacheReader::open(&dir).unwrap();
     let manifest = reader.manifest();
     let temperature = Temperature::new(TEMPERATURE).unwrap();
@@ -105,7 +110,7 @@ fn main() {
         reader.gather(&rows, &mut out).unwrap();
         positions += out.rows;
     }
-    let rows = (BATCH as f64 * reader.rows() as f64 / positions as f64).ceil() as usize;
+    let rows = (batch as f64 * reader.rows() as f64 / positions as f64).ceil() as usize;
     let rows = rows.min(reader.rows() as usize);
     let each = rows as f64 * positions as f64 / reader.rows() as f64;
 
