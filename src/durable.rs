@@ -1,4 +1,4 @@
-//! Writes files so that after a crash they are there whole or not at all.
+//! Files that after a crash are there whole or not at all, and how what may not be there is read.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -49,6 +49,17 @@ pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// What was opened or read; `None` where nothing is there.
+///
+/// # Errors
+/// Whatever else opening or reading returned.
+pub fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 /// Makes a folder and its parents.
 ///
 /// # Errors
@@ -71,6 +82,15 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_there_is_no_error_and_what_cannot_be_read_is() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(if_there(fs::read(dir.path().join("a"))).unwrap(), None);
+        assert!(if_there(fs::read(dir.path())).is_err());
+        fs::write(dir.path().join("a"), "b").unwrap();
+        assert_eq!(if_there(fs::read(dir.path().join("a"))).unwrap().unwrap(), b"b");
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {

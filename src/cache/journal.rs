@@ -7,11 +7,7 @@ use super::{CacheError, ShardEntry, durable};
 
 /// The journal's whole lines; a torn last line is a shard that was never committed.
 pub(super) fn read(path: &Path) -> Result<Vec<ShardEntry>, CacheError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(CacheError::Read { path: path.to_owned(), source }),
-    };
+    let text = durable::if_there(path, fs::read(path))?.unwrap_or_default();
     let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
 }

@@ -255,12 +255,7 @@ fn check_file(dir: &Path, file: &str, bytes: u64, digest: &Digest) -> Result<(),
 
 /// Refuses to build into a folder with files of somebody else's.
 fn refuse_occupied(dir: &Path) -> Result<(), CacheError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(CacheError::Read { path: dir.to_owned(), source }),
-    };
-    for entry in entries {
+    for entry in durable::if_there(dir, fs::read_dir(dir))?.into_iter().flatten() {
         let entry = entry.map_err(|source| CacheError::Read { path: dir.to_owned(), source })?;
         // Left by a build that was killed before its plan was written.
         let ours = [BUILD_FOLDER, SHARDS_FOLDER, TAIL_MODEL_FILE, ENCODER_FILE, CODEBOOK_FILE];

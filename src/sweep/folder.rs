@@ -112,12 +112,10 @@ impl SweepFolder {
     /// What an earlier sweep in the folder has written down.
     pub(super) fn earlier(&self) -> Result<Option<SweepReport>, SweepError> {
         let path = self.report();
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|source| SweepError::Read { path: path.clone(), source })?,
-        };
-        let report = serde_json::from_slice(&text);
-        report.map(Some).map_err(|error| SweepError::Read { path, source: error.into() })
+        let text = durable::if_there(fs::read(&path));
+        let text = text.map_err(|source| SweepError::Read { path: path.clone(), source })?;
+        let report = text.map(|text| serde_json::from_slice(&text)).transpose();
+        report.map_err(|error| SweepError::Read { path, source: error.into() })
     }
 
     pub(super) fn write_report(&self, report: &SweepReport) -> Result<(), SweepError> {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Line, LineKind};
+use crate::durable;
 
 /// The steps since the line before: a line of `steps.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,10 +73,7 @@ impl StepLines {
     /// # Errors
     /// Whatever reading or cutting returns.
     pub fn cut(path: &Path, step: u64) -> io::Result<()> {
-        let text = match fs::read(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            text => text?,
-        };
+        let Some(text) = durable::if_there(fs::read(path))? else { return Ok(()) };
         let mut end = 0;
         for line in text.split_inclusive(|byte| *byte == b'\n') {
             let whole = line.strip_suffix(b"\n").and_then(|line| str::from_utf8(line).ok());

@@ -45,12 +45,10 @@ impl RunCaches {
     /// [`TrainError::Read`], [`TrainError::State`].
     pub(crate) fn read(folder: &RunFolder) -> Result<Option<Self>, TrainError> {
         let path = folder.caches();
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|source| TrainError::Read { path: path.clone(), source })?,
-        };
-        let caches = serde_json::from_slice(&text);
-        caches.map(Some).map_err(|error| TrainError::State { path, problem: error.to_string() })
+        let text = durable::if_there(fs::read(&path));
+        let text = text.map_err(|source| TrainError::Read { path: path.clone(), source })?;
+        let caches = text.map(|text| serde_json::from_slice(&text)).transpose();
+        caches.map_err(|error| TrainError::State { path, problem: error.to_string() })
     }
 
     /// Keeps them with the run in `folder`.

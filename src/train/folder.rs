@@ -142,16 +142,11 @@ impl RunFolder {
     pub fn found(&self) -> Result<FoundRun, TrainError> {
         let path = self.summary();
         let read = |source| TrainError::Read { path: path.clone(), source };
-        match fs::read(&path) {
-            Ok(text) => {
-                let report: TrainReport =
-                    serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
-                if report.outcome == TrainOutcome::Trained {
-                    return Ok(FoundRun::Trained(Box::new(report)));
-                }
+        if let Some(text) = durable::if_there(fs::read(&path)).map_err(read)? {
+            let report: TrainReport = serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
+            if report.outcome == TrainOutcome::Trained {
+                return Ok(FoundRun::Trained(Box::new(report)));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(read(error)),
         }
         if self.state().exists() {
             return Ok(FoundRun::Interrupted);
@@ -262,13 +257,10 @@ impl RunFolder {
     /// What [`Self::keep_init`] kept; `None` of a run of a program that kept nothing.
     pub(super) fn kept_init(&self) -> Result<Option<Initialised>, TrainError> {
         let path = self.init();
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|error| TrainError::State { path, problem: error.to_string() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(TrainError::Read { path, source }),
-        }
+        let text = durable::if_there(fs::read(&path));
+        let text = text.map_err(|source| TrainError::Read { path: path.clone(), source })?;
+        let kept = text.map(|text| serde_json::from_slice(&text)).transpose();
+        kept.map_err(|error| TrainError::State { path, problem: error.to_string() })
     }
 
     pub(super) fn add_epoch(&self, epoch: &EpochReport) -> Result<(), TrainError> {

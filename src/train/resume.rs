@@ -139,10 +139,7 @@ pub(super) fn report(
 /// The first `lines` of a file of lines, to which it is cut where it is this process's to write: what comes after them
 /// came after the state that is gone back to.
 fn cut_lines(path: &Path, lines: usize, writes: bool) -> std::io::Result<Vec<String>> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        text => text?,
-    };
+    let text = durable::if_there(fs::read_to_string(path))?.unwrap_or_default();
     let kept: Vec<String> = text.lines().take(lines).map(str::to_owned).collect();
     let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
     if writes {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::TokensError;
 use crate::config::TokenName;
 use crate::digest::{Digest, Hasher};
+use crate::durable;
 
 /// What tokenizers that say nothing else call the end of a document.
 const KNOWN_ENDS: [&str; 6] = ["<|endoftext|>", "<|end_of_text|>", "<|eos|>", "</s>", "<eos>", "[EOS]"];
@@ -122,19 +123,16 @@ fn identify(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Option<TokenizerI
 /// special token with a name that is known for it.
 fn find_end(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Result<Option<u32>, TokensError> {
     let beside = path.with_file_name("tokenizer_config.json");
-    match std::fs::read(&beside) {
-        Ok(bytes) => {
-            let config: Value = serde_json::from_slice(&bytes)
-                .map_err(|error| TokensError::Tokenizer { path: beside, problem: error.to_string() })?;
-            let end = config.get("eos_token");
-            // Written as a word, or as an added token with its flags.
-            let end = end.and_then(|end| end.as_str().or_else(|| end.get("content")?.as_str()));
-            if let Some(id) = end.and_then(|end| tokenizer.token_to_id(end)) {
-                return Ok(Some(id));
-            }
+    let bytes = durable::if_there(std::fs::read(&beside));
+    if let Some(bytes) = bytes.map_err(|source| TokensError::Read { path: beside.clone(), source })? {
+        let config: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| TokensError::Tokenizer { path: beside, problem: error.to_string() })?;
+        let end = config.get("eos_token");
+        // Written as a word, or as an added token with its flags.
+        let end = end.and_then(|end| end.as_str().or_else(|| end.get("content")?.as_str()));
+        if let Some(id) = end.and_then(|end| tokenizer.token_to_id(end)) {
+            return Ok(Some(id));
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(TokensError::Read { path: beside, source }),
     }
     let added = tokenizer.get_added_tokens_decoder();
     let mut known = added

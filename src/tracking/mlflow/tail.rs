@@ -1,9 +1,10 @@
 //! Reads a file of lines while it grows.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
+use crate::durable;
 use crate::tracking::{Line, LineKind};
 
 /// Bytes that are read at once: some thousand lines.
@@ -32,10 +33,7 @@ impl Tail {
 
     /// The next lines that are whole; `None` where there are none yet. They come again until [`Self::done`].
     pub(super) fn next(&self) -> io::Result<Option<Next>> {
-        let mut file = match File::open(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
+        let Some(mut file) = durable::if_there(File::open(&self.path))? else { return Ok(None) };
         file.seek(SeekFrom::Start(self.offset))?;
         let mut bytes = Vec::new();
         file.take(AT_ONCE).read_to_end(&mut bytes)?;

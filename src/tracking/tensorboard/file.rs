@@ -1,7 +1,7 @@
 //! A run's event files: one for each time that the run was begun or gone on with.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{event, record};
@@ -91,12 +91,8 @@ impl EventFile {
 
 /// The event files in `folder`, in their order; none where there is no folder.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
     let mut found = Vec::new();
-    for entry in entries {
+    for entry in durable::if_there(fs::read_dir(folder))?.into_iter().flatten() {
         let path = entry?.path();
         if second(&path).is_some() {
             found.push(path);
