@@ -60,6 +60,16 @@ pub fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Gives the file at `from` the name `to`, on the same file system, and flushes both folders.
+///
+/// # Errors
+/// Whatever renaming or flushing returns.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_folder(to)?;
+    sync_folder(from)
+}
+
 /// Makes a folder and its parents.
 ///
 /// # Errors

@@ -193,7 +193,8 @@ fn questions_a_cache_cannot_answer() {
         show(&["--sample", "0", &given]).refused(&["--temperature", "is not a positive, finite number"]);
     }
     for command in ["inspect", "verify"] {
-        kd_cache(&args![command, dir.path().join("nothing")]).refused(&["holds no cache", "manifest.json"]);
+        kd_cache(&args![command, dir.path().join("nothing")])
+            .refused(&["nothing holds no cache: there is no such folder"]);
     }
     let fidelity = |set: &str| kd_cache(&args!["fidelity", out, "--config", config, "--set", set, "--quiet"]);
     let other = crate::common::fixture("teachers/softmax.onnx");

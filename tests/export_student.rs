@@ -154,6 +154,14 @@ fn a_language_model_is_a_folder_for_transformers() {
         (&json!("lm-transformers"), &json!(["config.json", "model.safetensors"]))
     );
     assert!(files(&case.out("lm-transformers")) == files(&run.join("transformers")));
+    // Another student's files go, somebody's own stay.
+    for name in ["tokenizer.json", "config.json", "README.md"] {
+        std::fs::write(case.out("lm-transformers").join(name), "older").unwrap();
+    }
+    case.export(&run, "safetensors", &[]).code(0);
+    let mut expected = files(&run.join("transformers"));
+    expected.insert("README.md".into(), b"older".to_vec());
+    assert!(files(&case.out("lm-transformers")) == expected);
     let names: Vec<String> = tensors(&case.out("lm-transformers/model.safetensors")).into_keys().collect();
     for name in ["model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "model.norm.weight"] {
         assert!(names.iter().any(|found| found == name), "{name}: {names:?}");

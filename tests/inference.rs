@@ -372,6 +372,18 @@ fn checkpoints_of_every_student() {
             let found = evaluated(&case.out(name), &["--checkpoint", &step]);
             let of = |set: &Value| set["cross_entropy"].as_f64().unwrap();
             assert!((of(&found["test"]) - of(&epoch["validation"]["test"])).abs() < 1e-4, "{name} {step}");
+            // Lines and columns say the same.
+            let [rows, table] = ["p.jsonl", "p.parquet"].map(|file| {
+                predict(&case, name, file, &["--checkpoint", &step]).code(0);
+                case.out(file)
+            });
+            let (rows, table) = (lines(&rows), read(&table));
+            let classes: Vec<u64> = rows.iter().map(|row| row["class"].as_u64().unwrap()).collect();
+            let expected = numbers(&table, "class").into_iter().map(u64::from);
+            assert_eq!(classes, expected.collect::<Vec<_>>(), "{name} {step}");
+            for (row, probability) in rows.iter().zip(floats(&table, "probability")) {
+                assert!((row["probability"].as_f64().unwrap() - f64::from(probability)).abs() < 1e-6);
+            }
         }
     }
 }

@@ -65,6 +65,18 @@ fn the_same_samples_give_the_same_shards() {
     let (own, taken) = (manifest(&own), manifest(&taken));
     assert_eq!(taken["tail"]["from"], own["tail"]["model"]["digest"]);
     assert!(own["tail"].get("from").is_none());
+    // Nor does a plan count a sample that nobody asks about.
+    let from = from(&case.out("own"));
+    for (set, positions) in [(vec![from.as_str()], 0), (vec![&from, "storage.step=0.05"], 200), (vec![], 200)]
+    {
+        let mut args: Vec<std::ffi::OsString> =
+            args!["plan", "--config", case.config, "--format", "json", "--quiet"].into();
+        let set = set.into_iter().chain(["storage.values=quantized"]);
+        args.extend(set.flat_map(|set| ["--set", set]).map(Into::into));
+        let plan = kd_cache(&args).code(0).json();
+        assert_eq!(plan["fit_samples"], positions, "{plan}");
+        assert_eq!(plan["time"]["tail_model_hours"].as_f64().unwrap() > 0.0, positions > 0);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{build, build_command, files, fixture, kd_cache, targets, write};
+use crate::common::{build, build_command, files, fixture, kd_cache, talking_build, targets, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::config::ValueEncoding;
 
@@ -96,6 +96,24 @@ fn every_token_gets_a_target_and_is_kept_beside_it() {
     assert_eq!(reported["positions"], positions);
     let beyond = ["show", path(&cache), "--sample", "1", "--position", "12"];
     kd_cache(&beyond).refused(&["position", "12"]);
+}
+
+/// Whether tokens of a row see another document is the model's to say, and is asked.
+#[test]
+fn a_teacher_that_does_not_take_documents_apart_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "causal_int32.onnx");
+    let warned = |name: &str, set: &[&str]| {
+        let set = [&["teacher.output=logits"], set].concat();
+        let said = talking_build(&config, &dir.path().join(name), &set);
+        said.code(0).err.contains("depend on other documents of a row")
+    };
+    assert!(warned("tokens", &[]));
+    assert!(!warned("apart", &["dataset.rows.packing=document"]));
+    let masks = format!("teacher.path={}", fixture("teachers/causal.onnx").display());
+    assert!(!warned("masks", &[&masks]));
+    let half = format!("teacher.path={}", fixture("teachers/causal_bf16.onnx").display());
+    assert!(!warned("half", &[&half]));
 }
 
 #[test]

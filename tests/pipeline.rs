@@ -148,6 +148,21 @@ fn half_precision_teachers_are_read() {
     assert!(distance > 0.0 && distance < 5e-3, "{distance}");
 }
 
+/// Exports in half precision take images in it, too.
+#[test]
+fn teachers_are_given_the_floats_that_they_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = built(dir.path(), "linear.onnx", &[]);
+    for (kind, most) in [("f16", 1e-2), ("bf16", 1e-1), ("f64", 1e-5)] {
+        for form in ["onnx", "pt"] {
+            if form == "onnx" || cfg!(feature = "torch") {
+                let distance = distance(&plain, &built(dir.path(), &format!("takes_{kind}.{form}"), &[]));
+                assert!(distance < most, "{kind}, {form}: {distance}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_output_is_picked_by_name_and_a_fixed_batch_is_filled_up() {
     let dir = tempfile::tempdir().unwrap();

@@ -478,6 +478,11 @@ mod plan {
             assert!(text.contains(word), "{word:?} is not in:\n{text}");
         }
         assert!(!text.contains("cost") && !text.contains("free space"), "{text}");
+        // Two bytes for each logit of the sample, where tails have codes.
+        for (rank, bytes) in [("tail.rank=0", 0), ("tail.rank=2", 200 * 10 * 2)] {
+            let said = plan(&config, &["--set", rank, "--format", "json"]).code(0).json();
+            assert_eq!(said["scratch_bytes"], bytes, "{rank}");
+        }
         let text =
             plan(&config, &["--price-per-hour", "2", "--out", dir.path().to_str().unwrap()]).code(0).out;
         assert!(text.contains("cost ") && text.contains("free space"), "{text}");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::common::{Said, build, build_command, cache_config, files, kd_cache};
+use crate::common::{Said, build, build_command, cache_config, files, kd_cache, talking_build};
 use crate::features;
 use kd_cache::cache::WriterLock;
 
@@ -325,6 +325,53 @@ fn other_settings_are_refused_naming_both_values() {
     }
     assert_eq!(files(&case.out("whole")), case.whole);
     assert_eq!(files(&half), interrupted);
+}
+
+/// A whole cache that has lost shards: those are made again, and no others.
+#[test]
+fn lost_shards_are_made_again() {
+    let case = Case::new();
+    let out = case.out("lost");
+    build(&case.config, &out, &SET).code(0);
+    let shard = |number: u32| out.join(format!("shards/{number:05}.arrow"));
+    let lose = || {
+        for number in [2, 5, 6] {
+            std::fs::remove_file(shard(number)).unwrap();
+        }
+        // Cut, and in its full length but with a byte that is wrong: the latter is found where shards are taken over.
+        let bytes = std::fs::read(shard(9)).unwrap();
+        std::fs::write(shard(9), &bytes[..bytes.len() / 2]).unwrap();
+        let mut bytes = std::fs::read(shard(12)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(shard(12), bytes).unwrap();
+    };
+    lose();
+    let said = talking_build(&case.config, &out, &SET).code(0);
+    assert!(said.err.contains("4 of its shards are missing or cut"), "{}", said.err);
+    let report = said.json();
+    assert_eq!((&report["outcome"], &report["samples_done"]), (&"built".into(), &(5 * 8).into()));
+    assert_eq!(report["samples_resumed"], 512 - 5 * 8);
+    assert!(files(&out) == case.whole);
+    // Interrupted on the way, it goes on.
+    lose();
+    Said::from(build_command(&case.config, &out, &SET).arg("--fit-only").output().unwrap()).code(0);
+    kd_cache(&args!["inspect", out]).code(0);
+    assert!(!out.join("manifest.json").exists() && out.join("build/former.json").exists());
+    let said = kd_cache(&args!["verify", out, "--quiet"]).code(1);
+    assert!(said.out.starts_with("unfinished: "), "{}", said.out);
+    build(&case.config, &out, &SET).code(0);
+    assert!(files(&out) == case.whole);
+    // Other settings make no shard of it.
+    std::fs::remove_file(shard(3)).unwrap();
+    let other = [&SET[..], &["seed=8"]].concat();
+    build(&case.config, &out, &other).refused(&["seed: the cache has 7, this build 8"]);
+    assert!(out.join("manifest.json").exists());
+    let said = kd_cache(&args!["verify", out, "--quiet"]).code(1);
+    assert!(said.out.contains("00003.arrow: cannot be read") && said.out.contains("makes those again"));
+    // What lies beside the shards cannot be made again.
+    std::fs::remove_file(out.join("tail_model.arrow")).unwrap();
+    build(&case.config, &out, &SET).refused(&["tail_model.arrow"]);
 }
 
 #[test]

@@ -237,6 +237,7 @@ fn reports_fit() {
             positions: 12,
             classes: 20,
             fit_samples: 12,
+            scratch_bytes: 480,
             shards: 3,
             runtime: "none".into(),
             device: "cpu".into(),

@@ -141,6 +141,51 @@ fn a_killed_run_goes_on_to_the_same_bits() {
     }
 }
 
+/// Killed while the best student was changing: what the state says is what there is.
+#[test]
+fn the_best_student_is_that_of_the_state() {
+    let case = Case::new();
+    let set = ["train.epochs=3"];
+    let report = case.train("run", &set).code(0).json();
+    let (expected, best) = (case.results("run"), &report["best_epoch"]);
+    let checkpoint = |name: &str| case.out("run/checkpoints").join(format!("{name}.safetensors"));
+    let others = [format!("better-{best}"), "better-77".into()];
+    let kept = std::fs::read(checkpoint("best")).unwrap();
+    for (of_the_state, stale) in [(true, true), (true, false), (false, true)] {
+        if of_the_state {
+            std::fs::copy(checkpoint("last"), checkpoint("best")).unwrap();
+            std::fs::write(checkpoint(&others[0]), &kept).unwrap();
+        }
+        if stale {
+            std::fs::write(checkpoint(&others[1]), "half a student").unwrap();
+        }
+        std::fs::remove_file(case.out("run/student.safetensors")).unwrap();
+        let again = case.resume("run", &set).code(0).json();
+        assert_eq!(&again["best_epoch"], best);
+        assert!(std::fs::read(checkpoint("best")).unwrap() == kept);
+        assert!(case.results("run") == expected);
+        assert!(others.iter().all(|name| !checkpoint(name).exists()));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn two_processes_do_not_write_one_run() {
+    let case = Case::new();
+    case.train("run", &["train.max_steps=3"]).code(0);
+    let before = files(&case.out("run"));
+    let other = std::fs::File::open(case.out("run")).unwrap();
+    other.lock().unwrap();
+    let words = ["another kd-train is at work", "/run"];
+    case.resume("run", &[]).refused(&words);
+    let over =
+        args!["--config", case.config, "--cache", case.out("cache"), "--out", case.out("run"), "--overwrite"];
+    kd_train(&over).refused(&words);
+    assert!(files(&case.out("run")) == before);
+    drop(other);
+    case.resume("run", &[]).code(0);
+}
+
 /// Killed between the state of its last step and the line of the epoch that this step cut short.
 #[test]
 fn a_run_that_has_made_its_steps_still_tells_them() {

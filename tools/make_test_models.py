@@ -13,6 +13,7 @@ with random weights. tests/fixtures/README.md says which file is for which test.
 
     python3 tools/make_test_models.py --language-models      makes those alone, without the data
     python3 tools/make_test_models.py --features             those with features, of the weights in linear.onnx
+    python3 tools/make_test_models.py --types                those whose inputs are of other types, of the same weights
 """
 
 import gzip
@@ -223,6 +224,14 @@ def with_features(weight, bias):
     torch.jit.script(StudentPair()).save(str(FIXTURES / "students" / "pair.pt"))
 
 
+def with_types(weight, bias):
+    """Teachers whose inputs are of other types of floats, as exports of models in half precision are."""
+    for name, kind in (("takes_f16", TensorProto.FLOAT16), ("takes_bf16", TensorProto.BFLOAT16), ("takes_f64", TensorProto.DOUBLE)):
+        onnx_model(name, weight, bias, input_type=kind)
+    for name, kind in (("takes_f16", torch.float16), ("takes_bf16", torch.bfloat16), ("takes_f64", torch.float64)):
+        torch.jit.script(Linear(weight.to(kind), bias.to(kind))).save(str(FIXTURES / "teachers" / f"{name}.pt"))
+
+
 class Student(torch.nn.Module):
     """Convolution, batch norm, dropout: what differs between training and evaluation."""
 
@@ -397,15 +406,17 @@ def main():
     if sys.argv[1:] == ["--language-models"]:
         language_models()
         return 0
-    if sys.argv[1:] == ["--features"]:
+    if sys.argv[1:] in (["--features"], ["--types"]):
         constants = onnx.load(FIXTURES / "teachers" / "linear.onnx").graph.initializer
         named = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in constants}
-        with_features(named["weight"].T.contiguous(), named["bias"])
+        make = with_features if sys.argv[1] == "--features" else with_types
+        make(named["weight"].T.contiguous(), named["bias"])
         return 0
     images, labels = slice_of_data()
     weight, bias = fit(images, labels)
     teachers(weight, bias)
     with_features(weight, bias)
+    with_types(weight, bias)
     students()
     language_models()
     return 0

@@ -24,6 +24,11 @@ pub(super) fn create_folder(path: &Path) -> Result<(), CacheError> {
     named(path, durable::create_folder(path))
 }
 
+/// See [`durable::rename`].
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), CacheError> {
+    named(to, durable::rename(from, to))
+}
+
 /// See [`durable::if_there`]; `path` is what was opened.
 pub(super) fn if_there<T>(path: &Path, opened: io::Result<T>) -> Result<Option<T>, CacheError> {
     durable::if_there(opened).map_err(|source| CacheError::Read { path: path.to_owned(), source })

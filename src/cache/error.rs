@@ -25,7 +25,7 @@ pub enum CacheError {
         source: std::io::Error,
     },
     /// There is no cache.
-    #[error("{path} holds no cache: manifest.json is missing")]
+    #[error("{path} holds no cache: {}", if path.is_dir() { "manifest.json is missing" } else { "there is no such folder" })]
     NotACache {
         /// The folder.
         path: PathBuf,

@@ -40,6 +40,8 @@ pub const BUILD_FOLDER: &str = "build";
 pub const PLAN_FILE: &str = "plan.json";
 /// In the build folder: one line per committed shard.
 pub const JOURNAL_FILE: &str = "shards.jsonl";
+/// In the build folder: the manifest of a whole cache of which shards were lost, until they are made again.
+pub const FORMER_FILE: &str = "former.json";
 /// What gave positions their tail codes.
 pub const ENCODER_FILE: &str = "encoder.arrow";
 /// In the build folder: the sample's logits while the tail model is fitted.

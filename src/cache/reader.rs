@@ -61,15 +61,20 @@ pub fn read_encoder(dir: &Path, manifest: &Manifest) -> Result<Option<EncoderTab
     manifest.tail.encoder.as_ref().map(read).transpose()
 }
 
-/// An open cache. Shards are mapped when they are first touched.
+/// A place for each shard, with none open.
+fn closed(manifest: &Manifest) -> Vec<OnceLock<ShardReader>> {
+    manifest.shards.iter().map(|_| OnceLock::new()).collect()
+}
+
+/// An open cache. Shards are opened when they are first touched, and stay open: mapped, or of a Parquet cache in memory.
 #[derive(Debug)]
 pub struct CacheReader {
     dir: PathBuf,
-    manifest: Manifest,
-    tail_model: Option<TailModel>,
+    manifest: Arc<Manifest>,
+    tail_model: Arc<Option<TailModel>>,
     coding: Arc<Coding>,
     /// The first row of each shard, and the number of rows.
-    starts: Vec<u64>,
+    starts: Arc<[u64]>,
     /// Of rows as many as the first has.
     shards_per_row: f64,
     shards: Vec<OnceLock<ShardReader>>,
@@ -106,9 +111,30 @@ impl CacheReader {
         for shard in &manifest.shards {
             starts.push(starts[starts.len() - 1].saturating_add(shard.rows));
         }
-        let shards = manifest.shards.iter().map(|_| OnceLock::new()).collect();
         let shards_per_row = manifest.shards.first().map_or(0.0, |shard| 1.0 / shard.rows as f64);
-        Ok(Self { dir: dir.to_owned(), manifest, tail_model, coding, starts, shards_per_row, shards })
+        Ok(Self {
+            dir: dir.to_owned(),
+            shards: closed(&manifest),
+            manifest: Arc::new(manifest),
+            tail_model: Arc::new(tail_model),
+            coding,
+            starts: starts.into(),
+            shards_per_row,
+        })
+    }
+
+    /// The same cache with no shard open. What it opens goes with it: who reads shard by shard takes one for each, so that
+    /// of a Parquet cache no more than that is in memory.
+    pub fn afresh(&self) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            manifest: Arc::clone(&self.manifest),
+            tail_model: Arc::clone(&self.tail_model),
+            coding: Arc::clone(&self.coding),
+            starts: Arc::clone(&self.starts),
+            shards_per_row: self.shards_per_row,
+            shards: closed(&self.manifest),
+        }
     }
 
     /// The folder.
@@ -123,7 +149,7 @@ impl CacheReader {
 
     /// Where the tail's mass lies, or `None` when the head holds every class.
     pub fn tail_model(&self) -> Option<&TailModel> {
-        self.tail_model.as_ref()
+        self.tail_model.as_ref().as_ref()
     }
 
     /// Number of rows.
@@ -192,6 +218,20 @@ impl CacheReader {
         Ok(all)
     }
 
+    /// The shard that `row` lies in.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Self::rows`].
+    pub fn shard_of(&self, row: u64) -> ShardIndex {
+        self.locate(row).0
+    }
+
+    /// The shard that has a sample's views, if any has.
+    pub fn shard_of_sample(&self, id: SampleId) -> Option<ShardIndex> {
+        let after = self.manifest.shards.partition_point(|shard| shard.first_sample <= id.0);
+        after.checked_sub(1).map(|index| ShardIndex(index as u32))
+    }
+
     /// The sample in `row`.
     ///
     /// # Errors
@@ -221,14 +261,13 @@ impl CacheReader {
     /// # Errors
     /// Those of [`Self::shard`].
     pub fn row_of(&self, id: SampleId, view: u16) -> Result<Option<u64>, CacheError> {
-        let after = self.manifest.shards.partition_point(|shard| shard.first_sample <= id.0);
-        let Some(index) = after.checked_sub(1) else { return Ok(None) };
-        let shard = self.shard(ShardIndex(index as u32))?;
+        let Some(index) = self.shard_of_sample(id) else { return Ok(None) };
+        let shard = self.shard(index)?;
         let (ids, views) = (shard.sample_ids(), shard.views());
         // The views of a sample follow one another.
         let at = ids.partition_point(|found| *found < id.0) + usize::from(view);
         let hit = ids.get(at).is_some_and(|found| *found == id.0) && views[at] == view;
-        Ok(hit.then(|| self.starts[index] + at as u64))
+        Ok(hit.then(|| self.starts[index.as_usize()] + at as u64))
     }
 
     /// Positions of `row`: one, or one for each of its tokens.

@@ -6,8 +6,8 @@
 
 use super::codebook_file::{self, Coding};
 use super::format::{
-    BUILD_FOLDER, CODEBOOK_FILE, ENCODER_FILE, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE, SAMPLE_FILE,
-    SHARDS_FOLDER, TAIL_MODEL_FILE, shard_file,
+    BUILD_FOLDER, CODEBOOK_FILE, ENCODER_FILE, FORMER_FILE, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE,
+    SAMPLE_FILE, SHARDS_FOLDER, TAIL_MODEL_FILE, shard_file,
 };
 use super::shard_encode::{ShardRows, encode_shard};
 use super::{
@@ -18,6 +18,7 @@ use crate::encoding::Codebook;
 use crate::ids::ShardIndex;
 use crate::target::TailModel;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What a build finds out before its first shard.
@@ -42,6 +43,10 @@ pub struct CacheWriter {
     level: i32,
     /// Whether this process made what is there, and may take it away if nothing comes of it.
     planned: bool,
+    /// The shards of the whole cache that this was before some of them were lost.
+    former: Vec<ShardEntry>,
+    /// Those of them that [`Self::missing`] has taken over.
+    adopted: Vec<ShardEntry>,
 }
 
 /// What was found in the folder.
@@ -66,6 +71,10 @@ impl CacheWriter {
         if manifest_path.exists() {
             let manifest = Manifest::load(&manifest_path)?;
             refuse_differences(dir, &manifest, &plan)?;
+            if !is_whole(dir, &manifest)? {
+                reopen(dir, manifest)?;
+                return Self::open(dir, plan, level);
+            }
             // What wrote the manifest was ended before it had tidied up, or is about to. The cache is as good with it.
             if dir.join(BUILD_FOLDER).exists()
                 && let Ok(lock) = WriterLock::acquire(dir)
@@ -91,6 +100,8 @@ impl CacheWriter {
             coding: Coding::default(),
             level,
             planned: plan_path.exists(),
+            former: Vec::new(),
+            adopted: Vec::new(),
         };
         if writer.planned {
             let found = Manifest::load(&plan_path)?;
@@ -101,6 +112,10 @@ impl CacheWriter {
                 check_file(dir, &entry.file, entry.bytes, &entry.digest)?;
             }
             writer.coding = Coding::read(dir, &writer.plan)?;
+            let former = dir.join(BUILD_FOLDER).join(FORMER_FILE);
+            if former.exists() {
+                writer.former = Manifest::load(&former)?.shards;
+            }
             writer.drop_unsound_shards()?;
         }
         Ok(Found::Writer(Box::new(writer)))
@@ -129,6 +144,38 @@ impl CacheWriter {
     /// The first shard that is not committed yet.
     pub fn next_shard(&self) -> ShardIndex {
         ShardIndex(u32::try_from(self.plan.shards.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The next shards to be made, by their numbers: up to the end, or to one that is still there of the whole cache that this
+    /// was before. Those that stand next are taken over first.
+    ///
+    /// # Errors
+    /// [`CacheError::Write`].
+    pub fn missing(&mut self) -> Result<Range<u64>, CacheError> {
+        while let Some(entry) = self.former.get(self.plan.shards.len())
+            && check_file(&self.dir, &entry.file, entry.bytes, &entry.digest).is_ok()
+        {
+            journal::append(&self.journal_path(), entry)?;
+            self.plan.shards.push(entry.clone());
+            self.adopted.push(entry.clone());
+        }
+        let (next, all) = (self.plan.shards.len() as u64, self.plan.expected_shards());
+        let there = |at: &u64| {
+            let entry = usize::try_from(*at).ok().and_then(|at| self.former.get(at));
+            entry.is_some_and(|entry| has_size(&self.dir.join(&entry.file), entry.bytes).unwrap_or(false))
+        };
+        Ok(next..(next + 1..all).find(there).unwrap_or(all).max(next))
+    }
+
+    /// What [`Self::missing`] has taken over.
+    pub fn adopted(&self) -> &[ShardEntry] {
+        &self.adopted
+    }
+
+    /// How many shards have to be made again, of a cache that was whole before.
+    pub fn remade(&self) -> usize {
+        let lost = |entry: &&ShardEntry| !has_size(&self.dir.join(&entry.file), entry.bytes).unwrap_or(false);
+        self.former.iter().filter(lost).count()
     }
 
     /// A file in the build folder for whatever fits the tail model; it goes with the folder.
@@ -240,6 +287,48 @@ impl CacheWriter {
         self.plan.shards = shards.into_iter().enumerate().take_while(sound).map(|(_, shard)| shard).collect();
         journal::rewrite(&self.journal_path(), &self.plan.shards)
     }
+}
+
+/// Whether all shards of a complete cache are there, as far as their sizes say; what is wrong inside of them is for
+/// `kd-cache verify`.
+///
+/// # Errors
+/// [`CacheError::Damaged`], [`CacheError::Read`]: a file beside the shards is not there whole, which nothing can make up for.
+fn is_whole(dir: &Path, manifest: &Manifest) -> Result<bool, CacheError> {
+    for entry in manifest.files_beside() {
+        if !has_size(&dir.join(&entry.file), entry.bytes)? {
+            check_file(dir, &entry.file, entry.bytes, &entry.digest)?;
+        }
+    }
+    for entry in &manifest.shards {
+        if !has_size(&dir.join(&entry.file), entry.bytes)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the file at `path` is there, and of so many bytes.
+fn has_size(path: &Path, bytes: u64) -> Result<bool, CacheError> {
+    let found = durable::if_there(path, fs::metadata(path))?;
+    Ok(found.is_some_and(|found| found.len() == bytes))
+}
+
+/// Makes a complete cache one that is not finished, so that what it has lost is made again. The manifest is moved last, and with
+/// it the cache is incomplete.
+fn reopen(dir: &Path, manifest: Manifest) -> Result<(), CacheError> {
+    let lock = WriterLock::acquire(dir)?;
+    let (path, build) = (dir.join(MANIFEST_FILE), dir.join(BUILD_FOLDER));
+    let mut plan = manifest;
+    plan.complete = false;
+    let mut kept = std::mem::take(&mut plan.shards);
+    let there = |entry: &ShardEntry| has_size(&dir.join(&entry.file), entry.bytes).unwrap_or(false);
+    kept.truncate(kept.iter().take_while(|entry| there(entry)).count());
+    plan.save(&build.join(PLAN_FILE))?;
+    journal::rewrite(&build.join(JOURNAL_FILE), &kept)?;
+    durable::rename(&path, &build.join(FORMER_FILE))?;
+    drop(lock);
+    Ok(())
 }
 
 /// Checks size and content of a file of the cache.

@@ -151,7 +151,8 @@ pub enum TokenType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
-    /// One after another, `end_of_document` between them, cut into rows of exactly `length`.
+    /// One after another, `end_of_document` between them, cut into rows of exactly `length`. For teachers that let no token
+    /// see another document, as those of `tools/export_lm.py`; a build warns of others.
     #[default]
     Concatenate,
     /// A document begins a row; a longer one goes on in the next rows, with no overlap.

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::source::{Source, SourceError};
-use super::{InspectReport, Progress, pipeline, prepass};
-use crate::cache::{CacheError, CacheWriter, Found, Manifest, read_encoder, read_tail_model};
-use crate::config::{CacheConfig, NumberOrAuto};
+use super::{InspectReport, Progress, apart, pipeline, prepass};
+use crate::cache::{CacheError, CacheWriter, Found, Manifest, ShardEntry, read_encoder, read_tail_model};
+use crate::config::{CacheConfig, NumberOrAuto, OutputKind};
 use crate::tail_model::{FitError, TailEncoder};
 
 /// Why a cache could not be built.
@@ -49,7 +49,8 @@ pub struct BuildReport {
     pub outcome: BuildOutcome,
     /// Samples predicted in this run, each view of them counted, the tail model's sample not.
     pub samples_done: u64,
-    /// Samples that an earlier, interrupted run had committed, each view of them counted.
+    /// Samples that were there before, of an interrupted run or of a whole cache that had lost others; each view of them
+    /// counted.
     pub samples_resumed: u64,
     /// Wall-clock time of this run, loading included.
     pub seconds: f64,
@@ -100,8 +101,21 @@ pub fn build(
         }
         Found::Writer(writer) => *writer,
     };
+    match writer.remade() {
+        0 => {}
+        lost => progress
+            .say(&format!("{}: {lost} of its shards are missing or cut, and are made again", dir.display())),
+    }
+    if config.teacher.output_kind == OutputKind::Auto {
+        let kind = source.reading.output.as_str();
+        progress.say(&format!("teacher.output_kind = \"auto\": the teacher's outputs are taken as {kind}"));
+    }
     if !writer.is_planned() {
-        let fitted = prepass::run(&mut source, &mut writer, stop, progress);
+        let asked = apart::warning(&mut source).map_err(BuildError::from);
+        let fitted = asked.and_then(|warning| {
+            warning.iter().for_each(|warning| progress.say(warning));
+            prepass::run(&mut source, &mut writer, stop, progress)
+        });
         match fitted {
             Ok(true) => {}
             Ok(false) => {
@@ -127,7 +141,7 @@ pub fn build(
     let ended = pipeline::run(&mut source, &mut writer, stop, progress);
     progress.finish();
     let ended = ended?;
-    let run = Run { begun, main: main.elapsed(), before };
+    let run = Run { begun, main: main.elapsed(), before: before.and(writer.adopted()) };
     if !ended && (writer.manifest().shards.len() as u64) < writer.manifest().expected_shards() {
         let report = run.report(BuildOutcome::Interrupted, writer.manifest());
         writer.abandon()?;
@@ -145,6 +159,14 @@ struct Committed {
 }
 
 impl Committed {
+    /// And what shards of these sizes hold.
+    fn and(self, shards: &[ShardEntry]) -> Self {
+        Self {
+            samples: self.samples + shards.iter().map(|shard| shard.rows).sum::<u64>(),
+            positions: self.positions + shards.iter().map(ShardEntry::positions).sum::<u64>(),
+        }
+    }
+
     fn of(manifest: &Manifest) -> Self {
         Self { samples: manifest.committed_rows(), positions: manifest.committed_positions() }
     }

@@ -187,6 +187,7 @@ fn codebook(reader: &CacheReader, plan: &Manifest) -> Result<Option<Codebook>, C
 
 /// The rows of a shard.
 fn rows(reader: &CacheReader, index: ShardIndex) -> Result<ShardRows, CacheError> {
+    let reader = reader.afresh();
     let shard = reader.shard(index)?;
     let first: u64 = reader.manifest().shards[..index.as_usize()].iter().map(|shard| shard.rows).sum();
     let range = first..first + shard.sample_ids().len() as u64;

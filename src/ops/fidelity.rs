@@ -150,8 +150,14 @@ pub fn fidelity(
         .collect();
     progress.phase("fidelity", drawn.iter().map(|wanted| wanted.positions.len() as u64).sum(), 0);
     let mut measured = 0;
+    let (mut passing, mut shard) = (reader.afresh(), None);
     for wanted in drawn.chunks(source.batch) {
-        let (cached, mut at) = (gather(&reader, wanted)?, 0);
+        // Shards come one after the other: those before are let go.
+        let first = wanted.first().and_then(|first| reader.shard_of_sample(first.row.sample));
+        if first != shard {
+            (passing, shard) = (reader.afresh(), first);
+        }
+        let (cached, mut at) = (gather(&passing, wanted)?, 0);
         source.ask(wanted, |logits, asked| {
             let targets = cached.of(&(at..at + asked.rows).collect::<Vec<_>>());
             at += asked.rows;

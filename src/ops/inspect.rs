@@ -57,6 +57,8 @@ pub struct InspectReport {
     pub expected_shards: u64,
     /// Teacher: kind and file.
     pub teacher: String,
+    /// Teacher: what its outputs were taken as (`logits`, `probabilities` or `log_probabilities`).
+    pub output_kind: String,
     /// Teacher: digest of the file.
     pub teacher_digest: String,
     /// Teacher: runtime and version.
@@ -101,6 +103,7 @@ impl InspectReport {
             shards: manifest.shards.len(),
             expected_shards: manifest.expected_shards(),
             teacher: format!("{} {}", manifest.teacher.kind, manifest.teacher.file),
+            output_kind: manifest.teacher.output_kind.clone(),
             teacher_digest: manifest.teacher.digest.to_string(),
             runtime: manifest.teacher.runtime.clone(),
             dataset_fingerprint: manifest.dataset.fingerprint.to_string(),
@@ -142,6 +145,7 @@ fn teacher_accuracy(reader: &CacheReader) -> Result<Option<f64>, CacheError> {
     let mut targets = TargetBatch::default();
     let (mut hits, mut start) = (0u64, 0u64);
     for (index, entry) in reader.manifest().shards.iter().enumerate() {
+        let reader = reader.afresh();
         let Some(labels) = reader.shard(ShardIndex(index as u32))?.labels() else { return Ok(None) };
         let rows: Vec<u64> = (start..start + entry.rows).collect();
         reader.gather(&rows, &mut targets)?;

@@ -1,5 +1,6 @@
 //! What `kd-cache` does, each a function from settings to a report that can be written as JSON.
 
+mod apart;
 mod batch_size;
 mod build;
 mod convert;

@@ -46,10 +46,32 @@ pub(super) fn run(
     progress: &dyn Progress,
 ) -> Result<bool, BuildError> {
     // A sample's views lie in one shard.
-    let rows = source.samples.rows();
     let shard = writer.manifest().storage.shard_samples.saturating_mul(u64::from(source.samples.views()));
-    let first = u64::from(writer.next_shard().0) * shard;
-    let batches = batches(first..rows, shard, source.batch as u64);
+    loop {
+        let before = writer.manifest().committed_rows();
+        let missing = writer.missing()?;
+        progress.advance(writer.manifest().committed_rows() - before);
+        let rows = |shards: u64| shards.saturating_mul(shard).min(source.samples.rows());
+        let rows = rows(missing.start)..rows(missing.end);
+        if rows.is_empty() {
+            return Ok(true);
+        }
+        if !fill(source, writer, rows, shard, stop, progress)? {
+            return Ok(false);
+        }
+    }
+}
+
+/// Fills the shards that `rows` make, of `shard` rows each but for the last. Returns whether it came to the end.
+fn fill(
+    source: &mut Source,
+    writer: &mut CacheWriter,
+    rows: Range<u64>,
+    shard: u64,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<bool, BuildError> {
+    let batches = batches(rows, shard, source.batch as u64);
     let Source { samples, model, reading, on_device, .. } = source;
     let (samples, reading) = (&*samples, &*reading);
 

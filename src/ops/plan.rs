@@ -9,12 +9,13 @@ use serde::Serialize;
 
 use super::Progress;
 use super::keep::Keep;
-use super::prepass::STREAM;
+use super::prepass;
 use super::source::{Source, SourceError};
 use crate::cache::format::tail_model_bytes;
 use crate::cache::{CacheError, FeatureLayout, Manifest, ShardRows, TokenRow, measure_shard};
 use crate::config::CacheConfig;
 use crate::ids::{Position, SampleId, SampleView};
+use crate::tail_model::TailFit;
 
 /// Head sizes that are told beside the config's, as far as there are more classes.
 const HEADS: [usize; 6] = [4, 8, 12, 16, 32, 64];
@@ -95,7 +96,7 @@ pub struct PlanSize {
 /// teacher has been asked, is not in it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct PlanTime {
-    /// Hours for the sample that tail model and codes are fitted to; 0 where there are neither.
+    /// Hours for the sample that tail model and codes are fitted to; 0 where none is asked about.
     pub tail_model_hours: f64,
     /// Hours for the main pass.
     pub main_pass_hours: f64,
@@ -115,8 +116,11 @@ pub struct PlanReport {
     pub positions: u64,
     /// Classes the teacher tells apart.
     pub classes: usize,
-    /// Positions from which tail model and codes will be fitted; 0 where there are neither.
+    /// Positions from which tail model and codes will be fitted; 0 where there are neither, or those of another cache
+    /// are taken.
     pub fit_samples: u64,
+    /// Bytes of the file that holds this sample in the cache's folder while a tail model with codes is fitted.
+    pub scratch_bytes: u64,
     /// Shards to be written.
     pub shards: u64,
     /// Teacher: runtime and version.
@@ -140,9 +144,9 @@ impl PlanReport {
         self.sizes.iter().find(|size| size.configured)
     }
 
-    /// Whether the cache will fit into what is free; `None` unless that is known.
+    /// Whether the cache, and before it the sample of its fit, will fit into what is free; `None` unless that is known.
     pub fn fits(&self) -> Option<bool> {
-        Some(self.configured()?.bytes <= self.free_bytes?)
+        Some(self.configured()?.bytes.max(self.scratch_bytes) <= self.free_bytes?)
     }
 }
 
@@ -163,17 +167,19 @@ pub fn plan(
     let mut source = Source::open(config, None)?;
     let manifest = source.plan(config)?;
     let (rate, logits) = measure(&mut source, settings.batches, progress)?;
-    let coded = manifest.scale().ok().flatten().is_some();
-    let fit_samples = if manifest.has_tail() || coded { manifest.tail.fit_samples } else { 0 };
+    let (fitting, coding) = prepass::needs(source.inherited.as_ref(), &manifest);
+    let fit_samples = if fitting || coding { manifest.tail.fit_samples } else { 0 };
+    let scratch = TailFit::scratch_bytes(manifest.classes, manifest.tail.rank, fit_samples);
     let hours = |rows: u64| rows as f64 / rate.samples_per_second / 3600.0;
     // Of a row of tokens only some positions are drawn, but all are predicted.
-    let drawn = source.samples.draw(fit_samples, manifest.seed, STREAM)?.len() as u64;
+    let drawn = source.samples.draw(fit_samples, manifest.seed, prepass::STREAM)?.len() as u64;
     let (tail_model_hours, main_pass_hours) = (hours(drawn), hours(manifest.rows()));
     Ok(PlanReport {
         samples: manifest.samples,
         positions: manifest.positions,
         classes: manifest.classes,
         fit_samples,
+        scratch_bytes: if fitting { scratch } else { 0 },
         shards: manifest.expected_shards(),
         runtime: manifest.teacher.runtime.clone(),
         device: manifest.teacher.device.clone(),

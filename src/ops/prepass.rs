@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Progress;
 use super::build::BuildError;
+use super::inherit::Inherited;
 use super::source::Source;
 use crate::cache::{Beginnings, CacheWriter, EncoderTable, Manifest};
 use crate::encoding::Codebook;
@@ -12,6 +13,15 @@ use crate::target::{TailModel, TargetBatch, Temperature};
 
 /// Stream of the seed from which the sample is drawn.
 pub(super) const STREAM: u64 = 0;
+
+/// What the cache of `plan` needs a sample for: a tail model, and codes of quantized values. Neither where they are
+/// taken from another cache.
+pub(super) fn needs(inherited: Option<&Inherited>, plan: &Manifest) -> (bool, bool) {
+    let inherited = inherited.filter(|_| plan.has_tail());
+    let coded = plan.scale().ok().flatten().is_some();
+    let codes_are_there = inherited.is_some_and(|inherited| inherited.codebook(plan).is_some());
+    (plan.has_tail() && inherited.is_none(), coded && !codes_are_there)
+}
 
 /// Fits tail model and codes on a seeded sample, in the order of the dataset, or takes them from another
 /// cache, and commits them; returns whether the build goes on.
@@ -25,10 +35,9 @@ pub(super) fn run(
     progress: &dyn Progress,
 ) -> Result<bool, BuildError> {
     let plan = writer.manifest().clone();
+    let (fitting, coding) = needs(source.inherited.as_ref(), &plan);
     let inherited = source.inherited.take().filter(|_| plan.has_tail());
-    let fitting = plan.has_tail() && inherited.is_none();
     let codebook = inherited.as_ref().and_then(|inherited| inherited.codebook(&plan)).cloned();
-    let coding = plan.scale().ok().flatten().is_some() && codebook.is_none();
     let mut sample = Sample::default();
     if fitting || coding {
         let new_fit =

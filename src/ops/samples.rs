@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::source::SourceError;
 use crate::cache::TokenRow;
 use crate::config::CacheConfig;
-use crate::dataset::{self, AnyDataset, Dataset, TokenDataset};
+use crate::dataset::{self, AnyDataset, Dataset, Sequence, TokenDataset};
 use crate::digest::Digest;
 use crate::ids::{Position, SampleId, SampleView};
 use crate::permutation::Permutation;
@@ -14,7 +14,7 @@ use crate::teacher::{self, RawOutput, Teacher, TeacherError, TokenBatch, TokenTe
 
 /// A row of tokens from which a sample of positions is drawn gives at least this share of them: neighbours
 /// are alike, and so a sample over many rows says more, but each row costs a forward pass.
-const SHARE_OF_A_ROW: usize = 8;
+const SHARE_OF_A_ROW: u64 = 8;
 /// Parts the order in which a row's positions are drawn from that of other rows.
 const ROW_STREAM: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -121,54 +121,68 @@ impl Samples {
                 Ok(Prepared { rows, input: Input::Images(inputs), tokens: Vec::new() })
             }
             Self::Tokens(dataset) => {
-                let mut all = Vec::with_capacity(rows.len());
-                for row in &rows {
-                    let sequence = dataset.sequence(row.sample)?;
-                    let documents = sequence.document_starts().into_iter().map(|at| at as u32).collect();
-                    all.push(TokenRow { tokens: sequence.tokens, documents });
-                }
-                // Padded to the longest row of the batch only.
-                let longest = all.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
-                let mut batch = TokenBatch::new(longest);
-                for row in &all {
-                    let tokens: Vec<i64> = row.tokens.iter().map(|token| i64::from(*token)).collect();
-                    let places: Vec<i64> = row.places().into_iter().map(i64::from).collect();
-                    batch.push(&tokens, &places)?;
-                }
-                Ok(Prepared { rows, input: Input::Tokens(batch), tokens: all })
+                let tokens = rows.iter().map(|row| Ok(token_row(dataset.sequence(row.sample)?)));
+                let tokens = tokens.collect::<Result<_, SourceError>>()?;
+                Prepared::of_tokens(rows, tokens)
             }
         }
     }
 
-    /// About `wanted` positions, drawn with `seed` from its stream `stream`, by rising sample; all of them
-    /// where there are no more.
+    /// `wanted` positions, drawn with `seed` from its stream `stream`, by rising sample; all of them where there are
+    /// no more.
     pub(super) fn draw(&self, wanted: u64, seed: u64, stream: u64) -> Result<Vec<Wanted>, SourceError> {
-        let length = match self {
-            Self::Images { .. } => 1,
-            Self::Tokens(dataset) => dataset.length(),
-        };
-        let per_row = length.div_ceil(SHARE_OF_A_ROW).max(1) as u64;
-        let rows = wanted.div_ceil(per_row).min(self.rows());
+        let all = u128::from(self.positions());
         let order = Permutation::new(self.rows(), seed, stream);
-        let mut indices: Vec<u64> = (0..rows).map(|at| order.at(at)).collect();
-        indices.sort_unstable();
         let mut left = wanted;
-        let mut drawn = Vec::with_capacity(indices.len());
-        for (at, index) in indices.into_iter().enumerate() {
+        let mut drawn = Vec::new();
+        for index in (0..self.rows()).map(|at| order.at(at)) {
+            if left == 0 {
+                break;
+            }
             let row = self.row_at(index);
             let count = self.positions_of(row.sample)? as u64;
-            let take = left.div_ceil(rows - at as u64).min(count);
+            // Of rows however long the same share, so that each position is as likely as any other.
+            let share = count.div_ceil(SHARE_OF_A_ROW).max(share(count, wanted, all));
+            let take = share.min(left).min(count);
+            if take == 0 {
+                continue;
+            }
             left -= take;
             let order = Permutation::new(count, seed, stream ^ ROW_STREAM.wrapping_mul(index + 1));
             let mut positions: Vec<usize> = (0..take).map(|at| order.at(at) as usize).collect();
             positions.sort_unstable();
-            drawn.push(Wanted { row, positions });
+            drawn.push((index, Wanted { row, positions }));
         }
-        Ok(drawn)
+        drawn.sort_unstable_by_key(|(index, _)| *index);
+        Ok(drawn.into_iter().map(|(_, wanted)| wanted).collect())
     }
 }
 
+/// `count · wanted / all`, rounded up.
+fn share(count: u64, wanted: u64, all: u128) -> u64 {
+    let share = (u128::from(count) * u128::from(wanted)).div_ceil(all.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+/// A row as the cache keeps it.
+pub(super) fn token_row(sequence: Sequence) -> TokenRow {
+    let documents = sequence.document_starts().into_iter().map(|at| at as u32).collect();
+    TokenRow { tokens: sequence.tokens, documents }
+}
+
 impl Prepared {
+    /// Rows of tokens, padded to the longest of them only.
+    pub(super) fn of_tokens(rows: Vec<SampleView>, tokens: Vec<TokenRow>) -> Result<Self, SourceError> {
+        let longest = tokens.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let mut batch = TokenBatch::new(longest);
+        for row in &tokens {
+            let ids: Vec<i64> = row.tokens.iter().map(|token| i64::from(*token)).collect();
+            let places: Vec<i64> = row.places().into_iter().map(i64::from).collect();
+            batch.push(&ids, &places)?;
+        }
+        Ok(Self { rows, input: Input::Tokens(batch), tokens })
+    }
+
     /// What is asked about, in the order in which the teacher answers.
     pub(super) fn positions(&self) -> Vec<Position> {
         let of = |row: SampleView, count: u32| (0..count).map(move |position| Position { row, position });
@@ -236,5 +250,85 @@ impl Model {
                 Err(TeacherError::Tokens { row: 0, problem: "expected a batch of the teacher's kind".into() })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{DatasetError, TokenizerIdentity};
+
+    /// Rows of so many tokens.
+    struct Lengths(Vec<usize>, Digest);
+
+    impl TokenDataset for Lengths {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn tokens(&self) -> u64 {
+            self.0.iter().sum::<usize>() as u64
+        }
+        fn id_at(&self, index: u64) -> SampleId {
+            SampleId(index)
+        }
+        fn sequence(&self, _: SampleId) -> Result<Sequence, DatasetError> {
+            unreachable!("nothing is read to draw")
+        }
+        fn sequence_len(&self, id: SampleId) -> Result<usize, DatasetError> {
+            Ok(self.0[id.0 as usize])
+        }
+        fn length(&self) -> usize {
+            self.0.iter().copied().max().unwrap_or(0)
+        }
+        fn vocabulary(&self) -> Option<u32> {
+            None
+        }
+        fn largest_token(&self) -> u32 {
+            0
+        }
+        fn tokenizer(&self) -> Option<&TokenizerIdentity> {
+            None
+        }
+        fn end_of_document(&self) -> Option<u32> {
+            None
+        }
+        fn fingerprint(&self) -> &Digest {
+            &self.1
+        }
+    }
+
+    /// What is drawn of rows of `lengths`: how many rows, and how many positions of each row.
+    fn drawn(lengths: &[usize], wanted: u64) -> (usize, Vec<usize>) {
+        let samples = Samples::Tokens(Box::new(Lengths(lengths.to_vec(), Digest::of_bytes(b""))));
+        let mut of_rows = vec![0; lengths.len()];
+        let drawn = samples.draw(wanted, 3, 0).unwrap();
+        assert!(drawn.windows(2).all(|pair| pair[0].row.sample < pair[1].row.sample));
+        for Wanted { row, positions } in &drawn {
+            let length = lengths[row.sample.0 as usize];
+            assert!(positions.windows(2).all(|pair| pair[0] < pair[1]) && positions.last() < Some(&length));
+            of_rows[row.sample.0 as usize] = positions.len();
+        }
+        (drawn.len(), of_rows)
+    }
+
+    #[test]
+    fn as_many_positions_are_drawn_as_are_wanted_however_long_rows_are() {
+        // A row of many tokens among many of few: an eighth of each.
+        let mut lengths = vec![20; 4000];
+        lengths[1234] = 8192;
+        for wanted in [1, 100, 4096, 20_000, 60_000, 88_172 - 1] {
+            let (rows, of_rows) = drawn(&lengths, wanted);
+            assert_eq!(of_rows.iter().sum::<usize>() as u64, wanted);
+            assert!(rows as u64 >= (wanted / 1024).min(4000), "{wanted} of {rows} rows");
+        }
+        let (rows, _) = drawn(&lengths, 4096);
+        assert!(rows > 900, "{rows}");
+        assert_eq!(drawn(&lengths, 1 << 40).1, lengths);
+        assert_eq!(drawn(&[5, 0, 3], 100).1, [5, 0, 3]);
+        // Rows that are alike.
+        assert_eq!(drawn(&[512; 8], 512).1, [64; 8]);
+        assert_eq!(drawn(&[512; 8], 2048).1, [256; 8]);
+        assert_eq!(drawn(&[512; 400], 4096).0, 64);
+        assert_eq!(drawn(&[1; 400], 64).0, 64);
     }
 }

@@ -13,7 +13,7 @@ use crate::vectors::{all_finite, with_widest};
 
 /// A logit that is NaN or infinite.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("class {class} has the logit {value}, which is not finite")]
+#[error("class {class} has the logit {value}, which is not finite{}", if *value == f32::NEG_INFINITY { "; give masked classes a finite one, -1e9 say" } else { "" })]
 pub struct NonFinite {
     /// Row of the batch.
     pub row: usize,

@@ -98,6 +98,11 @@ impl TailFit {
         Ok(Self { nodes: nodes.clone(), rank, prior: PriorFit::new(classes, k, nodes), sample })
     }
 
+    /// Bytes of the file in `scratch` once so many positions have been added.
+    pub fn scratch_bytes(classes: usize, rank: usize, positions: u64) -> u64 {
+        if rank == 0 { 0 } else { Sample::bytes(classes).saturating_mul(positions) }
+    }
+
     /// Adds positions: their raw logits `[rows, classes]` and what was selected from them.
     ///
     /// # Errors

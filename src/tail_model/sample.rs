@@ -31,6 +31,11 @@ impl Sample {
         Ok(Self { path: path.to_owned(), writer, classes, rows: 0 })
     }
 
+    /// Bytes of a position.
+    pub(super) fn bytes(classes: usize) -> u64 {
+        (classes * size_of::<f16>()) as u64
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -1,6 +1,7 @@
 //! Why a teacher could not be used.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use crate::config::TeacherKind;
 
@@ -85,6 +86,20 @@ pub enum TeacherError {
         expected: String,
         /// Type and shape of the model's input.
         found: String,
+    },
+    /// The model takes smaller batches than the config has.
+    #[error(
+        "{path}: input {name:?} is fixed to batches of {fixed}, found teacher.batch = {found}; set teacher.batch = {fixed}"
+    )]
+    FixedBatch {
+        /// The model file.
+        path: PathBuf,
+        /// The input.
+        name: String,
+        /// What the model takes.
+        fixed: usize,
+        /// `teacher.batch`.
+        found: usize,
     },
     /// The program of `teacher.command` could not be started, or failed.
     #[error("teacher.command: {doing} failed: {problem}: {command}{}", said_by(said))]
@@ -233,6 +248,20 @@ pub enum TeacherError {
         /// What was expected.
         expected: &'static str,
     },
+}
+
+/// What to say of a file that `kind` could not load, where its name is that of another kind.
+#[cfg(any(feature = "onnx", feature = "torch"))]
+pub(super) fn hint(path: &Path, kind: TeacherKind) -> &'static str {
+    match (path.extension().and_then(OsStr::to_str), kind) {
+        (Some("onnx"), TeacherKind::Torchscript) => {
+            "; by its name it is an ONNX model: set teacher.kind = \"onnx\""
+        }
+        (Some("pt" | "pth" | "ts"), TeacherKind::Onnx) => {
+            "; by its name it is a TorchScript module: set teacher.kind = \"torchscript\""
+        }
+        _ => "",
+    }
 }
 
 fn said_by(said: &str) -> String {

@@ -267,15 +267,20 @@ impl Course<'_> {
 
     /// Makes gradients smaller as the config asks, and gives their norm where it is wanted.
     fn clip(&mut self) -> Option<Tensor> {
-        let section = &self.config.train;
-        if let Some(most) = section.clip_value {
-            self.optimizer.clip_value(most);
-        }
-        match section.clip_norm {
-            Some(most) => self.optimizer.clip_norm(most),
-            None if self.config.tracking.gradient_norm => self.optimizer.gradient_norm(),
-            None => None,
-        }
+        let (section, told) = (&self.config.train, self.config.tracking.gradient_norm);
+        let Some(most) = section.clip_value else {
+            return match section.clip_norm {
+                Some(most) => self.optimizer.clip_norm(most),
+                None if told => self.optimizer.gradient_norm(),
+                None => None,
+            };
+        };
+        // What is told is the norm before anything was clipped; what is clipped by its norm has been by value.
+        let wanted = told || section.clip_norm.is_some();
+        let norm = wanted.then(|| self.optimizer.gradient_norm()).flatten();
+        self.optimizer.clip_value(most);
+        section.clip_norm.map(|most| self.optimizer.clip_norm(most));
+        norm
     }
 
     /// Looks at a loss that was read back: it must be a number, and is told as the last one.

@@ -150,6 +150,12 @@ pub enum TrainError {
     /// A batch without positions.
     #[error("the cache has a batch of rows without any token")]
     Empty,
+    /// Another process writes there.
+    #[error("{path}: another kd-train is at work on this run; wait for it, or choose another --out")]
+    Locked {
+        /// The run's folder.
+        path: PathBuf,
+    },
     /// A run that has kept nothing to go on from.
     #[error("--resume: {path} is not there; the run kept nothing to go on from, begin it without --resume")]
     NothingToResume {

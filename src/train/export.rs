@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{CModule, Device};
 
 use super::infer::{learned_from_tokens, readable};
-use super::{RunFolder, TrainError};
+use super::{RunFolder, TrainError, transformers};
 use crate::checkpoint;
 use crate::config::{StudentConfig, TrainConfig};
 use crate::dataset;
@@ -16,9 +16,6 @@ use crate::digest::Digest;
 use crate::durable;
 use crate::libtorch::plain_message;
 use crate::preprocess::Preprocess;
-
-/// The weights in a folder for Hugging Face's transformers.
-const MODEL: &str = "model.safetensors";
 
 /// A form of a student.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -134,6 +131,12 @@ pub fn export<E: From<TrainError> + From<std::io::Error>>(
             let buffers = "parameters alone: the buffers of a TorchScript module are in the form torchscript";
             note = of_module.then(|| buffers.to_owned());
         }
+        ExportedForm::Onnx
+            if out.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) =>
+        {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such folder");
+            return Err(TrainError::Write { path: out.to_owned(), source }.into());
+        }
         ExportedForm::Onnx => durable::replace_file(out, |temporary| {
             check = Some(to_onnx(&module, temporary)?);
             Ok::<(), E>(())
@@ -148,7 +151,7 @@ pub fn export<E: From<TrainError> + From<std::io::Error>>(
     for path in &written {
         bytes += fs::metadata(path).map_err(|source| read(path, source))?.len();
     }
-    let weights = written.iter().find(|path| path.ends_with(MODEL)).unwrap_or(&written[0]);
+    let weights = written.iter().find(|path| path.ends_with(transformers::MODEL)).unwrap_or(&written[0]);
     let digest = Digest::of_file(weights).map_err(|source| read(weights, source))?;
     Ok(ExportedStudent {
         run: run.display().to_string(),
@@ -167,7 +170,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), TrainError> {
     Ok(checkpoint::copy(from, to)?)
 }
 
-/// Every file of a folder, and their names.
+/// Every file of a folder of [`transformers`], and their names.
 fn copy_folder(from: &Path, to: &Path) -> Result<Vec<String>, TrainError> {
     durable::create_folder(to).map_err(|source| TrainError::Write { path: to.to_owned(), source })?;
     let read = |source| TrainError::Read { path: from.to_owned(), source };
@@ -177,8 +180,22 @@ fn copy_folder(from: &Path, to: &Path) -> Result<Vec<String>, TrainError> {
     }
     names.retain(|name| !name.ends_with(durable::TEMPORARY));
     names.sort();
+    // All of them are there before one takes the place of an older one: a config of this student and weights of another
+    // would be neither.
+    let beside = tempfile::Builder::new().prefix(".").suffix(durable::TEMPORARY).tempdir_in(to);
+    let written = |source| TrainError::Write { path: to.to_owned(), source };
+    let beside = beside.map_err(written)?;
     for name in &names {
-        copy(&from.join(name), &to.join(name))?;
+        copy(&from.join(name), &beside.path().join(name))?;
+    }
+    for name in transformers::FILES {
+        let stale = to.join(name);
+        if !names.iter().any(|own| own == name) && stale.exists() {
+            fs::remove_file(stale).map_err(written)?;
+        }
+    }
+    for name in &names {
+        fs::rename(beside.path().join(name), to.join(name)).map_err(written)?;
     }
     Ok(names)
 }

@@ -1,6 +1,6 @@
 //! The folder of a run: what lies where, and who may write into it.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -49,6 +49,10 @@ pub enum FoundRun {
     Trained(Box<TrainReport>),
 }
 
+/// That nobody else writes in a run's folder.
+#[derive(Debug)]
+pub(super) struct RunLock(#[allow(dead_code, reason = "held, not read")] Option<File>);
+
 /// A run on disk.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -73,15 +77,29 @@ impl RunFolder {
         self.ranks.is_first()
     }
 
+    /// Keeps other processes from writing in the folder, which is there, as long as what is returned lives. (It is the folder
+    /// that is locked, so that no file is left behind; where a file system cannot, nobody is kept out.)
+    ///
+    /// # Errors
+    /// [`TrainError::Locked`].
+    pub(super) fn lock(&self) -> Result<RunLock, TrainError> {
+        let folder = File::open(&self.path).ok().filter(|_| self.writes());
+        match folder.as_ref().map(File::try_lock) {
+            Some(Err(TryLockError::WouldBlock)) => Err(TrainError::Locked { path: self.path.clone() }),
+            _ => Ok(RunLock(folder)),
+        }
+    }
+
     /// Takes the folder for a new run. With `overwrite` the files of an earlier one are removed.
     ///
     /// # Errors
-    /// [`TrainError::Occupied`], [`TrainError::NotARun`] (something else lies there, and nothing is
-    /// removed), [`TrainError::Write`].
-    pub(super) fn claim(&self, overwrite: bool) -> Result<(), TrainError> {
+    /// [`TrainError::Locked`], [`TrainError::Occupied`], [`TrainError::NotARun`] (something else lies there, and nothing
+    /// is removed), [`TrainError::Write`].
+    pub(super) fn claim(&self, overwrite: bool) -> Result<RunLock, TrainError> {
         if !self.writes() {
-            return Ok(());
+            return Ok(RunLock(None));
         }
+        let lock = self.lock()?;
         let mut found = Vec::new();
         if let Ok(entries) = fs::read_dir(&self.path) {
             found.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
@@ -112,7 +130,9 @@ impl RunFolder {
             removed.map_err(|source| TrainError::Write { path, source })?;
         }
         let folder = self.path.join(CHECKPOINTS);
-        durable::create_folder(&folder).map_err(|source| TrainError::Write { path: folder, source })
+        durable::create_folder(&folder).map_err(|source| TrainError::Write { path: folder, source })?;
+        // Only now is there something to lock, if there was no folder.
+        if lock.0.is_some() { Ok(lock) } else { self.lock() }
     }
 
     /// The run's config.

@@ -273,11 +273,11 @@ pub fn predict(
     let Finished { model, device, sets, .. } = Finished::open(used, std::iter::once(set))?;
     let set = sets.first().ok_or(TrainError::NoSets)?;
     let mut done = 0;
-    for_each_batch(model.as_ref(), &set.samples, used.config.train.batch, device, |batch, _, logits| {
+    for_each_batch(model.as_ref(), &set.samples, used.config.train.batch, device, |batch, _, features| {
         if stop.load(Ordering::Relaxed) {
             return Ok(ControlFlow::Break(()));
         }
-        let (probability, class) = logits.softmax(-1, Kind::Float).max_dim(-1, false);
+        let (probability, class) = model.head(features).softmax(-1, Kind::Float).max_dim(-1, false);
         for (row, id) in batch.ids.iter().enumerate() {
             let prediction = Prediction {
                 sample: id.0,

@@ -15,6 +15,41 @@ use crate::student::Student;
 /// What the names of such checkpoints begin with.
 const STEP: &str = "step-";
 
+/// The best student, and the beginning of its name until the run's state says that it is: a state and the student of
+/// another epoch would never come together again.
+pub(super) const BEST: &str = "best";
+const BETTER: &str = "better-";
+
+/// Writes the student of `epoch`, which is better than all before; [`settle_best`] makes it the best.
+pub(super) fn offer_best(
+    folder: &RunFolder,
+    student: &mut dyn Student,
+    epoch: u32,
+) -> Result<(), TrainError> {
+    folder.save(student, &format!("{BETTER}{epoch}"))
+}
+
+/// Makes the student that was offered for the epoch `best` the best one. The run's state must be on the disk by now, and say so;
+/// others that were offered are none of its.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub(super) fn settle_best(folder: &RunFolder, best: Option<u32>) -> Result<(), TrainError> {
+    let (true, Ok(entries)) = (folder.writes(), fs::read_dir(folder.checkpoints())) else { return Ok(()) };
+    let settled = best.map(|epoch| format!("{BETTER}{epoch}"));
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = stem(&path);
+        if Some(&name) == settled.as_ref() {
+            let place = path.with_file_name(BEST).with_extension(path.extension().unwrap_or_default());
+            fs::rename(&path, &place).map_err(|source| TrainError::Write { path: place, source })?;
+        } else if name.starts_with(BETTER) {
+            // One that stays does no harm.
+            drop(fs::remove_file(&path));
+        }
+    }
+    Ok(())
+}
+
 /// The epochs that are done, and what is kept of them.
 #[derive(Clone, Debug)]
 pub(super) struct Retention {
@@ -44,6 +79,12 @@ impl Retention {
     /// Whether there is more to keep than the best and the last.
     fn is_asked(&self) -> bool {
         self.config != CheckpointConfig { best: 1, last: 1 }
+    }
+
+    /// Whether there were several epochs to choose from, and all of them measured the same.
+    pub(super) fn all_alike(&self) -> bool {
+        let scores: Vec<f64> = self.done.iter().filter_map(|done| done.score).collect();
+        scores.len() > 2 && scores.iter().all(|score| *score == scores[0])
     }
 
     /// What stays, in the order of the steps.
@@ -97,7 +138,8 @@ pub(super) fn names(folder: &RunFolder) -> Vec<String> {
     let paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     let of_students =
         paths.iter().filter(|path| path.extension().is_some_and(|suffix| suffix == "safetensors"));
-    let mut names: Vec<String> = of_students.map(|path| stem(path)).filter(|name| name != "state").collect();
+    let is_one = |name: &String| name != "state" && !name.starts_with(BETTER);
+    let mut names: Vec<String> = of_students.map(|path| stem(path)).filter(is_one).collect();
     names.sort_unstable();
     names
 }
@@ -124,6 +166,17 @@ mod tests {
         assert_eq!(kept(1, 1, &scores), [0u64; 0]);
         // Of equals the first.
         assert_eq!(kept(2, 1, &[0.5, 0.5, 0.5, 0.5]), [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_measure_that_never_moves_is_noticed() {
+        let all_alike = |scores: &[f64]| {
+            let mut retention = Retention::new(CheckpointConfig::default());
+            scores.iter().zip(1..).for_each(|(score, at)| retention.add(at, u64::from(at), *score, true));
+            retention.all_alike()
+        };
+        assert!(all_alike(&[0.0, f64::NAN, 0.0, 0.0]));
+        assert!(!all_alike(&[0.0, 0.0]) && !all_alike(&[0.0, 0.0, 0.1]) && !all_alike(&[f64::NAN; 3]));
     }
 
     #[test]

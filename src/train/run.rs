@@ -10,7 +10,7 @@ use tch::Device;
 use super::course::{Course, seed};
 use super::further::Further;
 use super::resume::{self, resolved};
-use super::retain::Retention;
+use super::retain::{self, BEST, Retention};
 use super::select::SelectBy;
 use super::setup::{self, Training, ValidationSet};
 use super::state::{Kept, Place};
@@ -32,8 +32,7 @@ const PROJECTION_STREAM: u64 = 0x7f4a_7c15_9e37_79b9;
 /// Before the names of projections among those of the student, none of which has a colon.
 const PROJECTION: &str = "projection:";
 
-/// The checkpoint of the best epoch, and that of a better one that `train.max_steps` cut short.
-const BEST: &str = "best";
+/// The checkpoint of an epoch that is better than the best and was cut short by `train.max_steps`.
 const CUT: &str = "cut";
 
 /// Where a run takes its targets from and where it goes.
@@ -93,6 +92,7 @@ pub fn run(
     let folder = RunFolder::of_rank(&options.out, options.ranks);
     let resolved = resolved(config, &training);
     let caches = RunCaches::of(training.samples.caches())?;
+    let mut lock = options.resume.then(|| folder.lock()).transpose()?;
     let kept = options.resume.then(|| resume::open(&folder, &resolved, &caches)).transpose()?;
 
     seed(config.seed, device);
@@ -153,7 +153,7 @@ pub fn run(
     let mut out_of_turn = None;
     match kept {
         None => {
-            folder.claim(options.overwrite)?;
+            lock = Some(folder.claim(options.overwrite)?);
             caches.write(&folder)?;
             folder.write_config(&resolved)?;
             folder.keep_init(report.init.as_ref())?;
@@ -161,6 +161,7 @@ pub fn run(
         Some(kept) => {
             kept.put(&folder, student.as_mut(), &further.features, &mut optimizer, average.as_mut())?;
             (place, sums, window) = (kept.place, kept.sums, kept.window);
+            retain::settle_best(&folder, place.best.map(|(epoch, _)| epoch))?;
             sums.move_to(device);
             for EpochReport { epoch, step, train_loss, validation, .. } in
                 resume::report(&folder, &place, &mut report)?
@@ -247,10 +248,11 @@ pub fn run(
             if !whole || !in_turn {
                 // Cut short, or measured out of its turn: who resumes goes on as if it had not been looked at.
                 best = CUT;
+                folder.save(student.as_mut(), CUT)?;
             } else {
                 course.place.best = Some((trained.epoch, score));
+                retain::offer_best(&folder, student.as_mut(), trained.epoch)?;
             }
-            folder.save(student.as_mut(), best)?;
             report.best_epoch = Some(trained.epoch);
             report.validation.clone_from(&trained.validation);
         }
@@ -261,9 +263,16 @@ pub fn run(
         course.watch.tell_epoch(&trained);
         course.end_epoch(batches);
         course.keep(student.as_mut())?;
+        retain::settle_best(&folder, course.place.best.map(|(epoch, _)| epoch))?;
         retention.prune(&folder);
         progress.say(&line(&trained, config.train.epochs));
         course.say_troubles(progress);
+    }
+    if retention.all_alike() {
+        progress.say(&format!(
+            "warning: {select_by} was the same after every epoch, and so the first of them is kept; choose another measure \
+             (train.select_by), and see that labels and classes of the teacher mean the same"
+        ));
     }
     if report.best_epoch.is_some() {
         keep_best(student.as_mut(), &folder, best)?;
@@ -283,6 +292,7 @@ pub fn run(
     report.tracking_warning = (!untold.is_empty()).then(|| untold.join("\n"));
     report.seconds = begun.elapsed().as_secs_f64();
     folder.write_summary(&report)?;
+    drop(lock);
     Ok(report)
 }
 

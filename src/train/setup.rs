@@ -13,6 +13,7 @@ use crate::config::{
     ValidationConfig,
 };
 use crate::dataset::{self, Dataset, DatasetError};
+use crate::digest::Digest;
 use crate::loader::Samples;
 use crate::loss::{KlDivergence, LossError, TargetSpace, WeightedLoss};
 use crate::metrics::{Measure, Metric};
@@ -363,18 +364,15 @@ fn check_dataset(key: &str, dataset: &dyn Dataset, cache: &CacheReader) -> Resul
         Err(TrainError::Mismatch { key, cache: cache.dir().to_owned(), cached, found, hint })
     };
     if dataset.fingerprint() != &cached.fingerprint {
+        let told = |samples: u64, shape: &[usize], fingerprint: &Digest| {
+            // A folder's images have any height and width.
+            let shape = if shape.contains(&0) { "any size".to_owned() } else { format!("shape {shape:?}") };
+            format!("{samples} samples of {shape} with fingerprint {fingerprint}")
+        };
         return mismatch(
             key.to_owned(),
-            format!(
-                "{samples} samples of shape {:?} with fingerprint {}",
-                cached.sample_shape, cached.fingerprint
-            ),
-            format!(
-                "{} samples of shape {:?} with fingerprint {}",
-                dataset.len(),
-                dataset.sample_shape(),
-                dataset.fingerprint()
-            ),
+            told(*samples, &cached.sample_shape, &cached.fingerprint),
+            told(dataset.len(), dataset.sample_shape(), dataset.fingerprint()),
             "train on the samples the cache was built over, or build a cache over these",
         );
     }

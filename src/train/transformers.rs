@@ -7,8 +7,14 @@ use super::folder::json;
 use crate::config::LlamaConfig;
 use crate::durable;
 
+/// The weights.
+pub(super) const MODEL: &str = "model.safetensors";
+/// What kind of model it is.
+const CONFIG: &str = "config.json";
 /// The tokenizer beside the model.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
+/// All files that may be in the folder.
+pub(super) const FILES: [&str; 3] = [CONFIG, MODEL, TOKENIZER];
 
 /// Writes `config.json`, `model.safetensors` (the variables, which have the names already) and the tokenizer.
 pub(super) fn write(
@@ -44,10 +50,10 @@ pub(super) fn write(
         "bos_token_id": null,
         "eos_token_id": null,
     });
-    durable::write_file(&folder.join("config.json"), &json(&config, true)?)?;
+    durable::write_file(&folder.join(CONFIG), &json(&config, true)?)?;
     let copy = |from: &Path, name: &str| {
         durable::replace_file(&folder.join(name), |temporary| std::fs::copy(from, temporary).map(|_| ()))
     };
-    copy(variables, "model.safetensors")?;
+    copy(variables, MODEL)?;
     tokenizer.map_or(Ok(()), |tokenizer| copy(tokenizer, TOKENIZER))
 }

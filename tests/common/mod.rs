@@ -207,6 +207,13 @@ pub fn build_command(config: &Path, out: &Path, set: &[&str]) -> Command {
     command
 }
 
+/// Runs a build that says what it has to say, beside its report as JSON.
+pub fn talking_build(config: &Path, out: &Path, set: &[&str]) -> Said {
+    let mut command = kd_cache_command(&["build", "--format", "json"]);
+    command.arg("--config").arg(config).arg("--out").arg(out);
+    command.args(set.iter().flat_map(|set| ["--set", set])).output().unwrap().into()
+}
+
 /// Runs [`build_command`].
 pub fn build(config: &Path, out: &Path, set: &[&str]) -> Said {
     build_command(config, out, set).output().unwrap().into()

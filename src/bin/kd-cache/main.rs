@@ -66,7 +66,13 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let report = ops::build(&config, &args.out, until, stop, &Terminal::new(args.quiet))?;
     give(&args.report, &report, || report::build(&report, &args.out))?;
     if report.outcome == BuildOutcome::Interrupted {
-        eprintln!("interrupted; the same command goes on where it was");
+        eprintln!(
+            "interrupted; the same command {}",
+            match report.samples_done + report.samples_resumed {
+                0 => "begins with the first shard",
+                _ => "goes on where it was",
+            }
+        );
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)

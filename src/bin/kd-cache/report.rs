@@ -52,8 +52,12 @@ pub fn plan(report: &PlanReport) -> String {
     }
     if let Some(free) = report.free_bytes {
         let verdict = match report.fits() {
-            Some(false) => ": the cache will not fit; choose another --out or a smaller head.k",
-            _ => "",
+            Some(false) if report.scratch_bytes > free => format!(
+                ": the sample of the fit will not fit ({}); choose another --out or a smaller tail.fit_samples",
+                HumanBytes(report.scratch_bytes)
+            ),
+            Some(false) => ": the cache will not fit; choose another --out or a smaller head.k".into(),
+            _ => String::new(),
         };
         rows.push(("free space", format!("{}{verdict}", HumanBytes(free))));
     }
@@ -170,7 +174,15 @@ pub fn inspect(report: &InspectReport) -> String {
         ("tail rank", if report.rank == 0 { "0, the prior alone".into() } else { report.rank.to_string() }),
         ("size", format!("{} in {} shards, {}", HumanBytes(report.bytes), report.shards, report.form)),
         ("per position", format!("{:.2} bytes", report.bytes_per_position)),
-        ("teacher", format!("{} ({})", report.teacher, report.runtime)),
+        (
+            "teacher",
+            format!(
+                "{} ({}), gives {}",
+                report.teacher,
+                report.runtime,
+                report.output_kind.replace('_', "-")
+            ),
+        ),
         ("", report.teacher_digest.clone()),
         ("dataset", report.dataset_fingerprint.clone()),
         ("preprocess", preprocess),
@@ -220,7 +232,9 @@ pub fn verify(report: &VerifyReport) -> String {
     if report.sound {
         return format!("sound: {checked}");
     }
-    let mut text = format!("damaged: {checked}");
+    // That it is not finished is told as the first damage, and may be all there is.
+    let unfinished = !report.complete && report.damages.len() == 1 && report.unlisted == 0;
+    let mut text = format!("{}: {checked}", if unfinished { "unfinished" } else { "damaged" });
     for damage in &report.damages {
         text.push_str(&format!("  {}", damage.file));
         if let Some(row) = damage.row {
@@ -233,6 +247,9 @@ pub fn verify(report: &VerifyReport) -> String {
     }
     if report.unlisted > 0 {
         text.push_str(&format!("  and {} more\n", HumanCount(report.unlisted)));
+    }
+    if !unfinished {
+        text.push_str("Remove the shards that are damaged: the command that built the cache makes those again that are missing.\n");
     }
     text
 }

@@ -33,7 +33,8 @@ pub fn resolve(entries: &[PathBuf], extensions: &[&str]) -> Result<Vec<PathBuf>,
         files.extend(found);
     }
     let mut seen = HashSet::new();
-    files.retain(|file| seen.insert(file.clone()));
+    // The same file may be reached by several paths.
+    files.retain(|file| seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())));
     Ok(files)
 }
 
@@ -62,8 +63,7 @@ fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) -> Result<
         }
         let of_kind = extensions.is_empty()
             || path.extension().is_some_and(|e| extensions.iter().any(|known| e == *known));
-        let is_file = kind.is_file() || std::fs::metadata(&path).map_err(read(&path))?.is_file();
-        if of_kind && is_file {
+        if of_kind && (kind.is_file() || std::fs::metadata(&path).map_err(read(&path))?.is_file()) {
             found.push(path);
         }
     }
@@ -118,6 +118,7 @@ mod tests {
         assert_eq!(get(&["a"], &[]).unwrap(), ["a/1.txt", "a/2.txt", "a/deep/0.txt", "a/x.bin"]);
         assert_eq!(get(&["a/2.txt", "**/[12].txt"], &["txt"]).unwrap(), ["a/2.txt", "a/1.txt"]);
         assert_eq!(get(&["odd[1].txt"], &[]).unwrap(), ["odd[1].txt"]);
+        assert_eq!(get(&["b.txt", "./b.txt", "a/../b.txt"], &[]).unwrap(), ["b.txt"]);
         let error = |entries: &[&str], extensions: &[&str]| get(entries, extensions).unwrap_err().to_string();
         assert!(error(&["gone.txt"], &[]).contains("there is no"));
         assert!(error(&["a/*.json"], &[]).contains("expected files for"));
@@ -134,7 +135,12 @@ mod tests {
         std::fs::write(root.join("blob"), "x").unwrap();
         std::os::unix::fs::symlink(root.join("blob"), root.join("a/doc.txt")).unwrap();
         std::os::unix::fs::symlink(root, root.join("a/up")).unwrap();
-        let files = resolve(&[root.join("a")], &[]).unwrap();
+        std::os::unix::fs::symlink(root.join("gone"), root.join("a/old.bak")).unwrap();
+        let files = resolve(&[root.join("a")], &["txt"]).unwrap();
         assert_eq!(names(&files, root), ["a/doc.txt"]);
+        // All files are wanted, and of one nobody can tell what it is.
+        assert!(resolve(&[root.join("a")], &[]).is_err());
+        let both = [root.join("blob"), root.join("a")];
+        assert_eq!(names(&resolve(&both, &["txt"]).unwrap(), root), ["blob"]);
     }
 }

@@ -95,14 +95,14 @@ pub(super) fn write(
     let (mut text, mut bytes) = (Vec::new(), 0);
     progress.phase("export", selection.rows(), 0);
     selection.for_each(|block| {
-        selection.reader().gather(block.rows, &mut targets)?;
+        block.reader.gather(block.rows, &mut targets)?;
         for (at, vectors) in features.iter_mut().enumerate() {
-            selection.reader().gather_feature(at, block.rows, vectors)?;
+            block.reader.gather_feature(at, block.rows, vectors)?;
         }
         text.clear();
         let mut places = Vec::with_capacity(targets.rows);
         for (at, row) in block.at.iter().zip(block.rows) {
-            match selection.reader().tokens(*row)? {
+            match block.reader.tokens(*row)? {
                 None => places.push((*at, None)),
                 Some(row) => {
                     places.extend(row.tokens.into_iter().enumerate().map(|place| (*at, Some(place))))

@@ -59,12 +59,12 @@ pub(super) fn all_columns(manifest: &Manifest) -> Vec<String> {
 /// Each array is written from the first shard to the last before the next one begins, so that
 /// memory holds a few rows of one column.
 pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progress) -> Result<u64, Failure> {
-    let (reader, columns) = (selection.reader(), selection.manifest().columns());
+    let columns = selection.manifest().columns();
     let (ids, values) = (Number::of_ids(columns.ids), Number::of_values(columns.values));
     let (rows, k, nodes) = (selection.rows(), columns.k as u64, columns.nodes as u64);
     let positions = selection.positions()?;
     let rank = columns.rank as u64;
-    let shape = reader.tail_model().and_then(TailModel::shape);
+    let shape = selection.tail_model().and_then(TailModel::shape);
     let names = self::columns(selection.manifest());
     progress.phase("export", rows, 0);
     let mut archive = Archive { zip: ZipWriter::new(BufWriter::new(file)), bytes: Vec::new() };
@@ -93,23 +93,23 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
                 Ok(())
             })?,
             HEAD_IDS => archive.column(selection, name, ids, &[positions, k], |block, out| {
-                reader.gather(block.rows, &mut targets)?;
+                block.reader.gather(block.rows, &mut targets)?;
                 ids.push_ids(&targets.ids, out);
                 Ok(())
             })?,
             HEAD_VALUES => archive.column(selection, name, values, &[positions, k], |block, out| {
-                reader.gather(block.rows, &mut targets)?;
+                block.reader.gather(block.rows, &mut targets)?;
                 values.push_values(&targets.values, out);
                 done(&block);
                 Ok(())
             })?,
             TAIL_CURVE => archive.column(selection, name, values, &[positions, nodes], |block, out| {
-                reader.gather(block.rows, &mut targets)?;
+                block.reader.gather(block.rows, &mut targets)?;
                 values.push_values(&targets.curve, out);
                 Ok(())
             })?,
             TAIL_CODE => archive.column(selection, name, Number::I8, &[positions, rank], |block, out| {
-                reader.gather(block.rows, &mut targets)?;
+                block.reader.gather(block.rows, &mut targets)?;
                 out.extend(targets.codes.iter().flat_map(|code| code.to_le_bytes()));
                 Ok(())
             })?,
@@ -121,7 +121,7 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
                         out.extend(end.to_le_bytes());
                     }
                     for row in block.rows {
-                        end += reader.positions_of(*row)? as u64;
+                        end += block.reader.positions_of(*row)? as u64;
                         out.extend(end.to_le_bytes());
                     }
                     Ok(())
@@ -129,20 +129,20 @@ pub(super) fn write(selection: &Selection<'_>, file: File, progress: &dyn Progre
             }
             TOKENS => archive.column(selection, name, Number::U32, &[positions], |block, out| {
                 for row in block.rows {
-                    let tokens = reader.tokens(*row)?.unwrap_or_default().tokens;
+                    let tokens = block.reader.tokens(*row)?.unwrap_or_default().tokens;
                     out.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
                 }
                 Ok(())
             })?,
             HEAD_COUNTS => archive.column(selection, name, Number::U16, &[positions], |block, out| {
-                reader.gather(block.rows, &mut targets)?;
+                block.reader.gather(block.rows, &mut targets)?;
                 out.extend(targets.counts.iter().flat_map(|count| count.to_le_bytes()));
                 Ok(())
             })?,
             NODES => archive.nodes(selection.manifest())?,
             TAIL_SHAPE => archive.log_weights(name, shape.map(TailShape::base))?,
             TAIL_BASIS => archive.basis(name, shape)?,
-            _ => archive.log_weights(name, reader.tail_model().map(TailModel::prior))?,
+            _ => archive.log_weights(name, selection.tail_model().map(TailModel::prior))?,
         }
     }
     for (at, feature) in selection.manifest().features.iter().enumerate() {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{CELLS, ExportError, Failure};
 use crate::cache::{CacheError, CacheReader, Manifest, ShardReader};
 use crate::ids::ShardIndex;
+use crate::target::TailModel;
 
 /// The rows asked for.
 pub(super) struct Selection<'a> {
@@ -15,6 +16,8 @@ pub(super) struct Selection<'a> {
 
 /// A few rows of one shard.
 pub(super) struct Block<'a> {
+    /// Has no other shard open.
+    pub(super) reader: &'a CacheReader,
     pub(super) shard: &'a ShardReader,
     /// Where the rows are in the shard.
     pub(super) at: &'a [usize],
@@ -30,8 +33,8 @@ impl<'a> Selection<'a> {
             selection.rows = 0;
             let (mut first, mut last) = (u64::MAX, 0);
             for index in 0..reader.manifest().shards.len() {
-                let shard = selection.shard(index)?;
-                for id in shard.sample_ids() {
+                let reader = reader.afresh();
+                for id in reader.shard(ShardIndex(index as u32))?.sample_ids() {
                     (first, last) = (first.min(*id), last.max(*id));
                     selection.rows += u64::from(asked.contains(id));
                 }
@@ -53,9 +56,10 @@ impl<'a> Selection<'a> {
         let mut positions = 0;
         let mut start = 0;
         for (index, entry) in self.manifest().shards.iter().enumerate() {
-            for (at, id) in self.shard(index)?.sample_ids().iter().enumerate() {
+            let reader = self.reader.afresh();
+            for (at, id) in reader.shard(ShardIndex(index as u32))?.sample_ids().iter().enumerate() {
                 if self.samples.as_ref().is_none_or(|samples| samples.contains(id)) {
-                    positions += self.reader.positions_of(start + at as u64)? as u64;
+                    positions += reader.positions_of(start + at as u64)? as u64;
                 }
             }
             start += entry.rows;
@@ -63,8 +67,8 @@ impl<'a> Selection<'a> {
         Ok(positions)
     }
 
-    pub(super) fn reader(&self) -> &'a CacheReader {
-        self.reader
+    pub(super) fn tail_model(&self) -> Option<&'a TailModel> {
+        self.reader.tail_model()
     }
 
     pub(super) fn manifest(&self) -> &'a Manifest {
@@ -83,20 +87,17 @@ impl<'a> Selection<'a> {
         let at_a_time = (CELLS / per_row.max(1)).max(1);
         let mut start = 0;
         for (index, entry) in self.manifest().shards.iter().enumerate() {
-            let shard = self.shard(index)?;
+            let reader = self.reader.afresh();
+            let shard = reader.shard(ShardIndex(index as u32))?;
             let ids = shard.sample_ids().iter().enumerate();
             let wanted = |id: &u64| self.samples.as_ref().is_none_or(|samples| samples.contains(id));
             let at: Vec<usize> = ids.filter(|(_, id)| wanted(id)).map(|(at, _)| at).collect();
             for at in at.chunks(at_a_time) {
                 let rows: Vec<u64> = at.iter().map(|at| start + *at as u64).collect();
-                each(Block { shard, at, rows: &rows })?;
+                each(Block { reader: &reader, shard, at, rows: &rows })?;
             }
             start += entry.rows;
         }
         Ok(())
-    }
-
-    fn shard(&self, index: usize) -> Result<&'a ShardReader, CacheError> {
-        self.reader.shard(ShardIndex(index as u32))
     }
 }

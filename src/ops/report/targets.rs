@@ -82,7 +82,9 @@ pub(super) fn tell(reader: &CacheReader, rows: &[u64], progress: &dyn Progress) 
     let mut targets = TargetBatch::default();
     let mut looked_at = 0;
     let per_row = k.saturating_mul(reader.manifest().longest_row());
-    for rows in rows.chunks((VALUES_AT_A_TIME / per_row).max(1)) {
+    let of_shards = rows.chunk_by(|one, next| reader.shard_of(*one) == reader.shard_of(*next));
+    for rows in of_shards.flat_map(|rows| rows.chunks((VALUES_AT_A_TIME / per_row).max(1))) {
+        let reader = &reader.afresh();
         reader.gather(rows, &mut targets)?;
         let gathered = rows.len() as u64;
         let rows = thin_out(reader, rows, &mut targets)?;

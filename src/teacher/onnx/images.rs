@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ort::value::{Outlet, TensorElementType, TensorRef};
+use half::{bf16, f16};
+use ort::value::{Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef};
 
+use super::answer::Answer;
 use super::runtime::{self, Model, failed};
 use super::signature::{check_features, describe, dimensions, element, names, pick};
 use crate::config::{FeatureConfig, TeacherConfig};
@@ -18,6 +20,8 @@ pub(in super::super) struct OnnxTeacher {
     model: Model,
     runtime: String,
     input: String,
+    /// The type of the input's floats.
+    element: TensorElementType,
     output: String,
     features: Vec<FeatureConfig>,
     /// `[batch, …]`, the batch filled in at each pass.
@@ -42,18 +46,23 @@ impl OnnxTeacher {
         let output = pick(&path, "output", config.output.as_deref().or(unless_given), &[], outputs)?;
         let mut shape = vec![0];
         shape.extend_from_slice(input_shape);
-        let fixed_batch = check_input(&path, input, &shape)?;
+        let (element, fixed_batch) = check_input(&path, input, &shape)?;
         let (input, output) = (input.name().to_owned(), output.name().to_owned());
         if let Some(fixed) = fixed_batch.filter(|fixed| config.image_batch() > *fixed) {
-            return Err(TeacherError::Input {
-                path,
-                name: input,
-                expected: format!("in batches of {} (teacher.batch)", config.image_batch()),
-                found: format!("fixed to batches of {fixed}; set teacher.batch = {fixed}"),
-            });
+            return Err(TeacherError::FixedBatch { path, name: input, fixed, found: config.image_batch() });
         }
         let features = features.to_vec();
-        Ok(Self { model, runtime: runtime::version(), input, output, features, shape, fixed_batch })
+        Ok(Self { model, runtime: runtime::version(), input, element, output, features, shape, fixed_batch })
+    }
+
+    /// One pass over numbers of the input's type.
+    fn pass<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
+        &mut self,
+        inputs: &[T],
+    ) -> Result<Answer, TeacherError> {
+        let tensor = TensorRef::from_array_view((self.shape.clone(), inputs))
+            .map_err(|error| failed(&self.model.path, "the forward pass", &error))?;
+        self.model.run(ort::inputs![self.input.as_str() => tensor])
     }
 }
 
@@ -75,11 +84,15 @@ impl Teacher for OnnxTeacher {
             &padded
         };
         self.shape[0] = run_rows;
-        let tensor = TensorRef::from_array_view((self.shape.clone(), inputs))
-            .map_err(|error| failed(&self.model.path, "the forward pass", &error))?;
         let path = self.model.path.clone();
-        let answer = self.model.run(ort::inputs![self.input.as_str() => tensor])?;
-        let expected = format!("float [batch = {run_rows}, classes]");
+        let cast = inputs.iter().copied();
+        let answer = match self.element {
+            TensorElementType::Float16 => self.pass(&cast.map(f16::from_f32).collect::<Vec<_>>()),
+            TensorElementType::Bfloat16 => self.pass(&cast.map(bf16::from_f32).collect::<Vec<_>>()),
+            TensorElementType::Float64 => self.pass(&cast.map(f64::from).collect::<Vec<_>>()),
+            _ => self.pass(inputs),
+        }?;
+        let expected = format!("float [batch = {run_rows}, classes], of two classes or more");
         let (shape, logits) = answer.floats(&path, &self.output, &expected)?;
         let classes = match shape[..] {
             [batch, classes] if batch == run_rows && classes >= 2 => classes,
@@ -106,14 +119,18 @@ impl Teacher for OnnxTeacher {
     }
 }
 
-/// Checks type and shape; gives the batch when the model fixes it.
-fn check_input(path: &Path, input: &Outlet, shape: &[usize]) -> Result<Option<usize>, TeacherError> {
+/// Checks type and shape; gives the type, and the batch when the model fixes it.
+fn check_input(
+    path: &Path,
+    input: &Outlet,
+    shape: &[usize],
+) -> Result<(TensorElementType, Option<usize>), TeacherError> {
     let sample = &shape[1..];
     let refuse = |found: String| TeacherError::Input {
         path: path.to_owned(),
         name: input.name().to_owned(),
         expected: format!(
-            "float32 [batch, {}]",
+            "float [batch, {}]",
             sample.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
         ),
         found,
@@ -123,8 +140,15 @@ fn check_input(path: &Path, input: &Outlet, shape: &[usize]) -> Result<Option<us
     };
     let fits = dims.len() == shape.len()
         && dims[1..].iter().zip(sample).all(|(dim, size)| dim.is_none_or(|dim| dim == *size));
-    if ty != TensorElementType::Float32 || !fits {
+    let is_float = matches!(
+        ty,
+        TensorElementType::Float32
+            | TensorElementType::Float16
+            | TensorElementType::Bfloat16
+            | TensorElementType::Float64
+    );
+    if !is_float || !fits {
         return Err(refuse(describe(input)));
     }
-    Ok(dims[0])
+    Ok((ty, dims[0]))
 }

@@ -8,8 +8,9 @@ use ort::ep;
 use ort::session::{Session, SessionInputs};
 
 use super::answer::Answer;
-use crate::config::{DeviceName, TeacherConfig};
+use crate::config::{DeviceName, TeacherConfig, TeacherKind};
 use crate::teacher::TeacherError;
+use crate::teacher::error::hint;
 
 /// Where `tools/setup.sh` put the library when this was built; empty otherwise.
 const BUILT_IN_LIBRARY: &str = env!("KD_CACHE_ONNXRUNTIME_DEFAULT");
@@ -108,5 +109,9 @@ fn session(environment: &Environment, config: &TeacherConfig, path: &Path) -> Re
         let cuda = ep::CUDA::default().with_device_id(index).build().error_on_failure();
         builder = builder.with_execution_providers([cuda]).map_err(|e| device(e.to_string()))?;
     }
-    builder.commit_from_file(path).map_err(failed)
+    builder.commit_from_file(path).map_err(|error| TeacherError::Runtime {
+        path: path.to_owned(),
+        doing: "loading the model",
+        problem: error.to_string() + hint(path, TeacherKind::Onnx),
+    })
 }

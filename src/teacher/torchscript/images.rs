@@ -1,6 +1,6 @@
 //! Models of prepared samples.
 
-use tch::{IValue, Tensor};
+use tch::{IValue, Kind, Tensor};
 
 use super::answer::Answer;
 use super::module::{Module, output_type};
@@ -17,6 +17,8 @@ pub(in super::super) struct TorchScriptTeacher {
     features: Vec<FeatureConfig>,
     runtime: String,
     channels_last: bool,
+    /// The type of floats that the module takes, once it has taken some.
+    kind: Option<Kind>,
     /// `[batch, …]`, the batch filled in at each pass.
     shape: Vec<i64>,
 }
@@ -32,7 +34,7 @@ impl TorchScriptTeacher {
         let module = Module::load(config, &config.path)?;
         let (output, features) = (config.output.clone(), features.to_vec());
         let (runtime, channels_last) = (super::module::version(), config.channels_last);
-        Ok(Self { module, output, features, runtime, channels_last, shape })
+        Ok(Self { module, output, features, runtime, channels_last, kind: None, shape })
     }
 }
 
@@ -45,7 +47,7 @@ impl Teacher for TorchScriptTeacher {
         self.shape[0] = rows as i64;
         let input = upload(Tensor::from_slice(inputs).view(self.shape.as_slice()), self.module.device);
         let input = if self.channels_last { channels_last(&input) } else { input };
-        let result = self.module.forward(&[IValue::Tensor(input)])?;
+        let result = self.pass(&input)?;
         let one = matches!(result, IValue::Tensor(_));
         let answer = Answer::of(result);
         answer.check(&self.module.path, &self.features)?;
@@ -79,8 +81,29 @@ impl Teacher for TorchScriptTeacher {
 }
 
 impl TorchScriptTeacher {
+    /// One pass over images, of the type that the module takes: what that is shows in the first pass only, as weights may be
+    /// constants of its code.
+    fn pass(&mut self, images: &Tensor) -> Result<IValue, TeacherError> {
+        let ask = |kind: Kind| self.module.forward(&[IValue::Tensor(images.to_kind(kind))]);
+        if let Some(kind) = self.kind {
+            return ask(kind);
+        }
+        let (mut kind, mut found) = (Kind::Float, ask(Kind::Float));
+        for other in [Kind::Half, Kind::BFloat16, Kind::Double] {
+            // "Input type (float) and weight type (half) should be the same", "must have the same dtype".
+            if !found.as_ref().is_err_and(|error| error.to_string().contains("type")) {
+                break;
+            }
+            if let Ok(answer) = ask(other) {
+                (kind, found) = (other, Ok(answer));
+            }
+        }
+        self.kind = found.is_ok().then_some(kind);
+        found
+    }
+
     fn refuse(&self, rows: usize, found: String) -> TeacherError {
-        let expected = format!("float [batch = {rows}, classes]");
+        let expected = format!("float [batch = {rows}, classes], of two classes or more");
         TeacherError::Output { path: self.module.path.clone(), expected, found }
     }
 }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use tch::{CModule, Device, IValue, Kind, Tensor};
 
-use crate::config::TeacherConfig;
+use crate::config::{TeacherConfig, TeacherKind};
 use crate::libtorch::{self, DeviceLogits};
+use crate::teacher::error::hint;
 use crate::teacher::{OutputType, TeacherError, Values};
 
 /// A module in evaluation mode, and the file it is from.
@@ -25,8 +26,12 @@ impl Module {
         if let Some(threads) = config.threads {
             tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         }
-        let mut module = CModule::load_on_device(path, device)
-            .map_err(|error| failed(path, "loading the model", &error))?;
+        let loaded = CModule::load_on_device(path, device);
+        let mut module = loaded.map_err(|error| TeacherError::Runtime {
+            path: path.to_owned(),
+            doing: "loading the model",
+            problem: libtorch::plain_message(&error) + hint(path, TeacherKind::Torchscript),
+        })?;
         module.set_eval();
         Ok(Self { module, path: path.to_owned(), device })
     }

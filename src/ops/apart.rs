@@ -1,0 +1,109 @@
+//! Whether a language model takes the documents of a row apart.
+//!
+//! Rows of several documents are asked about as such: places begin anew in each, and that no token sees another document is the
+//! model's to see to (`tools/export_lm.py` writes models that do). Most exports do not, and then a token's target is
+//! that of a text which nobody has: this is found out by asking.
+
+use std::ops::{ControlFlow, Range};
+
+use super::reading::Reading;
+use super::samples::{Model, Prepared, Samples, token_row};
+use super::source::{Source, SourceError};
+use crate::cache::TokenRow;
+use crate::ids::SampleView;
+
+/// Rows among which one of several documents is looked for.
+const ROWS: u64 = 64;
+/// Positions at the beginning of a document that are compared: what is seen of others matters most there.
+const POSITIONS: usize = 16;
+/// Up to such a share of the logits' own size two answers may differ for their rounding, in half types or in whole numbers.
+const ROUNDING: f64 = 0.05;
+
+/// What is to be said of a teacher that gives a document in a row of several another answer than the document alone;
+/// `None` where it does not, and where no row has several.
+///
+/// # Errors
+/// [`SourceError`]: what asking returns.
+pub(super) fn warning(source: &mut Source) -> Result<Option<String>, SourceError> {
+    let Source { samples, model, reading, .. } = source;
+    let Some((view, row, document)) = of_several(samples)? else { return Ok(None) };
+    let alone = TokenRow { tokens: row.tokens[document.clone()].to_vec(), documents: vec![0] };
+    let compared = document.len().min(POSITIONS);
+    let mut answer = |row: TokenRow, wanted: Range<usize>| {
+        logits(model, reading, &Prepared::of_tokens(vec![view], vec![row])?, wanted)
+    };
+    let among = answer(row, document.start..document.start + compared)?;
+    let alone = answer(alone, 0..compared)?;
+    let share = difference(&among, &alone, reading.classes);
+    Ok((share > ROUNDING).then(|| {
+        format!(
+            "warning: the teacher's answers depend on other documents of a row: its logits differ by {:.0} % from those that \
+             it gives a document alone. Give each document rows of its own (dataset.rows.packing = \"document\"), or take \
+             a model that tools/export_lm.py wrote",
+            100.0 * share
+        )
+    }))
+}
+
+/// A row of several documents, and the longest of those that do not begin it.
+fn of_several(samples: &Samples) -> Result<Option<(SampleView, TokenRow, Range<usize>)>, SourceError> {
+    let Samples::Tokens(dataset) = samples else { return Ok(None) };
+    for index in 0..dataset.len().min(ROWS) {
+        let view = samples.row_at(index);
+        let sequence = dataset.sequence(view.sample)?;
+        let starts = sequence.document_starts();
+        let ends = starts.iter().skip(1).copied().chain([sequence.tokens.len()]);
+        let documents = starts.iter().zip(ends).skip(1).map(|(start, end)| *start..end);
+        if let Some(longest) = documents.max_by_key(ExactSizeIterator::len) {
+            return Ok(Some((view, token_row(sequence), longest)));
+        }
+    }
+    Ok(None)
+}
+
+/// The raw logits of the positions `wanted` of a row, `[wanted, classes]`.
+fn logits(
+    model: &mut Model,
+    reading: &Reading,
+    row: &Prepared,
+    wanted: Range<usize>,
+) -> Result<Vec<f32>, SourceError> {
+    let (mut at, mut found, mut failed) = (0, Vec::new(), None);
+    model.forward(row, &mut |mut output| {
+        let kept: Vec<usize> = (0..output.rows).filter(|row| wanted.contains(&(at + row))).collect();
+        at += output.rows;
+        if kept.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        output.values.keep(&kept, output.classes);
+        output.rows = kept.len();
+        match reading.output.into_logits(output) {
+            Ok(logits) => {
+                found.extend_from_slice(&logits.into_vec());
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map_or(Ok(found), |error| Err(error.into()))
+}
+
+/// The mean difference of two answers `[positions, classes]`, each position's relative to the size of its logits; a constant
+/// that is added to all of them is none.
+fn difference(one: &[f32], other: &[f32], classes: usize) -> f64 {
+    let centred = |row: &[f32]| {
+        let mean = row.iter().map(|z| f64::from(*z)).sum::<f64>() / classes as f64;
+        row.iter().map(|z| f64::from(*z) - mean).collect::<Vec<f64>>()
+    };
+    let size = |row: &[f64]| row.iter().map(|z| z * z).sum::<f64>().sqrt();
+    let rows = one.chunks_exact(classes).zip(other.chunks_exact(classes)).map(|(one, other)| {
+        let (one, other) = (centred(one), centred(other));
+        let apart: Vec<f64> = one.iter().zip(&other).map(|(a, b)| a - b).collect();
+        size(&apart) / size(&other).max(f64::MIN_POSITIVE)
+    });
+    let shares: Vec<f64> = rows.filter(|share| share.is_finite()).collect();
+    shares.iter().sum::<f64>() / shares.len().max(1) as f64
+}
