@@ -154,8 +154,8 @@ fn a_language_model_is_a_folder_for_transformers() {
         (&json!("lm-transformers"), &json!(["config.json", "model.safetensors"]))
     );
     assert!(files(&case.out("lm-transformers")) == files(&run.join("transformers")));
-    // Another student's files go, somebody's own stay.
-    for name in ["tokenizer.json", "config.json", "README.md"] {
+    // Another student's files are replaced, somebody's own stay.
+    for name in ["model.safetensors", "config.json", "README.md"] {
         std::fs::write(case.out("lm-transformers").join(name), "older").unwrap();
     }
     case.export(&run, "safetensors", &[]).code(0);

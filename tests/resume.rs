@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Said, build, build_command, cache_config, files, kd_cache, talking_build};
 use crate::features;
-use kd_cache::cache::WriterLock;
+use kd_cache::cache::{CacheWriter, WriterLock, read_manifest};
 
 /// Many small shards, so that there is much to interrupt.
 const SHARDS: u64 = 64;
@@ -353,11 +353,18 @@ fn lost_shards_are_made_again() {
     assert_eq!((&report["outcome"], &report["samples_done"]), (&"built".into(), &(5 * 8).into()));
     assert_eq!(report["samples_resumed"], 512 - 5 * 8);
     assert!(files(&out) == case.whole);
-    // Interrupted on the way, it goes on.
+    // Nothing is lost of what is asked for here.
     lose();
-    Said::from(build_command(&case.config, &out, &SET).arg("--fit-only").output().unwrap()).code(0);
-    kd_cache(&args!["inspect", out]).code(0);
+    let fitted = build_command(&case.config, &out, &SET).arg("--fit-only").output().unwrap();
+    assert_eq!(Said::from(fitted).code(0).json()["outcome"], "already_complete");
+    assert!(out.join("manifest.json").exists());
+    // Interrupted on the way, it goes on.
+    let mut plan = read_manifest(&out).unwrap();
+    plan.complete = false;
+    plan.shards.clear();
+    drop(CacheWriter::open_or_mend(&out, plan, 3).unwrap());
     assert!(!out.join("manifest.json").exists() && out.join("build/former.json").exists());
+    kd_cache(&args!["inspect", out]).code(0);
     let said = kd_cache(&args!["verify", out, "--quiet"]).code(1);
     assert!(said.out.starts_with("unfinished: "), "{}", said.out);
     build(&case.config, &out, &SET).code(0);

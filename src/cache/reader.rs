@@ -61,9 +61,22 @@ pub fn read_encoder(dir: &Path, manifest: &Manifest) -> Result<Option<EncoderTab
     manifest.tail.encoder.as_ref().map(read).transpose()
 }
 
-/// A place for each shard, with none open.
-fn closed(manifest: &Manifest) -> Vec<OnceLock<ShardReader>> {
-    manifest.shards.iter().map(|_| OnceLock::new()).collect()
+/// Places for shards, from the one of number `first` on.
+#[derive(Clone, Debug)]
+struct Opened {
+    first: usize,
+    slots: Arc<[OnceLock<ShardReader>]>,
+}
+
+impl Opened {
+    /// With none open.
+    fn none(shards: Range<usize>) -> Self {
+        Self { first: shards.start, slots: shards.map(|_| OnceLock::new()).collect() }
+    }
+
+    fn slot(&self, index: ShardIndex) -> &OnceLock<ShardReader> {
+        &self.slots[index.as_usize() - self.first]
+    }
 }
 
 /// An open cache. Shards are opened when they are first touched, and stay open: mapped, or of a Parquet cache in memory.
@@ -77,7 +90,7 @@ pub struct CacheReader {
     starts: Arc<[u64]>,
     /// Of rows as many as the first has.
     shards_per_row: f64,
-    shards: Vec<OnceLock<ShardReader>>,
+    shards: Opened,
 }
 
 impl CacheReader {
@@ -114,7 +127,7 @@ impl CacheReader {
         let shards_per_row = manifest.shards.first().map_or(0.0, |shard| 1.0 / shard.rows as f64);
         Ok(Self {
             dir: dir.to_owned(),
-            shards: closed(&manifest),
+            shards: Opened::none(0..manifest.shards.len()),
             manifest: Arc::new(manifest),
             tail_model: Arc::new(tail_model),
             coding,
@@ -123,9 +136,9 @@ impl CacheReader {
         })
     }
 
-    /// The same cache with no shard open. What it opens goes with it: who reads shard by shard takes one for each, so that
-    /// of a Parquet cache no more than that is in memory.
-    pub fn afresh(&self) -> Self {
+    /// The same cache, to read the rows of one shard, and no others. Of a Parquet cache that shard is in memory for as long
+    /// as this is there, so that who goes shard by shard never holds more.
+    pub fn of_shard(&self, index: ShardIndex) -> Self {
         Self {
             dir: self.dir.clone(),
             manifest: Arc::clone(&self.manifest),
@@ -133,8 +146,22 @@ impl CacheReader {
             coding: Arc::clone(&self.coding),
             starts: Arc::clone(&self.starts),
             shards_per_row: self.shards_per_row,
-            shards: closed(&self.manifest),
+            shards: match self.manifest.storage.form {
+                // Mapped: what is open takes nothing.
+                StorageForm::Arrow => self.shards.clone(),
+                StorageForm::Parquet => Opened::none(index.as_usize()..index.as_usize() + 1),
+            },
         }
+    }
+
+    /// `rows`, which rise, by the shards that they lie in, each with its [`Self::of_shard`].
+    ///
+    /// # Panics
+    /// When a row is not below [`Self::rows`].
+    pub fn by_shard<'a>(&'a self, rows: &'a [u64]) -> impl Iterator<Item = (Self, &'a [u64])> {
+        let of = |row: u64| self.locate(row).0;
+        rows.chunk_by(move |one, next| of(*one) == of(*next))
+            .map(move |rows| (self.of_shard(of(rows[0])), rows))
     }
 
     /// The folder.
@@ -165,7 +192,7 @@ impl CacheReader {
     /// # Panics
     /// When there is no such shard.
     pub fn shard(&self, index: ShardIndex) -> Result<&ShardReader, CacheError> {
-        let slot = &self.shards[index.as_usize()];
+        let slot = self.shards.slot(index);
         if let Some(shard) = slot.get() {
             return Ok(shard);
         }
@@ -185,8 +212,7 @@ impl CacheReader {
     /// When a row is not below [`Self::rows`].
     pub fn open_shards_of(&self, rows: &[u64]) -> Result<(), CacheError> {
         let shards = rows.iter().map(|row| self.locate(*row).0);
-        let mut closed: Vec<_> =
-            shards.filter(|shard| self.shards[shard.as_usize()].get().is_none()).collect();
+        let mut closed: Vec<_> = shards.filter(|shard| self.shards.slot(*shard).get().is_none()).collect();
         closed.sort_unstable();
         closed.dedup();
         closed.into_par_iter().try_for_each(|shard| self.shard(shard).map(drop))
@@ -216,14 +242,6 @@ impl CacheReader {
             all.iter_mut().zip(bytes).for_each(|((_, sum), bytes)| *sum = sum.saturating_add(bytes));
         }
         Ok(all)
-    }
-
-    /// The shard that `row` lies in.
-    ///
-    /// # Panics
-    /// When `row` is not below [`Self::rows`].
-    pub fn shard_of(&self, row: u64) -> ShardIndex {
-        self.locate(row).0
     }
 
     /// The shard that has a sample's views, if any has.

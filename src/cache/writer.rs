@@ -71,10 +71,6 @@ impl CacheWriter {
         if manifest_path.exists() {
             let manifest = Manifest::load(&manifest_path)?;
             refuse_differences(dir, &manifest, &plan)?;
-            if !is_whole(dir, &manifest)? {
-                reopen(dir, manifest)?;
-                return Self::open(dir, plan, level);
-            }
             // What wrote the manifest was ended before it had tidied up, or is about to. The cache is as good with it.
             if dir.join(BUILD_FOLDER).exists()
                 && let Ok(lock) = WriterLock::acquire(dir)
@@ -119,6 +115,22 @@ impl CacheWriter {
             writer.drop_unsound_shards()?;
         }
         Ok(Found::Writer(Box::new(writer)))
+    }
+
+    /// As [`Self::open`]; a finished cache that has lost shards becomes an unfinished one, of which [`Self::missing`] are to be made
+    /// again.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and [`CacheError::Damaged`] or [`CacheError::Read`] where a file beside the shards is not there
+    /// whole, which nothing can make up for.
+    pub fn open_or_mend(dir: &Path, plan: Manifest, level: i32) -> Result<Found, CacheError> {
+        match Self::open(dir, plan.clone(), level)? {
+            Found::Complete(manifest) if !is_whole(dir, &manifest)? => {
+                reopen(dir, *manifest)?;
+                Self::open(dir, plan, level)
+            }
+            found => Ok(found),
+        }
     }
 
     /// Samples in a forward pass of the teacher of the cache that `dir` holds, whole or begun; `None` where it holds none.
@@ -172,10 +184,12 @@ impl CacheWriter {
         &self.adopted
     }
 
-    /// How many shards have to be made again, of a cache that was whole before.
-    pub fn remade(&self) -> usize {
-        let lost = |entry: &&ShardEntry| !has_size(&self.dir.join(&entry.file), entry.bytes).unwrap_or(false);
-        self.former.iter().filter(lost).count()
+    /// How many shards are lost of the whole cache that this was before.
+    pub fn lost(&self) -> usize {
+        let left = self.former.iter().skip(self.plan.shards.len());
+        let is_lost =
+            |entry: &&ShardEntry| !has_size(&self.dir.join(&entry.file), entry.bytes).unwrap_or(false);
+        left.filter(is_lost).count()
     }
 
     /// A file in the build folder for whatever fits the tail model; it goes with the folder.

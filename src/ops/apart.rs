@@ -18,31 +18,41 @@ const ROWS: u64 = 64;
 const POSITIONS: usize = 16;
 /// Up to such a share of the logits' own size two answers may differ for their rounding, in half types or in whole numbers.
 const ROUNDING: f64 = 0.05;
+/// Logits so far below the largest are as good as none.
+const LOWEST: f32 = -50.0;
 
 /// What is to be said of a teacher that gives a document in a row of several another answer than the document alone;
 /// `None` where it does not, and where no row has several.
-///
-/// # Errors
-/// [`SourceError`]: what asking returns.
-pub(super) fn warning(source: &mut Source) -> Result<Option<String>, SourceError> {
+pub(super) fn warning(source: &mut Source) -> Option<String> {
+    let share = match ask(source) {
+        Ok(share) => share.filter(|share| *share > ROUNDING)?,
+        // Whoever is asked about whole batches only is none the worse for it.
+        Err(error) => {
+            return Some(format!(
+                "warning: whether the teacher takes the documents of a row apart could not be found out: {error}"
+            ));
+        }
+    };
+    Some(format!(
+        "warning: the teacher's answers depend on other documents of a row: its logits differ by {:.0} % from those that it gives \
+         a document alone. Give each document rows of its own (dataset.rows.packing = \"document\"), or take a model that \
+         tools/export_lm.py wrote",
+        100.0 * share
+    ))
+}
+
+/// By how much a document's logits differ in a row of several from those of the document alone, which has as long a row.
+fn ask(source: &mut Source) -> Result<Option<f64>, SourceError> {
     let Source { samples, model, reading, .. } = source;
     let Some((view, row, document)) = of_several(samples)? else { return Ok(None) };
     let alone = TokenRow { tokens: row.tokens[document.clone()].to_vec(), documents: vec![0] };
-    let compared = document.len().min(POSITIONS);
+    let (length, compared) = (row.tokens.len(), document.len().min(POSITIONS));
     let mut answer = |row: TokenRow, wanted: Range<usize>| {
-        logits(model, reading, &Prepared::of_tokens(vec![view], vec![row])?, wanted)
+        logits(model, reading, &Prepared::of_tokens(vec![view], vec![row], length)?, wanted)
     };
     let among = answer(row, document.start..document.start + compared)?;
     let alone = answer(alone, 0..compared)?;
-    let share = difference(&among, &alone, reading.classes);
-    Ok((share > ROUNDING).then(|| {
-        format!(
-            "warning: the teacher's answers depend on other documents of a row: its logits differ by {:.0} % from those that \
-             it gives a document alone. Give each document rows of its own (dataset.rows.packing = \"document\"), or take \
-             a model that tools/export_lm.py wrote",
-            100.0 * share
-        )
-    }))
+    Ok(Some(difference(&among, &alone, reading.classes)))
 }
 
 /// A row of several documents, and the longest of those that do not begin it.
@@ -92,11 +102,13 @@ fn logits(
 }
 
 /// The mean difference of two answers `[positions, classes]`, each position's relative to the size of its logits; a constant
-/// that is added to all of them is none.
+/// that is added to all of them is none, and what is far below the largest (masked classes) counts as [`LOWEST`].
 fn difference(one: &[f32], other: &[f32], classes: usize) -> f64 {
     let centred = |row: &[f32]| {
-        let mean = row.iter().map(|z| f64::from(*z)).sum::<f64>() / classes as f64;
-        row.iter().map(|z| f64::from(*z) - mean).collect::<Vec<f64>>()
+        let largest = row.iter().copied().fold(f32::MIN, f32::max);
+        let row: Vec<f64> = row.iter().map(|z| f64::from((z - largest).max(LOWEST))).collect();
+        let mean = row.iter().sum::<f64>() / classes as f64;
+        row.into_iter().map(|z| z - mean).collect::<Vec<f64>>()
     };
     let size = |row: &[f64]| row.iter().map(|z| z * z).sum::<f64>().sqrt();
     let rows = one.chunks_exact(classes).zip(other.chunks_exact(classes)).map(|(one, other)| {
@@ -106,4 +118,23 @@ fn difference(one: &[f32], other: &[f32], classes: usize) -> f64 {
     });
     let shares: Vec<f64> = rows.filter(|share| share.is_finite()).collect();
     shares.iter().sum::<f64>() / shares.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_relative_and_masks_hide_none() {
+        let row = [4.0, 1.0, -2.0, -3.0];
+        let moved = row.map(|z| z + 7.0);
+        assert!(difference(&row, &moved, 4) < 1e-6);
+        let other = [4.0, 2.0, -2.0, -3.0];
+        let plain = difference(&row, &other, 4);
+        assert!((0.1..0.3).contains(&plain), "{plain}");
+        assert!((difference(&[row, row].concat(), &[row, other].concat(), 4) - plain / 2.0).abs() < 1e-9);
+        let masked = |row: [f32; 4]| [&row[..], &[-1e9, f32::MIN]].concat();
+        let masked = difference(&masked(row), &masked(other), 6);
+        assert!(masked > ROUNDING / 4.0, "{masked}");
+    }
 }

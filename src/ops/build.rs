@@ -94,14 +94,19 @@ pub fn build(
     if let Some(slower) = &source.slower {
         progress.say(&format!("warning: {slower}"));
     }
-    let mut writer = match CacheWriter::open(dir, source.plan(config)?, config.storage.level)? {
+    let (plan, level) = (source.plan(config)?, config.storage.level);
+    let found = match until {
+        BuildUntil::Fitted => CacheWriter::open(dir, plan, level),
+        BuildUntil::Complete => CacheWriter::open_or_mend(dir, plan, level),
+    };
+    let mut writer = match found? {
         Found::Complete(manifest) => {
             let run = Run { begun, main: Duration::ZERO, before: Committed::of(&manifest) };
             return Ok(run.report(BuildOutcome::AlreadyComplete, &manifest));
         }
         Found::Writer(writer) => *writer,
     };
-    match writer.remade() {
+    match writer.lost() {
         0 => {}
         lost => progress
             .say(&format!("{}: {lost} of its shards are missing or cut, and are made again", dir.display())),
@@ -111,11 +116,10 @@ pub fn build(
         progress.say(&format!("teacher.output_kind = \"auto\": the teacher's outputs are taken as {kind}"));
     }
     if !writer.is_planned() {
-        let asked = apart::warning(&mut source).map_err(BuildError::from);
-        let fitted = asked.and_then(|warning| {
-            warning.iter().for_each(|warning| progress.say(warning));
-            prepass::run(&mut source, &mut writer, stop, progress)
-        });
+        if let Some(warning) = apart::warning(&mut source) {
+            progress.say(&warning);
+        }
+        let fitted = prepass::run(&mut source, &mut writer, stop, progress);
         match fitted {
             Ok(true) => {}
             Ok(false) => {

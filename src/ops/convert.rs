@@ -22,7 +22,7 @@ use crate::target::TargetBatch;
 const STREAM: u64 = 3;
 /// Rows that codes are fitted to, and positions at most.
 const CODE_ROWS: u64 = 4096;
-const CODE_POSITIONS: usize = 1 << 16;
+const CODE_POSITIONS: u64 = 1 << 16;
 
 /// Why a cache could not be converted.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub fn convert(
         seconds: begun.elapsed().as_secs_f64(),
         cache: InspectReport::of_manifest(manifest),
     };
-    let mut writer = match CacheWriter::open(to, plan, settings.level)? {
+    let mut writer = match CacheWriter::open_or_mend(to, plan, settings.level)? {
         Found::Complete(manifest) => return Ok(report(&manifest)),
         Found::Writer(writer) => *writer,
     };
@@ -119,7 +119,12 @@ pub fn convert(
         writer.begin(Beginnings { model, encoder: encoder.as_ref(), codebook: codebook.as_ref() })?;
     }
     progress.phase("convert", source.rows(), writer.manifest().committed_rows());
-    while (writer.next_shard().0 as usize) < source.shards.len() {
+    loop {
+        let before = writer.manifest().committed_rows();
+        if writer.missing()?.is_empty() {
+            break;
+        }
+        progress.advance(writer.manifest().committed_rows() - before);
         if stop.load(Ordering::Relaxed) {
             progress.finish();
             let report = report(writer.manifest());
@@ -169,25 +174,23 @@ fn codebook(reader: &CacheReader, plan: &Manifest) -> Result<Option<Codebook>, C
         return Ok(Some(codebook));
     }
     let order = Permutation::new(reader.rows(), plan.seed, STREAM);
-    let mut rows: Vec<u64> = (0..CODE_ROWS.min(reader.rows())).map(|at| order.at(at)).collect();
-    let mut sample = TargetBatch::default();
-    let mut positions = 0;
+    let manifest = reader.manifest();
     // Whole rows: a row of many positions counts for many.
-    let few = rows.iter().take_while(|row| {
-        let before = positions;
-        positions += reader.positions_of(**row).unwrap_or(0);
-        before < CODE_POSITIONS
-    });
-    let few = few.count();
-    rows.truncate(few);
+    let of_a_row = (manifest.positions / reader.rows().max(1)).max(1);
+    let few = CODE_ROWS.min(CODE_POSITIONS.div_ceil(of_a_row)).min(reader.rows());
+    let mut rows: Vec<u64> = (0..few).map(|at| order.at(at)).collect();
     rows.sort_unstable();
-    reader.gather(&rows, &mut sample)?;
+    let (mut sample, mut of_shard) = (TargetBatch::default(), TargetBatch::default());
+    for (reader, rows) in reader.by_shard(&rows) {
+        reader.gather(rows, &mut of_shard)?;
+        sample.extend(&of_shard);
+    }
     Ok(fit_codes(plan, &sample, reader.tail_model()))
 }
 
 /// The rows of a shard.
 fn rows(reader: &CacheReader, index: ShardIndex) -> Result<ShardRows, CacheError> {
-    let reader = reader.afresh();
+    let reader = reader.of_shard(index);
     let shard = reader.shard(index)?;
     let first: u64 = reader.manifest().shards[..index.as_usize()].iter().map(|shard| shard.rows).sum();
     let range = first..first + shard.sample_ids().len() as u64;

@@ -13,7 +13,7 @@ use super::source::{Source, SourceError};
 use crate::cache::{CacheError, CacheReader, Manifest};
 use crate::config::{CacheConfig, OutputKind};
 use crate::digest::Digest;
-use crate::ids::SampleView;
+use crate::ids::{SampleView, ShardIndex};
 use crate::target::{NotCovered, PositionTarget, TailHandling, TailModelAt, TargetBatch, Temperature};
 
 /// Temperatures measured at unless others are asked for.
@@ -150,14 +150,10 @@ pub fn fidelity(
         .collect();
     progress.phase("fidelity", drawn.iter().map(|wanted| wanted.positions.len() as u64).sum(), 0);
     let mut measured = 0;
-    let (mut passing, mut shard) = (reader.afresh(), None);
+    // Shards come one after the other: that of the row before is still open.
+    let mut near: Option<(ShardIndex, CacheReader)> = None;
     for wanted in drawn.chunks(source.batch) {
-        // Shards come one after the other: those before are let go.
-        let first = wanted.first().and_then(|first| reader.shard_of_sample(first.row.sample));
-        if first != shard {
-            (passing, shard) = (reader.afresh(), first);
-        }
-        let (cached, mut at) = (gather(&passing, wanted)?, 0);
+        let (cached, mut at) = (gather(&reader, &mut near, wanted)?, 0);
         source.ask(wanted, |logits, asked| {
             let targets = cached.of(&(at..at + asked.rows).collect::<Vec<_>>());
             at += asked.rows;
@@ -178,15 +174,25 @@ pub fn fidelity(
 }
 
 /// The cached targets of the positions that are wanted, in order.
-fn gather(reader: &CacheReader, wanted: &[Wanted]) -> Result<TargetBatch, FidelityError> {
+fn gather(
+    reader: &CacheReader,
+    near: &mut Option<(ShardIndex, CacheReader)>,
+    wanted: &[Wanted],
+) -> Result<TargetBatch, FidelityError> {
     let (mut all, mut row_targets) = (TargetBatch::default(), TargetBatch::default());
     for Wanted { row: SampleView { sample, view }, positions } in wanted {
-        let row = reader.row_of(*sample, *view)?.ok_or_else(|| FidelityError::Mismatch {
+        let missing = || FidelityError::Mismatch {
             what: "dataset",
             cached: "no such sample".into(),
             found: format!("sample {sample}, view {view}"),
-        })?;
-        reader.gather(&[row], &mut row_targets)?;
+        };
+        let index = reader.shard_of_sample(*sample).ok_or_else(missing)?;
+        if near.as_ref().is_none_or(|(open, _)| *open != index) {
+            *near = None;
+        }
+        let (_, near) = near.get_or_insert_with(|| (index, reader.of_shard(index)));
+        let row = near.row_of(*sample, *view)?.ok_or_else(missing)?;
+        near.gather(&[row], &mut row_targets)?;
         all.extend(&row_targets.of(positions));
     }
     Ok(all)

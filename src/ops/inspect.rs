@@ -145,7 +145,7 @@ fn teacher_accuracy(reader: &CacheReader) -> Result<Option<f64>, CacheError> {
     let mut targets = TargetBatch::default();
     let (mut hits, mut start) = (0u64, 0u64);
     for (index, entry) in reader.manifest().shards.iter().enumerate() {
-        let reader = reader.afresh();
+        let reader = reader.of_shard(ShardIndex(index as u32));
         let Some(labels) = reader.shard(ShardIndex(index as u32))?.labels() else { return Ok(None) };
         let rows: Vec<u64> = (start..start + entry.rows).collect();
         reader.gather(&rows, &mut targets)?;

@@ -123,7 +123,7 @@ impl Samples {
             Self::Tokens(dataset) => {
                 let tokens = rows.iter().map(|row| Ok(token_row(dataset.sequence(row.sample)?)));
                 let tokens = tokens.collect::<Result<_, SourceError>>()?;
-                Prepared::of_tokens(rows, tokens)
+                Prepared::of_tokens(rows, tokens, 0)
             }
         }
     }
@@ -141,7 +141,7 @@ impl Samples {
             }
             let row = self.row_at(index);
             let count = self.positions_of(row.sample)? as u64;
-            // Of rows however long the same share, so that each position is as likely as any other.
+            // Of rows however long the same share, so that positions are about as likely as one another.
             let share = count.div_ceil(SHARE_OF_A_ROW).max(share(count, wanted, all));
             let take = share.min(left).min(count);
             if take == 0 {
@@ -171,10 +171,14 @@ pub(super) fn token_row(sequence: Sequence) -> TokenRow {
 }
 
 impl Prepared {
-    /// Rows of tokens, padded to the longest of them only.
-    pub(super) fn of_tokens(rows: Vec<SampleView>, tokens: Vec<TokenRow>) -> Result<Self, SourceError> {
+    /// Rows of tokens, padded to the longest of them, or to `length` where that is more.
+    pub(super) fn of_tokens(
+        rows: Vec<SampleView>,
+        tokens: Vec<TokenRow>,
+        length: usize,
+    ) -> Result<Self, SourceError> {
         let longest = tokens.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
-        let mut batch = TokenBatch::new(longest);
+        let mut batch = TokenBatch::new(longest.max(length));
         for row in &tokens {
             let ids: Vec<i64> = row.tokens.iter().map(|token| i64::from(*token)).collect();
             let places: Vec<i64> = row.places().into_iter().map(i64::from).collect();

@@ -188,14 +188,8 @@ fn copy_folder(from: &Path, to: &Path) -> Result<Vec<String>, TrainError> {
     for name in &names {
         copy(&from.join(name), &beside.path().join(name))?;
     }
-    for name in transformers::FILES {
-        let stale = to.join(name);
-        if !names.iter().any(|own| own == name) && stale.exists() {
-            fs::remove_file(stale).map_err(written)?;
-        }
-    }
     for name in &names {
-        fs::rename(beside.path().join(name), to.join(name)).map_err(written)?;
+        durable::rename(&beside.path().join(name), &to.join(name)).map_err(written)?;
     }
     Ok(names)
 }

@@ -51,7 +51,14 @@ pub enum FoundRun {
 
 /// That nobody else writes in a run's folder.
 #[derive(Debug)]
-pub(super) struct RunLock(#[allow(dead_code, reason = "held, not read")] Option<File>);
+pub(super) struct RunLock(Option<File>);
+
+impl Drop for RunLock {
+    /// Closing would do, but for a program that is just being started: until it runs, it has a copy of the file.
+    fn drop(&mut self) {
+        self.0.iter().for_each(|folder| drop(folder.unlock()));
+    }
+}
 
 /// A run on disk.
 #[derive(Clone, Debug)]

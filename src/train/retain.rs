@@ -10,6 +10,7 @@ use super::report::KeptCheckpoint;
 use super::{RunFolder, TrainError};
 use crate::checkpoint;
 use crate::config::CheckpointConfig;
+use crate::durable;
 use crate::student::Student;
 
 /// What the names of such checkpoints begin with.
@@ -35,14 +36,18 @@ pub(super) fn offer_best(
 /// # Errors
 /// [`TrainError::Write`].
 pub(super) fn settle_best(folder: &RunFolder, best: Option<u32>) -> Result<(), TrainError> {
-    let (true, Ok(entries)) = (folder.writes(), fs::read_dir(folder.checkpoints())) else { return Ok(()) };
-    let settled = best.map(|epoch| format!("{BETTER}{epoch}"));
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let name = stem(&path);
-        if Some(&name) == settled.as_ref() {
-            let place = path.with_file_name(BEST).with_extension(path.extension().unwrap_or_default());
-            fs::rename(&path, &place).map_err(|source| TrainError::Write { path: place, source })?;
-        } else if name.starts_with(BETTER) {
+    if !folder.writes() {
+        return Ok(());
+    }
+    if let Some(epoch) = best {
+        let of = |name: &str| <[PathBuf; 2]>::from(checkpoint::files(&folder.checkpoint(name)));
+        for (offered, place) in of(&format!("{BETTER}{epoch}")).iter().zip(of(BEST)) {
+            let renamed = durable::if_there(durable::rename(offered, &place));
+            renamed.map_err(|source| TrainError::Write { path: place, source })?;
+        }
+    }
+    for path in fs::read_dir(folder.checkpoints()).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if stem(&path).starts_with(BETTER) {
             // One that stays does no harm.
             drop(fs::remove_file(&path));
         }
@@ -79,12 +84,6 @@ impl Retention {
     /// Whether there is more to keep than the best and the last.
     fn is_asked(&self) -> bool {
         self.config != CheckpointConfig { best: 1, last: 1 }
-    }
-
-    /// Whether there were several epochs to choose from, and all of them measured the same.
-    pub(super) fn all_alike(&self) -> bool {
-        let scores: Vec<f64> = self.done.iter().filter_map(|done| done.score).collect();
-        scores.len() > 2 && scores.iter().all(|score| *score == scores[0])
     }
 
     /// What stays, in the order of the steps.
@@ -166,17 +165,6 @@ mod tests {
         assert_eq!(kept(1, 1, &scores), [0u64; 0]);
         // Of equals the first.
         assert_eq!(kept(2, 1, &[0.5, 0.5, 0.5, 0.5]), [1, 2, 4]);
-    }
-
-    #[test]
-    fn a_measure_that_never_moves_is_noticed() {
-        let all_alike = |scores: &[f64]| {
-            let mut retention = Retention::new(CheckpointConfig::default());
-            scores.iter().zip(1..).for_each(|(score, at)| retention.add(at, u64::from(at), *score, true));
-            retention.all_alike()
-        };
-        assert!(all_alike(&[0.0, f64::NAN, 0.0, 0.0]));
-        assert!(!all_alike(&[0.0, 0.0]) && !all_alike(&[0.0, 0.0, 0.1]) && !all_alike(&[f64::NAN; 3]));
     }
 
     #[test]

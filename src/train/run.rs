@@ -146,7 +146,7 @@ pub fn run(
         progress.say(warning);
     }
     let (mut place, mut sums, mut window) = (Place::default(), Sums::default(), None);
-    let mut retention = Retention::new(config.checkpoint);
+    let (mut retention, mut scores) = (Retention::new(config.checkpoint), Vec::new());
     // Where a measure chooses, it does among the epochs whose turn it is to be measured.
     let in_turn = |epoch: u32| config.train.validates_after(epoch) || !select_by.is_measure();
     // The last epoch, where it was measured because `train.max_steps` ended the run with it.
@@ -168,6 +168,7 @@ pub fn run(
             {
                 let score = select_by.score(epoch, train_loss, &validation);
                 let in_turn = in_turn(epoch);
+                scores.push(score);
                 retention.add(epoch, step, if in_turn { score } else { f64::NAN }, true);
                 let measured = !in_turn && !validation.is_empty();
                 out_of_turn = measured.then_some((epoch, score, validation));
@@ -242,6 +243,7 @@ pub fn run(
         let score = select_by.score(trained.epoch, trained.train_loss, &trained.validation);
         let whole = course.place.batches >= batches;
         let in_turn = in_turn(trained.epoch);
+        scores.push(score);
         retention.add(trained.epoch, trained.step, if in_turn { score } else { f64::NAN }, whole);
         retention.save(&folder, student.as_mut())?;
         if is_better(score, &course.place) && (in_turn || ends) {
@@ -268,11 +270,8 @@ pub fn run(
         progress.say(&line(&trained, config.train.epochs));
         course.say_troubles(progress);
     }
-    if retention.all_alike() {
-        progress.say(&format!(
-            "warning: {select_by} was the same after every epoch, and so the first of them is kept; choose another measure \
-             (train.select_by), and see that labels and classes of the teacher mean the same"
-        ));
+    if let Some(doubt) = select_by.doubt(&scores) {
+        progress.say(&doubt);
     }
     if report.best_epoch.is_some() {
         keep_best(student.as_mut(), &folder, best)?;

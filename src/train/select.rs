@@ -67,6 +67,22 @@ impl SelectBy {
         matches!(self, Self::Metric { .. })
     }
 
+    /// What is to be said of a measure that was the same after all of several epochs, by their scores.
+    pub(super) fn doubt(&self, scores: &[f64]) -> Option<String> {
+        let measured: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
+        let never_moved = measured.len() > 2 && measured.iter().all(|score| *score == measured[0]);
+        let labels = match measured.first() {
+            Some(0.0) => "; where none is right, labels and the teacher's classes may not mean the same",
+            _ => "",
+        };
+        (never_moved && self.is_measure()).then(|| {
+            format!(
+                "warning: {self} was the same after every epoch, and the first of them is kept: choose another measure \
+                 (train.select_by){labels}"
+            )
+        })
+    }
+
     /// An epoch's score, NaN where it was not measured; the highest is the best, of equals the first.
     pub(super) fn score(
         &self,

@@ -13,8 +13,6 @@ pub(super) const MODEL: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
 /// The tokenizer beside the model.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
-/// All files that may be in the folder.
-pub(super) const FILES: [&str; 3] = [CONFIG, MODEL, TOKENIZER];
 
 /// Writes `config.json`, `model.safetensors` (the variables, which have the names already) and the tokenizer.
 pub(super) fn write(

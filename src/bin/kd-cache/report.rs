@@ -248,7 +248,7 @@ pub fn verify(report: &VerifyReport) -> String {
     if report.unlisted > 0 {
         text.push_str(&format!("  and {} more\n", HumanCount(report.unlisted)));
     }
-    if !unfinished {
+    if report.damages.iter().any(|damage| damage.file.starts_with("shards/")) {
         text.push_str("Remove the shards that are damaged: the command that built the cache makes those again that are missing.\n");
     }
     text

@@ -16,7 +16,7 @@ pub(super) struct Selection<'a> {
 
 /// A few rows of one shard.
 pub(super) struct Block<'a> {
-    /// Has no other shard open.
+    /// Of this shard.
     pub(super) reader: &'a CacheReader,
     pub(super) shard: &'a ShardReader,
     /// Where the rows are in the shard.
@@ -33,7 +33,7 @@ impl<'a> Selection<'a> {
             selection.rows = 0;
             let (mut first, mut last) = (u64::MAX, 0);
             for index in 0..reader.manifest().shards.len() {
-                let reader = reader.afresh();
+                let reader = reader.of_shard(ShardIndex(index as u32));
                 for id in reader.shard(ShardIndex(index as u32))?.sample_ids() {
                     (first, last) = (first.min(*id), last.max(*id));
                     selection.rows += u64::from(asked.contains(id));
@@ -56,7 +56,7 @@ impl<'a> Selection<'a> {
         let mut positions = 0;
         let mut start = 0;
         for (index, entry) in self.manifest().shards.iter().enumerate() {
-            let reader = self.reader.afresh();
+            let reader = self.reader.of_shard(ShardIndex(index as u32));
             for (at, id) in reader.shard(ShardIndex(index as u32))?.sample_ids().iter().enumerate() {
                 if self.samples.as_ref().is_none_or(|samples| samples.contains(id)) {
                     positions += reader.positions_of(start + at as u64)? as u64;
@@ -87,7 +87,7 @@ impl<'a> Selection<'a> {
         let at_a_time = (CELLS / per_row.max(1)).max(1);
         let mut start = 0;
         for (index, entry) in self.manifest().shards.iter().enumerate() {
-            let reader = self.reader.afresh();
+            let reader = self.reader.of_shard(ShardIndex(index as u32));
             let shard = reader.shard(ShardIndex(index as u32))?;
             let ids = shard.sample_ids().iter().enumerate();
             let wanted = |id: &u64| self.samples.as_ref().is_none_or(|samples| samples.contains(id));

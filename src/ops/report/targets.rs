@@ -82,40 +82,43 @@ pub(super) fn tell(reader: &CacheReader, rows: &[u64], progress: &dyn Progress) 
     let mut targets = TargetBatch::default();
     let mut looked_at = 0;
     let per_row = k.saturating_mul(reader.manifest().longest_row());
-    let of_shards = rows.chunk_by(|one, next| reader.shard_of(*one) == reader.shard_of(*next));
-    for rows in of_shards.flat_map(|rows| rows.chunks((VALUES_AT_A_TIME / per_row).max(1))) {
-        let reader = &reader.afresh();
-        reader.gather(rows, &mut targets)?;
-        let gathered = rows.len() as u64;
-        let rows = thin_out(reader, rows, &mut targets)?;
-        let target = |at: usize| {
-            let (ids, values, curve) = targets.row(at);
-            let manifest = reader.manifest();
-            PositionTarget { classes: manifest.classes, ids, values, nodes: &manifest.tail.nodes, curve }
-        };
-        for (temperature, kept) in kept_at.iter().zip(&mut kept) {
-            let mass = |at: usize| target(at).decode(*temperature).probabilities.iter().sum::<f64>();
-            let masses: Vec<f64> = (0..rows.len()).into_par_iter().map(mass).collect();
-            if let Some(at) = masses.iter().position(|mass| !mass.is_finite()) {
-                return Err(no_distribution(reader, rows[at], *temperature));
+    let at_a_time = (VALUES_AT_A_TIME / per_row).max(1);
+    for (reader, rows) in reader.by_shard(rows) {
+        for rows in rows.chunks(at_a_time) {
+            reader.gather(rows, &mut targets)?;
+            let gathered = rows.len() as u64;
+            let rows = thin_out(&reader, rows, &mut targets)?;
+            let target = |at: usize| {
+                let (ids, values, curve) = targets.row(at);
+                let manifest = reader.manifest();
+                PositionTarget { classes: manifest.classes, ids, values, nodes: &manifest.tail.nodes, curve }
+            };
+            for (temperature, kept) in kept_at.iter().zip(&mut kept) {
+                let mass = |at: usize| target(at).decode(*temperature).probabilities.iter().sum::<f64>();
+                let masses: Vec<f64> = (0..rows.len()).into_par_iter().map(mass).collect();
+                if let Some(at) = masses.iter().position(|mass| !mass.is_finite()) {
+                    return Err(no_distribution(&reader, rows[at], *temperature));
+                }
+                kept.extend(masses);
             }
-            kept.extend(masses);
-        }
-        for shape in &mut shapes {
-            let looks: Vec<Look> =
-                (0..rows.len()).into_par_iter().map(|at| shape.look(target(at), targets.code(at))).collect();
-            if let Some(at) = looks.iter().position(|look| !look.is_of_a_distribution()) {
-                return Err(no_distribution(reader, rows[at], shape.temperature));
+            for shape in &mut shapes {
+                let looks: Vec<Look> = (0..rows.len())
+                    .into_par_iter()
+                    .map(|at| shape.look(target(at), targets.code(at)))
+                    .collect();
+                if let Some(at) = looks.iter().position(|look| !look.is_of_a_distribution()) {
+                    return Err(no_distribution(&reader, rows[at], shape.temperature));
+                }
+                looks.into_iter().for_each(|look| shape.add(look));
             }
-            looks.into_iter().for_each(|look| shape.add(look));
-        }
-        looked_at += rows.len() as u64;
-        for (at, row) in rows.iter().enumerate() {
-            if let Some(label) = reader.label(*row)? {
-                labels.get_or_insert_with(|| LabelRanks::new(k)).add(label, targets.row(at).0);
+            looked_at += rows.len() as u64;
+            for (at, row) in rows.iter().enumerate() {
+                if let Some(label) = reader.label(*row)? {
+                    labels.get_or_insert_with(|| LabelRanks::new(k)).add(label, targets.row(at).0);
+                }
             }
+            progress.advance(gathered);
         }
-        progress.advance(gathered);
     }
     let kept_mass = kept_at.iter().zip(&kept).filter_map(|(temperature, kept)| {
         Some(KeptMass { temperature: temperature.get(), kept: Spread::of(kept)? })

@@ -9,6 +9,9 @@ use crate::libtorch::{channels_last, upload};
 use crate::teacher::features::other_than;
 use crate::teacher::{RawOutput, Teacher, TeacherError};
 
+/// What libtorch's operators say of floats of another type than their weights.
+const OTHER_TYPE: [&str; 3] = ["should be the same", "the same dtype", "expected scalar type"];
+
 /// A module and the shape of its inputs.
 pub(in super::super) struct TorchScriptTeacher {
     module: Module,
@@ -90,8 +93,10 @@ impl TorchScriptTeacher {
         }
         let (mut kind, mut found) = (Kind::Float, ask(Kind::Float));
         for other in [Kind::Half, Kind::BFloat16, Kind::Double] {
-            // "Input type (float) and weight type (half) should be the same", "must have the same dtype".
-            if !found.as_ref().is_err_and(|error| error.to_string().contains("type")) {
+            if !found
+                .as_ref()
+                .is_err_and(|error| OTHER_TYPE.iter().any(|words| error.to_string().contains(words)))
+            {
                 break;
             }
             if let Ok(answer) = ask(other) {
