@@ -93,11 +93,11 @@ fn teachers_that_do_not_fit() {
     refused("seven.onnx", &[], &["dataset.labels: expected labels from 0 to 6 (7 classes), found"]);
     refused("classes.onnx", &[], &["classes.onnx: expected an output of float [batch = 32, classes]"]);
     refused("map.onnx", &[], &["map.onnx: expected an output of float [batch = 32, classes]", "[32, 10, 1]"]);
-    refused("colour.onnx", &[], &["[?, 3, 28, 28]", "float32 [batch, 1, 28, 28]", "preprocess.layout"]);
-    refused("bytes.onnx", &[], &["bytes.onnx: input \"input\" is u8", "float32 [batch, 1, 28, 28]"]);
-    refused("linear.onnx", &["preprocess.layout=flat"], &["float32 [batch, 784]", "[?, 1, 28, 28]"]);
-    refused("linear.onnx", &["preprocess.layout=nhwc"], &["float32 [batch, 28, 28, 1]"]);
-    refused("batch_of_4.onnx", &[], &["fixed to batches of 4; set teacher.batch = 4"]);
+    refused("colour.onnx", &[], &["[?, 3, 28, 28]", "float [batch, 1, 28, 28]", "preprocess.layout"]);
+    refused("bytes.onnx", &[], &["bytes.onnx: input \"input\" is u8", "float [batch, 1, 28, 28]"]);
+    refused("linear.onnx", &["preprocess.layout=flat"], &["float [batch, 784]", "[?, 1, 28, 28]"]);
+    refused("linear.onnx", &["preprocess.layout=nhwc"], &["float [batch, 28, 28, 1]"]);
+    refused("batch_of_4.onnx", &[], &["is fixed to batches of 4, found teacher.batch = 32; set teacher.batch = 4"]);
     refused("two_outputs.onnx", &[], &["teacher.output", "logits, cells", "name one of them"]);
     refused("linear.onnx", &["teacher.output=scores"], &["teacher.output", "logits", "\"scores\""]);
     refused("linear.onnx", &["teacher.input=image"], &["teacher.input", "\"image\""]);

@@ -168,7 +168,7 @@ fn a_program_that_dies_is_shown_and_the_build_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (cache, whole) = (dir.path().join("cache"), dir.path().join("whole"));
     let config = of_tokens(dir.path(), "f32");
-    // Its sixth question: one is for the probe, three for the tail model, and one shard is committed.
+    // Its eighth question: one is for the probe, two for documents, three for the tail model, and one shard is committed.
     let script = repository("tests/programs/teacher.py");
     let dying = format!("teacher.command=[\"python3\", {script:?}, \"dies\"]");
     build(&config, &cache, &[&dying]).refused(&[
