@@ -97,7 +97,11 @@ fn teachers_that_do_not_fit() {
     refused("bytes.onnx", &[], &["bytes.onnx: input \"input\" is u8", "float [batch, 1, 28, 28]"]);
     refused("linear.onnx", &["preprocess.layout=flat"], &["float [batch, 784]", "[?, 1, 28, 28]"]);
     refused("linear.onnx", &["preprocess.layout=nhwc"], &["float [batch, 28, 28, 1]"]);
-    refused("batch_of_4.onnx", &[], &["is fixed to batches of 4, found teacher.batch = 32; set teacher.batch = 4"]);
+    refused(
+        "batch_of_4.onnx",
+        &[],
+        &["is fixed to batches of 4, found teacher.batch = 32; set teacher.batch = 4"],
+    );
     refused("two_outputs.onnx", &[], &["teacher.output", "logits, cells", "name one of them"]);
     refused("linear.onnx", &["teacher.output=scores"], &["teacher.output", "logits", "\"scores\""]);
     refused("linear.onnx", &["teacher.input=image"], &["teacher.input", "\"image\""]);

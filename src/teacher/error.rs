@@ -1,7 +1,6 @@
 //! Why a teacher could not be used.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::config::TeacherKind;
 
@@ -252,8 +251,8 @@ pub enum TeacherError {
 
 /// What to say of a file that `kind` could not load, where its name is that of another kind.
 #[cfg(any(feature = "onnx", feature = "torch"))]
-pub(super) fn hint(path: &Path, kind: TeacherKind) -> &'static str {
-    match (path.extension().and_then(OsStr::to_str), kind) {
+pub(super) fn hint(path: &std::path::Path, kind: TeacherKind) -> &'static str {
+    match (path.extension().and_then(std::ffi::OsStr::to_str), kind) {
         (Some("onnx"), TeacherKind::Torchscript) => {
             "; by its name it is an ONNX model: set teacher.kind = \"onnx\""
         }
