@@ -22,6 +22,7 @@ A ratio is positions a second over theirs in the same round. Numbers go to FOLDE
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -177,11 +178,15 @@ def main():
         tokens = {"ours": ours([str(TOKENS), "7", str(TOKENS * ROWS_OF_TOKENS)], options.programs)}
         if options.distillkit:
             theirs, of_tokens = (DistillKit(options.distillkit, classes) for classes in (classes, CLASSES))
+            has_datasets = importlib.util.find_spec("datasets") is not None
+            if not has_datasets:
+                print("left out: DistillKit's files, which need datasets", file=sys.stderr)
             for preset in PRESETS:
                 single[f"DistillKit, {preset}"] = theirs.in_memory(preset, 1, BATCH)
                 tokens[f"DistillKit, {preset}"] = of_tokens.in_memory(preset, ROWS_OF_TOKENS, TOKENS)
-                path = Path(folder) / f"{preset.replace(' ', '')}.parquet"
-                tokens[f"DistillKit, {preset}, from its files"] = of_tokens.from_files(preset, path)
+                if has_datasets:
+                    path = Path(folder) / f"{preset.replace(' ', '')}.parquet"
+                    tokens[f"DistillKit, {preset}, from its files"] = of_tokens.from_files(preset, path)
         rates = {"a position": in_turns(single, options.rounds, "a position")}
         if options.distillkit:
             title = f"{TOKENS} tokens"
