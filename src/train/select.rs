@@ -69,13 +69,16 @@ impl SelectBy {
 
     /// What is to be said of a measure that was the same after all of several epochs, by their scores.
     pub(super) fn doubt(&self, scores: &[f64]) -> Option<String> {
+        let Self::Metric { measure, .. } = self else { return None };
         let measured: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
         let never_moved = measured.len() > 2 && measured.iter().all(|score| *score == measured[0]);
         let labels = match measured.first() {
-            Some(0.0) => "; where none is right, labels and the teacher's classes may not mean the same",
+            Some(0.0) if measure.higher_is_better => {
+                "; where nothing is right, labels and the teacher's classes may not mean the same"
+            }
             _ => "",
         };
-        (never_moved && self.is_measure()).then(|| {
+        never_moved.then(|| {
             format!(
                 "warning: {self} was the same after every epoch, and the first of them is kept: choose another measure \
                  (train.select_by){labels}"
@@ -98,5 +101,27 @@ impl SelectBy {
                 if measure.higher_is_better { value } else { -value }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measure_that_never_moves_is_doubted() {
+        let by = |higher_is_better| SelectBy::Metric {
+            set: "test".into(),
+            measure: Measure { name: "accuracy".into(), higher_is_better },
+        };
+        let doubt = |scores: &[f64]| by(true).doubt(scores);
+        let none_right = doubt(&[0.0, f64::NAN, 0.0, 0.0]).unwrap();
+        assert!(none_right.contains("test.accuracy was the same") && none_right.contains("labels"));
+        assert!(!doubt(&[0.5; 3]).unwrap().contains("labels"));
+        assert!(!by(false).doubt(&[-0.0; 3]).unwrap().contains("labels"));
+        for moving in [&[0.0, 0.0][..], &[0.0, 0.0, 0.1], &[f64::NAN; 3]] {
+            assert_eq!(doubt(moving), None);
+        }
+        assert_eq!(SelectBy::TrainLoss.doubt(&[-1.0; 3]), None);
     }
 }
