@@ -4,10 +4,9 @@
 //! model's to see to (`tools/export_lm.py` writes models that do). Most exports do not, and then a token's target is
 //! that of a text which nobody has: this is found out by asking.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
-use super::reading::Reading;
-use super::samples::{Model, Prepared, Samples, token_row};
+use super::samples::{Prepared, Samples, token_row};
 use super::source::{Source, SourceError};
 use crate::cache::TokenRow;
 use crate::ids::SampleView;
@@ -43,16 +42,22 @@ pub(super) fn warning(source: &mut Source) -> Option<String> {
 
 /// By how much a document's logits differ in a row of several from those of the document alone, which has as long a row.
 fn ask(source: &mut Source) -> Result<Option<f64>, SourceError> {
-    let Source { samples, model, reading, .. } = source;
-    let Some((view, row, document)) = of_several(samples)? else { return Ok(None) };
+    let Some((view, row, document)) = of_several(&source.samples)? else { return Ok(None) };
     let alone = TokenRow { tokens: row.tokens[document.clone()].to_vec(), documents: vec![0] };
     let (length, compared) = (row.tokens.len(), document.len().min(POSITIONS));
-    let mut answer = |row: TokenRow, wanted: Range<usize>| {
-        logits(model, reading, &Prepared::of_tokens(vec![view], vec![row], length)?, wanted)
+    let mut logits = |row: TokenRow, wanted: Range<usize>| {
+        let asked: Vec<bool> = (0..row.tokens.len()).map(|at| wanted.contains(&at)).collect();
+        let prepared = Prepared::of_tokens(vec![view], vec![row], length)?;
+        let mut found = Vec::new();
+        source.answer(&prepared, &asked, |logits, _| {
+            found.extend_from_slice(logits);
+            Ok::<(), SourceError>(())
+        })?;
+        Ok::<Vec<f32>, SourceError>(found)
     };
-    let among = answer(row, document.start..document.start + compared)?;
-    let alone = answer(alone, 0..compared)?;
-    Ok(Some(difference(&among, &alone, reading.classes)))
+    let among = logits(row, document.start..document.start + compared)?;
+    let alone = logits(alone, 0..compared)?;
+    Ok(Some(difference(&among, &alone, source.reading.classes)))
 }
 
 /// A row of several documents, and the longest of those that do not begin it.
@@ -69,36 +74,6 @@ fn of_several(samples: &Samples) -> Result<Option<(SampleView, TokenRow, Range<u
         }
     }
     Ok(None)
-}
-
-/// The raw logits of the positions `wanted` of a row, `[wanted, classes]`.
-fn logits(
-    model: &mut Model,
-    reading: &Reading,
-    row: &Prepared,
-    wanted: Range<usize>,
-) -> Result<Vec<f32>, SourceError> {
-    let (mut at, mut found, mut failed) = (0, Vec::new(), None);
-    model.forward(row, &mut |mut output| {
-        let kept: Vec<usize> = (0..output.rows).filter(|row| wanted.contains(&(at + row))).collect();
-        at += output.rows;
-        if kept.is_empty() {
-            return ControlFlow::Continue(());
-        }
-        output.values.keep(&kept, output.classes);
-        output.rows = kept.len();
-        match reading.output.into_logits(output) {
-            Ok(logits) => {
-                found.extend_from_slice(&logits.into_vec());
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    failed.map_or(Ok(found), |error| Err(error.into()))
 }
 
 /// The mean difference of two answers `[positions, classes]`, each position's relative to the size of its logits; a constant

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::inherit::{InheritError, Inherited};
 use super::reading::Reading;
-use super::samples::{Model, Samples, Wanted};
+use super::samples::{Model, Prepared, Samples, Wanted};
 use super::{batch_size, keep};
 use crate::cache::{
     AugmentIdentity, DatasetIdentity, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
@@ -172,19 +172,29 @@ impl Source {
     pub(super) fn ask<E: From<SourceError>>(
         &mut self,
         wanted: &[Wanted],
-        mut each: impl FnMut(&[f32], &TargetBatch) -> Result<(), E>,
+        each: impl FnMut(&[f32], &TargetBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         let prepared = self.samples.prepare(wanted.iter().map(|wanted| wanted.row).collect())?;
-        let positions = prepared.positions();
-        // Whether each position of the batch is wanted.
-        let mut asked = Vec::with_capacity(positions.len());
+        let mut asked = Vec::new();
         for wanted in wanted {
             let start = asked.len();
             asked.resize(start + self.samples.positions_of(wanted.row.sample)?, false);
             wanted.positions.iter().for_each(|at| asked[start + at] = true);
         }
+        self.answer(&prepared, &asked, each)
+    }
+
+    /// As [`Self::ask`], of a batch that is ready for the teacher: `asked` says of each of its positions whether it is
+    /// wanted.
+    pub(super) fn answer<E: From<SourceError>>(
+        &mut self,
+        prepared: &Prepared,
+        asked: &[bool],
+        mut each: impl FnMut(&[f32], &TargetBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let positions = prepared.positions();
         let (reading, mut at, mut failed) = (&self.reading, 0, None);
-        let answered = self.model.forward(&prepared, &mut |mut output| {
+        let answered = self.model.forward(prepared, &mut |mut output| {
             let here = at..at + output.rows;
             at = here.end;
             let kept: Vec<usize> = (0..output.rows).filter(|row| asked[here.start + row]).collect();
