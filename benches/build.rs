@@ -14,6 +14,7 @@
 
 mod figures;
 
+use std::cmp::Reverse;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -56,11 +57,13 @@ impl Alone {
     }
 
     fn tokens(config: &CacheConfig, dataset: &dyn TokenDataset) -> Self {
-        let rows: Vec<u64> = (0..dataset.len()).collect();
-        let longest =
-            rows.iter().map(|at| dataset.sequence_len(dataset.id_at(*at)).unwrap()).max().unwrap_or(0);
+        let length = |at: &u64| dataset.sequence_len(dataset.id_at(*at)).unwrap();
+        // As a build has them in each shard: padded to the longest of a batch, which are alike.
+        let mut rows: Vec<u64> = (0..dataset.len()).collect();
+        rows.sort_by_key(|at| Reverse(length(at)));
+        let longest = rows.first().map(length).unwrap_or(0);
         let batch = |rows: &[u64]| {
-            let mut batch = TokenBatch::new(longest);
+            let mut batch = TokenBatch::new(rows.iter().map(length).max().unwrap_or(0));
             for at in rows {
                 let row = dataset.sequence(dataset.id_at(*at)).unwrap();
                 let tokens: Vec<i64> = row.tokens.iter().map(|token| i64::from(*token)).collect();

@@ -144,21 +144,51 @@ fn targets_are_the_teachers_own_and_do_not_depend_on_chunks() {
     assert!(shape < prior, "{shape} and {prior}");
 }
 
+/// Long rows are asked about first, and what is said of each is kept in its own place.
+#[test]
+fn rows_that_differ_in_length_keep_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "causal.onnx");
+    let plain =
+        ["dataset.rows.packing=document", "tail.rank=0", "storage.values=f32", "storage.shard_samples=5"];
+    let [together, alone] =
+        [("together", "teacher.batch=3"), ("alone", "teacher.batch=1")].map(|(name, batch)| {
+            let out = dir.path().join(name);
+            build(&config, &out, &[&plain[..], &[batch]].concat()).code(0);
+            kd_cache(&["verify", "--quiet", path(&out)]).code(0);
+            out
+        });
+    let [a, b] = [&together, &alone].map(|out| CacheReader::open(out).unwrap());
+    let (x, y) = (targets(&together), targets(&alone));
+    let lengths: Vec<usize> = (0..a.rows()).map(|row| a.tokens(row).unwrap().unwrap().tokens.len()).collect();
+    assert!(!lengths.is_sorted() && !lengths.is_sorted_by(|one, next| one >= next), "{lengths:?}");
+    for row in 0..a.rows() {
+        assert_eq!(a.tokens(row).unwrap(), b.tokens(row).unwrap());
+    }
+    assert_eq!(x.ids, y.ids);
+    assert!(x.values.iter().zip(&y.values).all(|(x, y)| (x - y).abs() < 1e-4));
+    assert!(x.curve.iter().zip(&y.curve).all(|(x, y)| (x - y).abs() < 1e-4));
+}
+
 #[test]
 fn an_interrupted_build_ends_in_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "causal.onnx");
-    let [whole, killed] = ["whole", "killed"].map(|name| dir.path().join(name));
-    build(&config, &whole, &[]).code(0);
-    // Killed at some moments, none of them chosen.
-    for milliseconds in [30, 60, 90, 120, 150] {
-        let mut child = build_command(&config, &killed, &[]).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
-        drop(child.kill());
-        child.wait().unwrap();
+    // Shards of a batch, and such as are asked about by length.
+    let by_length = ["dataset.rows.packing=document", "storage.shard_samples=3"];
+    for (case, set) in [&[][..], &by_length].into_iter().enumerate() {
+        let [whole, killed] = ["whole", "killed"].map(|name| dir.path().join(format!("{name}-{case}")));
+        build(&config, &whole, set).code(0);
+        // Killed at some moments, none of them chosen.
+        for milliseconds in [30, 60, 90, 120, 150] {
+            let mut child = build_command(&config, &killed, set).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+            drop(child.kill());
+            child.wait().unwrap();
+        }
+        build(&config, &killed, set).code(0);
+        assert_eq!(files(&whole), files(&killed));
     }
-    build(&config, &killed, &[]).code(0);
-    assert_eq!(files(&whole), files(&killed));
 }
 
 #[test]

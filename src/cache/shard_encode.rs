@@ -48,6 +48,36 @@ pub struct TokenRow {
     pub documents: Vec<u32>,
 }
 
+impl ShardRows {
+    /// The rows at `order`, in that order.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    pub fn of(&self, order: &[usize]) -> Self {
+        fn picked<T: Clone>(values: &[T], order: &[usize]) -> Vec<T> {
+            if values.is_empty() {
+                Vec::new()
+            } else {
+                order.iter().map(|row| values[*row].clone()).collect()
+            }
+        }
+        let ends = self.positions().into_iter().scan(0, |end, positions| {
+            *end += positions;
+            Some(*end)
+        });
+        let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
+        let positions: Vec<usize> = order.iter().flat_map(|row| starts[*row]..starts[row + 1]).collect();
+        Self {
+            sample_ids: picked(&self.sample_ids, order),
+            views: picked(&self.views, order),
+            labels: picked(&self.labels, order),
+            tokens: picked(&self.tokens, order),
+            targets: self.targets.of(&positions),
+            features: self.features.iter().map(|one| one.of(&positions, self.targets.rows)).collect(),
+        }
+    }
+}
+
 impl TokenRow {
     /// The number of each token's document in the row, from 0: `[positions]`.
     pub fn numbers(&self) -> Vec<u32> {

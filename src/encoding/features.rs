@@ -44,6 +44,23 @@ impl FeatureNumbers {
         }
     }
 
+    /// The vectors at `rows`, in that order, of `all` that there are.
+    ///
+    /// # Panics
+    /// When one is not below `all`.
+    pub fn of(&self, rows: &[usize], all: usize) -> Self {
+        fn picked<T: Copy>(values: &[T], rows: &[usize], all: usize) -> Vec<T> {
+            let width = values.len() / all.max(1);
+            rows.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect()
+        }
+        match self {
+            Self::F16(values) => Self::F16(picked(values, rows, all)),
+            Self::I8 { whole, scales } => {
+                Self::I8 { whole: picked(whole, rows, all), scales: picked(scales, rows, all) }
+            }
+        }
+    }
+
     /// Adds a vector, rounded; `Err`: the first number that cannot be kept, and its place. Half precision keeps
     /// magnitudes up to 65,504, bytes with a scale up to 10³⁸.
     ///

@@ -1,10 +1,12 @@
 //! The stages of a build, overlapped: read and prepare, teacher, selection, writing.
 //!
-//! Batches are cut by the config, never by timing: each shard is split into batches of
-//! `teacher.batch` samples, the last one smaller, so that the bytes do not depend on threads,
-//! speed or interruptions. (With `"auto"` that number is measured once, and then kept with the build.) Channels hold a few batches; a stage that fails or stops closes its
-//! channels, and the others run dry.
+//! Batches are cut by config and data, never by timing: each shard is split into batches of `teacher.batch` samples, the last
+//! one smaller, so that the bytes do not depend on threads, speed or interruptions. (With `"auto"` that number is measured
+//! once, and then kept with the build.) Where rows differ in length, a shard's longest come first: a batch is padded to the
+//! longest of its rows, which are of nearly the same length then. Channels hold a few batches; a stage that fails or stops closes
+//! its channels, and the others run dry.
 
+use std::cmp::Reverse;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -24,18 +26,22 @@ const DEPTH: usize = 3;
 /// from, so that the teacher can be asked about the next one, and about no more.
 const DEPTH_ON_DEVICE: usize = 1;
 
-/// A batch, and whether a shard ends with it.
+/// A batch, and where a shard ends with it that shard's order.
 struct Batch {
     prepared: Prepared,
-    last_of_shard: bool,
+    last_of_shard: Option<Order>,
 }
+
+/// A shard's rows as the teacher is asked about them: by their indices in the dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Order(Vec<u64>);
 
 /// What the teacher's stage hands on.
 enum Answer {
     /// What the teacher says of some positions of a batch.
     Positions(RawOutput, Vec<Position>),
     /// The batch is done.
-    End { rows: Vec<SampleView>, tokens: Vec<TokenRow>, last_of_shard: bool },
+    End { rows: Vec<SampleView>, tokens: Vec<TokenRow>, last_of_shard: Option<Order> },
 }
 
 /// Fills the shards that are missing. Returns whether it came to the end.
@@ -71,17 +77,17 @@ fn fill(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<bool, BuildError> {
-    let batches = batches(rows, shard, source.batch as u64);
+    let (parts, batch) = (shards(rows, shard), source.batch);
     let Source { samples, model, reading, on_device, .. } = source;
     let (samples, reading) = (&*samples, &*reading);
 
     let (to_teacher, prepared) = sync_channel(DEPTH);
     let (to_selection, predicted) = sync_channel(if *on_device { DEPTH_ON_DEVICE } else { DEPTH });
-    let (to_writer, shards) = sync_channel(1);
+    let (to_writer, filled) = sync_channel(1);
     let (read, taught, selected, written) = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || read(samples, batches, stop, to_teacher));
+        let reader = scope.spawn(move || read(samples, parts, batch, stop, to_teacher));
         let selection = scope.spawn(move || select(reading, samples, predicted, to_writer, progress));
-        let writing = scope.spawn(move || write(writer, shards));
+        let writing = scope.spawn(move || write(writer, filled));
         // The teacher stays on this thread: some runtimes are bound to the one that loaded them.
         let taught = teach(model, prepared, to_selection);
         (join(reader), taught, join(selection), join(writing))
@@ -99,35 +105,56 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Batches of the rows in `range` (indices), aligned to shards, and whether each ends one.
-fn batches(range: Range<u64>, shard: u64, batch: u64) -> impl Iterator<Item = (Range<u64>, bool)> {
+/// The rows in `range` (indices), by shards.
+fn shards(range: Range<u64>, shard: u64) -> impl Iterator<Item = Range<u64>> {
     let end = range.end;
     let mut start = range.start;
     std::iter::from_fn(move || {
-        if start >= end {
-            return None;
-        }
-        let shard_end = (start / shard + 1).saturating_mul(shard).min(end);
-        let stop = start.saturating_add(batch).min(shard_end);
-        let item = (start..stop, stop == shard_end);
+        let stop = (start / shard + 1).saturating_mul(shard).min(end);
+        let rows = start..stop;
         start = stop;
-        Some(item)
+        (!rows.is_empty()).then_some(rows)
     })
+}
+
+impl Order {
+    /// Of a shard's `rows` long ones first, of `length` each, and of equal ones in their own order.
+    fn longest_first<E>(rows: Range<u64>, length: impl Fn(u64) -> Result<usize, E>) -> Result<Self, E> {
+        let mut lengths = rows.map(|row| Ok((row, length(row)?))).collect::<Result<Vec<_>, E>>()?;
+        lengths.sort_by_key(|(_, length)| Reverse(*length));
+        Ok(Self(lengths.into_iter().map(|(row, _)| row).collect()))
+    }
+
+    /// What was asked about in this order, in the dataset's.
+    fn undo(&self, asked: ShardRows) -> ShardRows {
+        if self.0.is_sorted() {
+            return asked;
+        }
+        let mut places: Vec<usize> = (0..self.0.len()).collect();
+        places.sort_unstable_by_key(|place| self.0[*place]);
+        asked.of(&places)
+    }
 }
 
 fn read(
     samples: &Samples,
-    batches: impl Iterator<Item = (Range<u64>, bool)>,
+    shards: impl Iterator<Item = Range<u64>>,
+    batch: usize,
     stop: &AtomicBool,
     to: SyncSender<Batch>,
 ) -> Result<(), BuildError> {
-    for (range, last_of_shard) in batches {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let prepared = samples.prepare(range.map(|index| samples.row_at(index)).collect())?;
-        if to.send(Batch { prepared, last_of_shard }).is_err() {
-            break;
+    for rows in shards {
+        let order = Order::longest_first(rows, |row| samples.positions_of(samples.row_at(row).sample))?;
+        let mut batches = order.0.chunks(batch.max(1)).peekable();
+        while let Some(rows) = batches.next() {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let prepared = samples.prepare(rows.iter().map(|row| samples.row_at(*row)).collect())?;
+            let last_of_shard = batches.peek().is_none().then(|| order.clone());
+            if to.send(Batch { prepared, last_of_shard }).is_err() {
+                return Ok(());
+            }
         }
     }
     Ok(())
@@ -157,7 +184,7 @@ fn select(
     reading: &Reading,
     samples: &Samples,
     from: Receiver<Answer>,
-    to: SyncSender<ShardRows>,
+    to: SyncSender<(Order, ShardRows)>,
     progress: &dyn Progress,
 ) -> Result<(), BuildError> {
     let mut shard = ShardRows::default();
@@ -183,7 +210,9 @@ fn select(
         progress.advance(rows.len() as u64);
         shard.sample_ids.extend(rows.iter().map(|row| row.sample));
         shard.views.extend(rows.iter().map(|row| row.view));
-        if last_of_shard && to.send(std::mem::take(&mut shard)).is_err() {
+        if let Some(order) = last_of_shard
+            && to.send((order, std::mem::take(&mut shard))).is_err()
+        {
             break;
         }
     }
@@ -191,9 +220,9 @@ fn select(
     Ok(())
 }
 
-fn write(writer: &mut CacheWriter, from: Receiver<ShardRows>) -> Result<(), BuildError> {
-    for shard in from {
-        writer.commit_shard(&shard)?;
+fn write(writer: &mut CacheWriter, from: Receiver<(Order, ShardRows)>) -> Result<(), BuildError> {
+    for (order, asked) in from {
+        writer.commit_shard(&order.undo(asked))?;
     }
     Ok(())
 }
@@ -201,23 +230,59 @@ fn write(writer: &mut CacheWriter, from: Receiver<ShardRows>) -> Result<(), Buil
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FeatureValues;
+    use crate::encoding::FeatureNumbers;
+    use crate::ids::SampleId;
+    use crate::target::TargetBatch;
 
     #[test]
-    fn batches_never_cross_shards_and_do_not_depend_on_where_a_build_resumes() {
-        let all: Vec<_> = batches(0..25, 10, 4).collect();
-        let expected = [
-            (0..4, false),
-            (4..8, false),
-            (8..10, true),
-            (10..14, false),
-            (14..18, false),
-            (18..20, true),
-            (20..24, false),
-            (24..25, true),
-        ];
-        assert_eq!(all, expected);
-        assert_eq!(batches(10..25, 10, 4).collect::<Vec<_>>(), expected[3..]);
-        assert_eq!(batches(0..3, 10, 100).collect::<Vec<_>>(), [(0..3, true)]);
-        assert_eq!(batches(5..5, 10, 4).count(), 0);
+    fn shards_do_not_depend_on_where_a_build_resumes() {
+        assert_eq!(shards(0..25, 10).collect::<Vec<_>>(), [0..10, 10..20, 20..25]);
+        assert_eq!(shards(10..25, 10).collect::<Vec<_>>(), [10..20, 20..25]);
+        assert!(shards(0..3, 10).eq(std::iter::once(0..3)));
+        assert!(shards(0..3, u64::MAX).eq(std::iter::once(0..3)));
+        assert_eq!(shards(5..5, 10).count(), 0);
+    }
+
+    #[test]
+    fn long_rows_are_asked_about_first_and_kept_in_their_own_order() {
+        let lengths = [3usize, 0, 5, 3, 1, 5];
+        let order = Order::longest_first(10..16, |row| Ok::<_, ()>(lengths[row as usize - 10])).unwrap();
+        assert_eq!(order.0, [12, 15, 10, 13, 14, 11]);
+        assert_eq!(Order::longest_first(0..3, Err::<usize, _>), Err(0));
+        let row =
+            |row: u64| TokenRow { tokens: vec![row as u32; lengths[row as usize - 10]], documents: vec![0] };
+        let mut asked = ShardRows::default();
+        let mut targets = TargetBatch::zeroed(lengths.iter().sum(), 1, 2);
+        asked.tokens = order.0.iter().map(|at| row(*at)).collect();
+        asked.sample_ids = order.0.iter().map(|row| SampleId(*row)).collect();
+        targets.ids = asked.tokens.iter().flat_map(|row| row.tokens.clone()).collect();
+        targets.curve = targets.ids.iter().flat_map(|id| [*id as f32, -(*id as f32)]).collect();
+        asked.targets = targets;
+        let mut halves = FeatureNumbers::new(FeatureValues::F16);
+        let mut bytes = FeatureNumbers::new(FeatureValues::I8);
+        for id in &asked.targets.ids {
+            halves.push(&[*id as f32, 1.0]).unwrap();
+            bytes.push(&[127.0 * *id as f32]).unwrap();
+        }
+        asked.features = vec![halves, bytes];
+
+        let kept = order.undo(asked.clone());
+        assert_eq!(kept.sample_ids, (10..16).map(SampleId).collect::<Vec<_>>());
+        assert_eq!(kept.tokens, (10..16).map(row).collect::<Vec<_>>());
+        let ids: Vec<u32> = (10..16).flat_map(|at| row(at).tokens).collect();
+        assert_eq!((&kept.targets.ids, kept.targets.rows), (&ids, 17));
+        assert_eq!(
+            kept.targets.curve,
+            ids.iter().flat_map(|id| [*id as f32, -(*id as f32)]).collect::<Vec<_>>()
+        );
+        let FeatureNumbers::F16(halves) = &kept.features[0] else { panic!("of half precision") };
+        let expected = ids.iter().flat_map(|id| [*id as f32, 1.0]);
+        assert!(halves.iter().map(|half| half.to_f32()).eq(expected));
+        let scales = ids.iter().map(|id| *id as f32).collect::<Vec<_>>();
+        assert_eq!(kept.features[1], FeatureNumbers::I8 { whole: vec![127; 17], scales });
+        // What is in order is left as it is, labels and views too.
+        let rows = ShardRows { labels: vec![4, 5], views: vec![0, 1], ..ShardRows::default() };
+        assert_eq!(Order(vec![7, 8]).undo(rows.clone()).labels, [4, 5]);
     }
 }
