@@ -17,6 +17,10 @@ pub(super) fn limit(device: Device) -> usize {
     if device == Device::Cpu { 1 << 16 } else { 1 << 26 }
 }
 
+/// Each variable begins at a multiple of so many numbers, as far apart as libtorch's own memory lies on a GPU: kernels that read several
+/// numbers at once rely on that, cuDNN's for `channels_last` too.
+const APART: usize = 128;
+
 /// Some variables of one kind of floats on one device, with what they have in common.
 pub(super) struct Flat {
     pub(super) own: Own,
@@ -65,13 +69,15 @@ pub(super) fn join(
         let alike = |(joined, group): &&mut (usize, Flat)| {
             let of = &group.members[0].value;
             let same = (of.kind(), of.device()) == (value.kind(), value.device());
-            same && group.own == own && joined.saturating_add(count) <= limit(value.device())
+            let end = joined.saturating_add(APART).saturating_add(count);
+            same && group.own == own && end <= limit(value.device())
         };
         let place = if alone { None } else { groups.iter_mut().rev().find(alike) };
         match place {
             Some((joined, group)) => {
-                group.members.push(Member { name, value, start: *joined as i64 });
-                *joined += count;
+                let start = joined.next_multiple_of(APART);
+                group.members.push(Member { name, value, start: start as i64 });
+                *joined = start + count;
             }
             None => {
                 let members = vec![Member { name, value, start: 0 }];
@@ -81,6 +87,11 @@ pub(super) fn join(
         }
     }
     groups.into_iter().map(|(_, flat)| flat).collect()
+}
+
+/// How long a vector with all of them is, and with what lies between them, which is 0.
+fn end(members: &[Member]) -> i64 {
+    members.iter().map(|member| member.start + member.value.numel() as i64).max().unwrap_or(0)
 }
 
 impl Member {
@@ -113,9 +124,8 @@ impl Flat {
             return with(&self.members[0]);
         }
         let joined = self.joined.get_or_insert_with(|| {
-            let flat: Vec<Tensor> =
-                self.members.iter().map(|member| member.value.detach().reshape([-1])).collect();
-            let value = Tensor::cat(&flat, 0);
+            let of = &self.members[0].value;
+            let value = Tensor::zeros([end(&self.members)], (of.kind(), of.device()));
             Joined { gradient: value.zeros_like(), value }
         });
         let mut all = true;
@@ -211,7 +221,6 @@ impl Flat {
     pub(super) fn restore(&mut self, of: impl Fn(&str) -> [Option<Tensor>; 2]) {
         let device = self.members[0].value.device();
         let alone = self.members.len() == 1;
-        let end = self.members.iter().map(|member| member.start + member.value.numel() as i64).max();
         let (mut first, mut second) = (None, None);
         for member in &self.members {
             for (slot, kept) in [&mut first, &mut second].into_iter().zip(of(&member.name)) {
@@ -222,7 +231,7 @@ impl Flat {
                     continue;
                 }
                 let options = (member.value.kind(), device);
-                let flat = slot.get_or_insert_with(|| Tensor::zeros([end.unwrap_or(0)], options));
+                let flat = slot.get_or_insert_with(|| Tensor::zeros([end(&self.members)], options));
                 member.of(flat).copy_(&kept);
             }
         }
@@ -300,6 +309,22 @@ mod tests {
             };
             let (alone, joined) = (run(0), run(1 << 16));
             assert_eq!(alone, joined, "{kind}");
+        }
+    }
+
+    #[test]
+    fn variables_lie_where_kernels_expect_them() {
+        let store = store();
+        let config: OptimizerConfig =
+            serde_json::from_value(serde_json::json!({ "kind": "adamw", "learning_rate": 0.1 })).unwrap();
+        let mut optimizer = Optimizer::joined(&config, &store, |_| 1 << 16).unwrap();
+        loss(&store, 0, true).backward();
+        optimizer.step(0.1);
+        let address = |tensor: &Tensor| tensor.data_ptr() as usize;
+        for (name, value) in store.variables() {
+            for tensor in [value.grad(), value] {
+                assert_eq!(address(&tensor) % 64, 0, "{name}");
+            }
         }
     }
 
