@@ -80,7 +80,7 @@ impl Opened {
 }
 
 /// An open cache. Shards are opened when they are first touched, and stay open: mapped, or of a Parquet cache in memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CacheReader {
     dir: PathBuf,
     manifest: Arc<Manifest>,
@@ -139,19 +139,20 @@ impl CacheReader {
     /// The same cache, to read the rows of one shard, and no others. Of a Parquet cache that shard is in memory for as long
     /// as this is there, so that who goes shard by shard never holds more.
     pub fn of_shard(&self, index: ShardIndex) -> Self {
-        Self {
-            dir: self.dir.clone(),
-            manifest: Arc::clone(&self.manifest),
-            tail_model: Arc::clone(&self.tail_model),
-            coding: Arc::clone(&self.coding),
-            starts: Arc::clone(&self.starts),
-            shards_per_row: self.shards_per_row,
-            shards: match self.manifest.storage.form {
-                // Mapped: what is open takes nothing.
-                StorageForm::Arrow => self.shards.clone(),
-                StorageForm::Parquet => Opened::none(index.as_usize()..index.as_usize() + 1),
-            },
+        let mut reader = self.clone();
+        // What is mapped takes nothing while it is open.
+        if self.manifest.storage.form == StorageForm::Parquet {
+            reader.shards = Opened::none(index.as_usize()..index.as_usize() + 1);
         }
+        reader
+    }
+
+    /// All shards in order, each with its [`Self::of_shard`] and its rows.
+    pub fn each_shard(&self) -> impl Iterator<Item = (Self, ShardIndex, Range<u64>)> {
+        self.starts.windows(2).enumerate().map(|(index, ends)| {
+            let index = ShardIndex(index as u32);
+            (self.of_shard(index), index, ends[0]..ends[1])
+        })
     }
 
     /// `rows`, which rise, by the shards that they lie in, each with its [`Self::of_shard`].

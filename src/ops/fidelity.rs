@@ -187,9 +187,7 @@ fn gather(
             found: format!("sample {sample}, view {view}"),
         };
         let index = reader.shard_of_sample(*sample).ok_or_else(missing)?;
-        if near.as_ref().is_none_or(|(open, _)| *open != index) {
-            *near = None;
-        }
+        near.take_if(|(open, _)| *open != index);
         let (_, near) = near.get_or_insert_with(|| (index, reader.of_shard(index)));
         let row = near.row_of(*sample, *view)?.ok_or_else(missing)?;
         near.gather(&[row], &mut row_targets)?;

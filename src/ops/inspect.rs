@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::cache::{CacheError, CacheReader, FeatureLayout, Manifest, head_type};
 use crate::config::{AugmentConfig, PreprocessConfig, StorageForm, ValueEncoding};
-use crate::ids::ShardIndex;
 use crate::target::TargetBatch;
 
 /// The contents of a cache.
@@ -143,15 +142,13 @@ pub fn inspect(dir: &Path) -> Result<InspectReport, CacheError> {
 /// How often the head's first class is the label.
 fn teacher_accuracy(reader: &CacheReader) -> Result<Option<f64>, CacheError> {
     let mut targets = TargetBatch::default();
-    let (mut hits, mut start) = (0u64, 0u64);
-    for (index, entry) in reader.manifest().shards.iter().enumerate() {
-        let reader = reader.of_shard(ShardIndex(index as u32));
-        let Some(labels) = reader.shard(ShardIndex(index as u32))?.labels() else { return Ok(None) };
-        let rows: Vec<u64> = (start..start + entry.rows).collect();
-        reader.gather(&rows, &mut targets)?;
+    let mut hits = 0u64;
+    for (reader, index, rows) in reader.each_shard() {
+        let Some(labels) = reader.shard(index)?.labels() else { return Ok(None) };
+        reader.gather(&rows.collect::<Vec<u64>>(), &mut targets)?;
         let first = targets.ids.chunks(targets.k).map(|ids| ids[0]);
         hits += first.zip(labels).filter(|(id, label)| id == *label).count() as u64;
-        start += entry.rows;
     }
-    Ok((start > 0).then(|| hits as f64 / start as f64))
+    let rows = reader.rows();
+    Ok((rows > 0).then(|| hits as f64 / rows as f64))
 }

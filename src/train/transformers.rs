@@ -9,8 +9,6 @@ use crate::durable;
 
 /// The weights.
 pub(super) const MODEL: &str = "model.safetensors";
-/// What kind of model it is.
-const CONFIG: &str = "config.json";
 /// The tokenizer beside the model.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
@@ -48,7 +46,7 @@ pub(super) fn write(
         "bos_token_id": null,
         "eos_token_id": null,
     });
-    durable::write_file(&folder.join(CONFIG), &json(&config, true)?)?;
+    durable::write_file(&folder.join("config.json"), &json(&config, true)?)?;
     let copy = |from: &Path, name: &str| {
         durable::replace_file(&folder.join(name), |temporary| std::fs::copy(from, temporary).map(|_| ()))
     };

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::{CELLS, ExportError, Failure};
 use crate::cache::{CacheError, CacheReader, Manifest, ShardReader};
-use crate::ids::ShardIndex;
 use crate::target::TailModel;
 
 /// The rows asked for.
@@ -32,9 +31,8 @@ impl<'a> Selection<'a> {
         if let Some(asked) = selection.samples.clone() {
             selection.rows = 0;
             let (mut first, mut last) = (u64::MAX, 0);
-            for index in 0..reader.manifest().shards.len() {
-                let reader = reader.of_shard(ShardIndex(index as u32));
-                for id in reader.shard(ShardIndex(index as u32))?.sample_ids() {
+            for (reader, index, _) in reader.each_shard() {
+                for id in reader.shard(index)?.sample_ids() {
                     (first, last) = (first.min(*id), last.max(*id));
                     selection.rows += u64::from(asked.contains(id));
                 }
@@ -54,15 +52,12 @@ impl<'a> Selection<'a> {
     /// Their positions.
     pub(super) fn positions(&self) -> Result<u64, CacheError> {
         let mut positions = 0;
-        let mut start = 0;
-        for (index, entry) in self.manifest().shards.iter().enumerate() {
-            let reader = self.reader.of_shard(ShardIndex(index as u32));
-            for (at, id) in reader.shard(ShardIndex(index as u32))?.sample_ids().iter().enumerate() {
+        for (reader, index, rows) in self.reader.each_shard() {
+            for (row, id) in rows.zip(reader.shard(index)?.sample_ids()) {
                 if self.samples.as_ref().is_none_or(|samples| samples.contains(id)) {
-                    positions += reader.positions_of(start + at as u64)? as u64;
+                    positions += reader.positions_of(row)? as u64;
                 }
             }
-            start += entry.rows;
         }
         Ok(positions)
     }
@@ -85,10 +80,8 @@ impl<'a> Selection<'a> {
         let per_row = (columns.k + columns.nodes + columns.rank + features)
             .saturating_mul(self.manifest().longest_row());
         let at_a_time = (CELLS / per_row.max(1)).max(1);
-        let mut start = 0;
-        for (index, entry) in self.manifest().shards.iter().enumerate() {
-            let reader = self.reader.of_shard(ShardIndex(index as u32));
-            let shard = reader.shard(ShardIndex(index as u32))?;
+        for (reader, index, rows) in self.reader.each_shard() {
+            let (start, shard) = (rows.start, reader.shard(index)?);
             let ids = shard.sample_ids().iter().enumerate();
             let wanted = |id: &u64| self.samples.as_ref().is_none_or(|samples| samples.contains(id));
             let at: Vec<usize> = ids.filter(|(_, id)| wanted(id)).map(|(at, _)| at).collect();
@@ -96,7 +89,6 @@ impl<'a> Selection<'a> {
                 let rows: Vec<u64> = at.iter().map(|at| start + *at as u64).collect();
                 each(Block { reader: &reader, shard, at, rows: &rows })?;
             }
-            start += entry.rows;
         }
         Ok(())
     }
