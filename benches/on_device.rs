@@ -23,8 +23,8 @@ use tch::{Device, Kind, Reduction, Tensor};
 
 use figures::{Arm, spread, take_turns};
 
-/// Classes, and rows of a batch: an image classifier's, and two language models'.
-const SHAPES: [(usize, usize); 3] = [(1_000, 50_000), (49_152, 1_024), (151_936, 330)];
+/// Classes, and rows of a batch: an image classifier's, and two language models', whose batches are a few rows of 512 tokens.
+const SHAPES: [(usize, usize); 3] = [(1_000, 50_000), (49_152, 4_096), (151_936, 1_536)];
 const HEADS: [usize; 2] = [12, 64];
 const KINDS: [(Kind, &str); 2] = [(Kind::Float, "f32"), (Kind::BFloat16, "bf16")];
 const RANK: usize = 8;

@@ -73,7 +73,7 @@ fn backward(
         let reading = reading.get_or_insert_with(|| OutputReading::decide(OutputKind::Auto, &output));
         let logits = match (&output.values, *reading) {
             // As a trainer has them whose teacher is on the same device.
-            (Values::Device(logits), OutputReading::Logits) => logits.0.to_kind(Kind::Float),
+            (Values::Device(logits), OutputReading::Logits) => logits.tensor().to_kind(Kind::Float),
             _ => Tensor::from_slice(&reading.into_logits(output).unwrap().into_vec()).view([rows, classes]),
         };
         let target = (logits.to_device(device) / temperature).log_softmax(-1, Kind::Float);

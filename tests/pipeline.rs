@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::common::{build, build_command, cache_config, files, fixture, kd_cache, write};
 use kd_cache::cache::CacheReader;
+use kd_cache::config::GraphOptimization;
 use kd_cache::target::{PositionTarget, TailHandling, TargetBatch, Temperature};
 use serde_json::Value;
 
@@ -100,6 +101,34 @@ fn the_memory_format_of_images_changes_last_bits_alone() {
     build(&config, &dir.path().join("flat"), &flat).refused(&["teacher.channels_last", "[784]"]);
     let onnx = ["teacher.channels_last=true", "teacher.kind=onnx"];
     build(&config, &dir.path().join("onnx"), &onnx).refused(&["teacher.channels_last", "torchscript"]);
+}
+
+/// How far a graph is rewritten is part of what a cache was made of.
+#[test]
+fn graphs_are_rewritten_as_far_as_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let [unsaid, disabled] = ["unsaid", "disabled"].map(|name| dir.path().join(name));
+    let config = cache_config(dir.path(), "linear.onnx");
+    let plain = ["teacher.graph_optimization=disable", "storage.values=f32"];
+    build(&config, &unsaid, &plain[1..]).code(0);
+    build(&config, &disabled, &plain).code(0);
+    let said =
+        [&unsaid, &disabled].map(|out| CacheReader::open(out).unwrap().manifest().teacher.graph_optimization);
+    assert_eq!(said, [None, Some(GraphOptimization::Disable)]);
+    assert!(distance(&unsaid, &disabled) < 1e-5);
+    build(&config, &disabled, &plain[1..]).refused(&["graph_optimization"]);
+    let torch = [&plain[..], &["teacher.kind=torchscript"]].concat();
+    build(&config, &dir.path().join("torch"), &torch).refused(&["teacher.graph_optimization", "onnx"]);
+    let engines = ["teacher.execution_provider=tensorrt", "teacher.batch=auto", "teacher.device=cuda"];
+    build(&config, &dir.path().join("engines"), &engines).refused(&["teacher.batch", "one size"]);
+    let engines = ["teacher.execution_provider=tensorrt", "teacher.head=head.onnx", "teacher.device=cuda"];
+    build(&config, &dir.path().join("engines"), &engines).refused(&["teacher.head", "one size"]);
+    // What is so anyway may be said.
+    let unsaid_too = ["teacher.graph_optimization=all", "storage.values=f32", "teacher.threads=2"];
+    let said = dir.path().join("said");
+    build(&config, &said, &unsaid_too).code(0);
+    let said = CacheReader::open(&said).unwrap().manifest().teacher.clone();
+    assert_eq!((said.graph_optimization, said.threads), (None, Some(2)));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AugmentConfig, PreprocessConfig, TeacherKind};
+use crate::config::{AugmentConfig, ExecutionProvider, GraphOptimization, PreprocessConfig, TeacherKind};
 use crate::digest::Digest;
 
 /// The teacher. Two teachers with one digest and one output are the same.
@@ -33,6 +33,12 @@ pub struct TeacherIdentity {
     /// Images were given to it with the channels of a place side by side.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub channels_last: bool,
+    /// ONNX on a GPU: what executed it, if not CUDA's libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_provider: Option<ExecutionProvider>,
+    /// ONNX: how far its graph was rewritten, if less than it could be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_optimization: Option<GraphOptimization>,
     /// `logits`, `probabilities` or `log_probabilities`.
     pub output_kind: String,
     /// Float type of the output.
@@ -43,6 +49,9 @@ pub struct TeacherIdentity {
     pub device: String,
     /// Samples per forward pass.
     pub batch: usize,
+    /// Threads of the runtime, when the config says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
 }
 
 /// What ran a teacher.

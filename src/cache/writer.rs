@@ -381,6 +381,7 @@ fn refuse_differences(dir: &Path, found: &Manifest, wanted: &Manifest) -> Result
         identity.tail.encoder = None;
         identity.storage.codebook = None;
         identity.teacher.file.clear();
+        identity.teacher.threads = None;
         identity.created_by.clear();
         serde_json::to_value(identity)
             .map_err(|error| CacheError::Json { path: dir.to_owned(), problem: error.to_string() })

@@ -65,7 +65,8 @@ pub use shuffle::ShuffleConfig;
 pub use student::{LlamaConfig, ResnetConfig, Stem, StudentConfig};
 pub use sweep::{Keys, Point, SweepConfig, load_sweep};
 pub use teacher::{
-    DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH, OutputKind, TeacherConfig, TeacherKind,
+    DEFAULT_TEACHER_BATCH, DEFAULT_TEACHER_CHUNK, DEFAULT_TOKEN_BATCH, ExecutionProvider, GraphOptimization,
+    OutputKind, TeacherConfig, TeacherKind,
 };
 pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,

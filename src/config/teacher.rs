@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, NumberOrAuto, device};
+use super::{DeviceName, Fault, NumberOrAuto, device};
 
 /// Default of [`TeacherConfig::batch`] for images.
 pub const DEFAULT_TEACHER_BATCH: usize = 128;
@@ -42,6 +42,34 @@ impl fmt::Display for TeacherKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// What executes an ONNX model on a GPU, in ONNX Runtime's words an execution provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutionProvider {
+    /// CUDA's libraries.
+    #[default]
+    Cuda,
+    /// TensorRT, and CUDA for what that cannot. Its engines are made whenever a model is opened, which takes minutes, for batches
+    /// and rows of one size, which smaller ones are padded to; and by timing, so that the last bits of logits may be others at
+    /// each start.
+    Tensorrt,
+}
+
+/// How far ONNX Runtime rewrites a model's graph before it runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphOptimization {
+    /// Not at all.
+    Disable,
+    /// What needs no operator of the runtime's own: constants are computed beforehand, what is superfluous is left out, factors
+    /// go into weights.
+    Basic,
+    /// Also several operators made one.
+    Extended,
+    /// Also other layouts of memory.
+    All,
 }
 
 /// What the teacher's output means.
@@ -114,6 +142,12 @@ pub struct TeacherConfig {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(skip_serializing_if = "super::outline::never")]
     pub channels_last: bool,
+    /// ONNX on a GPU: what executes the model; `cuda` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_provider: Option<ExecutionProvider>,
+    /// ONNX: how far the runtime rewrites the model's graph; `all` unless given. The last bits of its logits may be others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_optimization: Option<GraphOptimization>,
     /// What the output means.
     #[serde(default)]
     pub output_kind: OutputKind,
@@ -167,6 +201,7 @@ impl TeacherConfig {
             let problem = "is of teacher.kind = \"torchscript\"; remove it";
             faults.push(Fault::new("teacher.channels_last", problem));
         }
+        faults.extend(self.validate_of_onnx());
         match (self.kind == TeacherKind::Command, self.command.is_empty()) {
             (true, true) => {
                 let problem =
@@ -177,6 +212,35 @@ impl TeacherConfig {
                 faults.push(Fault::new("teacher.command", "is of teacher.kind = \"command\"; remove it"));
             }
             _ => {}
+        }
+        faults
+    }
+
+    /// Faults of what ONNX Runtime alone has.
+    fn validate_of_onnx(&self) -> Vec<Fault> {
+        let given = [
+            ("execution_provider", self.execution_provider.is_some()),
+            ("graph_optimization", self.graph_optimization.is_some()),
+        ];
+        if self.kind != TeacherKind::Onnx {
+            let given = given.into_iter().filter(|(_, given)| *given);
+            let problem = "is of teacher.kind = \"onnx\"; remove it";
+            return given.map(|(key, _)| Fault::new(format!("teacher.{key}"), problem)).collect();
+        }
+        let mut faults = Vec::new();
+        if self.execution_provider.is_some() && self.device.parse() == Ok(DeviceName::Cpu) {
+            let problem = "is of a GPU; remove it, or give teacher.device = \"cuda\"";
+            faults.push(Fault::new("teacher.execution_provider", problem));
+        }
+        if self.execution_provider == Some(ExecutionProvider::Tensorrt) {
+            if matches!(self.batch, Some(NumberOrAuto::Auto)) {
+                let problem = "expected a number, as TensorRT makes engines for one size; found \"auto\"";
+                faults.push(Fault::new("teacher.batch", problem));
+            }
+            if self.head.is_some() {
+                let problem = "takes any number of positions, and TensorRT makes engines for one size; use a model with its head in it";
+                faults.push(Fault::new("teacher.head", problem));
+            }
         }
         faults
     }

@@ -51,6 +51,14 @@ pub enum DeviceError {
     },
 }
 
+/// The index of the GPU called `name`, where libtorch has it.
+pub(crate) fn gpu(name: &str) -> Option<usize> {
+    match resolve(name) {
+        Ok(Device::Cuda(index)) => Some(index),
+        _ => None,
+    }
+}
+
 /// The device called `name` (`cpu`, `cuda` or `cuda:N`), ready for use.
 ///
 /// # Errors

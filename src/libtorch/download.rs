@@ -4,7 +4,7 @@ use cudarc::driver::CudaEvent;
 use tch::{Device, Kind, Tensor};
 
 use super::kernels::event;
-use super::numbers;
+use super::memory::Numbers;
 
 /// A tensor that is brought here while the device, and whoever asks things of it, goes on.
 #[derive(Debug)]
@@ -28,14 +28,14 @@ impl Download {
         Self { here: tensor, ready: None }
     }
 
-    /// The numbers, row after row; waits until they are here. `T` is the type that they were asked for in.
-    pub(crate) fn numbers<T: tch::kind::Element + Copy + Default>(self) -> Vec<T> {
+    /// The numbers, where they came to; waits until they are here. `T` is the type that they were asked for in.
+    pub(crate) fn numbers<T: tch::kind::Element>(self) -> Numbers<T> {
         if let Some(ready) = &self.ready
             && let Err(error) = ready.synchronize()
         {
             panic!("waiting for the GPU: {error}");
         }
-        numbers(&self.here, T::KIND)
+        Numbers::of(&self.here)
     }
 }
 
@@ -50,8 +50,9 @@ mod tests {
         let first = Download::begin(&(&numbers * 2.0), Kind::Double);
         numbers *= 0.0;
         let second = Download::begin(&numbers, Kind::Int64);
-        let first: Vec<f64> = first.numbers();
-        assert!(first.iter().enumerate().all(|(at, value)| *value == 2.0 * at as f64));
-        assert!(second.numbers::<i64>().iter().all(|value| *value == 0));
+        assert!(
+            first.numbers::<f64>().as_slice().iter().enumerate().all(|(at, value)| *value == 2.0 * at as f64)
+        );
+        assert!(second.numbers::<i64>().as_slice().iter().all(|value| *value == 0));
     }
 }

@@ -1,27 +1,33 @@
 //! The numbers of tensors on the CPU, where they lie.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
+use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 
-/// A tensor's values in single precision, row after row: where the tensor has them, if it has them like that.
+/// A tensor's values as `T`, row after row: where the tensor has them, if it has them like that.
 #[derive(Debug)]
-pub(crate) struct Floats(Tensor);
+pub(crate) struct Numbers<T>(Tensor, PhantomData<T>);
 
-impl Floats {
+/// In single precision.
+pub(crate) type Floats = Numbers<f32>;
+
+impl<T: Element> Numbers<T> {
     /// Of `tensor`, which nothing changes in place before this is dropped.
     pub(crate) fn of(tensor: &Tensor) -> Self {
-        Self(tensor.detach().to_kind(Kind::Float).to_device(Device::Cpu).contiguous())
+        Self(tensor.detach().to_kind(T::KIND).to_device(Device::Cpu).contiguous(), PhantomData)
     }
 
-    pub(crate) fn as_slice(&self) -> &[f32] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         let len = self.0.numel();
         if len == 0 {
             return &[];
         }
-        // SAFETY: a contiguous float tensor of the CPU has as many floats from there on, for as long as `self` holds it.
+        // SAFETY: a contiguous tensor of the CPU has as many numbers of its type, which is `T`'s, from there on, for as long as
+        // `self` holds it.
         #[allow(unsafe_code)]
-        let values = unsafe { std::slice::from_raw_parts(self.0.data_ptr().cast::<f32>(), len) };
+        let values = unsafe { std::slice::from_raw_parts(self.0.data_ptr().cast::<T>(), len) };
         values
     }
 }
@@ -32,7 +38,7 @@ pub(crate) fn to_host(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// A tensor's values of type `kind`, which is `T`'s, row after row, wherever it is. Waits for the device.
-pub(crate) fn numbers<T: tch::kind::Element + Copy + Default>(tensor: &Tensor, kind: Kind) -> Vec<T> {
+pub(crate) fn numbers<T: Element + Copy + Default>(tensor: &Tensor, kind: Kind) -> Vec<T> {
     let flat = tensor.detach().to_kind(kind).contiguous();
     let mut values = vec![T::default(); flat.numel()];
     let all = values.len();

@@ -18,6 +18,7 @@ pub use autocast::{Autocast, AutocastError};
 pub(crate) use backward::backward;
 pub(crate) use channels_last::channels_last;
 pub use deterministic::{DeterministicError, make_deterministic};
+pub(crate) use device::gpu;
 #[cfg(test)]
 pub(crate) use device::of_tests;
 pub use device::{DeviceError, resolve};
@@ -27,6 +28,8 @@ pub use kernels::{KernelError, kernels_on};
 pub use logits::DeviceLogits;
 pub(crate) use memory::{Floats, filled, numbers, to_host};
 pub use message::plain_message;
+/// Numbers that tensors are made of.
+pub(crate) use tch::kind::Element;
 pub(crate) use upload::upload;
 
 /// The libtorch that the bindings are made for.

@@ -66,7 +66,7 @@ impl Keep {
     #[cfg(feature = "torch")]
     pub(super) fn selected_on_device(&self, logits: &DeviceLogits) -> Option<Result<Selected, NonFinite>> {
         match self {
-            Self::Selected(selector) => Some(selector.select_on_device(&logits.0)),
+            Self::Selected(selector) => Some(selector.select_on_device(logits.tensor())),
             Self::Sampled(_) => None,
         }
     }

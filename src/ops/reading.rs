@@ -227,7 +227,8 @@ mod tests {
 
     fn output(values: &[f32], on_device: bool) -> RawOutput {
         let tensor = || Tensor::from_slice(values).view([ROWS as i64, -1]).to_device(of_tests());
-        let values = if on_device { Values::Device(DeviceLogits(tensor())) } else { values.to_vec().into() };
+        let values =
+            if on_device { Values::Device(DeviceLogits::new(tensor())) } else { values.to_vec().into() };
         RawOutput { rows: ROWS, classes: CLASSES, values, dtype: OutputType::F32, features: Vec::new() }
     }
 

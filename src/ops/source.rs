@@ -11,7 +11,9 @@ use crate::cache::{
     AugmentIdentity, DatasetIdentity, Manifest, PreprocessIdentity, StorageLayout, TailLayout,
     TeacherIdentity, TokensIdentity, format,
 };
-use crate::config::{CacheConfig, NumberOrAuto, TeacherConfig, ValueEncoding};
+use crate::config::{
+    CacheConfig, ExecutionProvider, GraphOptimization, NumberOrAuto, TeacherConfig, ValueEncoding,
+};
 use crate::dataset::DatasetError;
 use crate::digest::Digest;
 use crate::ids::{Position, SampleId};
@@ -307,11 +309,14 @@ impl Source {
             // A head of its own may give other last bits in chunks of another size.
             chunk: teacher.head.as_ref().map(|_| teacher.chunk),
             channels_last: teacher.channels_last,
+            execution_provider: teacher.execution_provider.filter(|one| *one != ExecutionProvider::default()),
+            graph_optimization: teacher.graph_optimization.filter(|level| *level != GraphOptimization::All),
             output_kind: self.reading.output.as_str().into(),
             dtype: self.dtype.as_str().into(),
             runtime: self.model.runtime().into(),
             device: teacher.device.clone(),
             batch: self.batch,
+            threads: teacher.threads,
         })
     }
 

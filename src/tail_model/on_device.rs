@@ -45,9 +45,9 @@ impl EncoderOnDevice {
     pub fn new(encoder: &TailEncoder, logits: &DeviceLogits) -> Self {
         let (classes, columns) = (encoder.mean().len(), 1 + encoder.rank());
         let padded = columns.next_multiple_of(COLUMNS);
-        let device = logits.0.device();
+        let device = logits.tensor().device();
         // Products of half types in single precision are there for GPUs alone.
-        let kind = match logits.0.kind() {
+        let kind = match logits.tensor().kind() {
             half @ (Kind::Half | Kind::BFloat16) if device.is_cuda() => half,
             _ => Kind::Float,
         };
@@ -85,7 +85,8 @@ impl EncoderOnDevice {
     /// The product with all logits of each row. Not waited for.
     pub fn product(&self, logits: &DeviceLogits) -> Product {
         let product = tch::no_grad(|| {
-            let logits = if self.masks { above_lowest(&logits.0) } else { logits.0.shallow_clone() };
+            let logits =
+                if self.masks { above_lowest(logits.tensor()) } else { logits.tensor().shallow_clone() };
             if self.matrix.kind() == Kind::Float {
                 return logits.to_kind(Kind::Float).matmul(&self.matrix);
             }
@@ -110,7 +111,8 @@ impl TailEncoder {
     /// # Panics
     /// When the shapes disagree.
     pub fn encode_product(&self, there: &EncoderOnDevice, product: Product, selected: &mut Selected) {
-        let all: Vec<f32> = product.0.numbers();
+        let all = product.0.numbers::<f32>();
+        let all = all.as_slice();
         let Selected { targets, largest } = selected;
         assert_eq!(all.len(), targets.rows * there.columns, "a product of another shape");
         let of_column = &there.of_column;
@@ -159,10 +161,10 @@ mod tests {
             let rounded: Vec<f32> = numbers(&tensor, Kind::Float);
             let mut wanted = selector.select(&rounded).unwrap();
             encoder.encode(&rounded, &mut wanted);
-            let logits = DeviceLogits(tensor);
+            let logits = DeviceLogits::new(tensor);
             let there = EncoderOnDevice::new(&encoder, &logits);
             let product = there.product(&logits);
-            let mut found = selector.select_on_device(&logits.0).unwrap();
+            let mut found = selector.select_on_device(logits.tensor()).unwrap();
             encoder.encode_product(&there, product, &mut found);
             let found = found.targets;
             assert_eq!((found.rank, found.codes.len(), &found.counts), (rank, rows * rank, &wanted.counts));
@@ -191,10 +193,10 @@ mod tests {
             let mut wanted = selector.select(&logits).unwrap();
             encoder.encode(&logits, &mut wanted);
             let there =
-                DeviceLogits(Tensor::from_slice(&logits).view([rows as i64, -1]).to_device(of_tests()));
+                DeviceLogits::new(Tensor::from_slice(&logits).view([rows as i64, -1]).to_device(of_tests()));
             let on_device = EncoderOnDevice::new(&encoder, &there);
             let product = on_device.product(&there);
-            let mut found = selector.select_on_device(&there.0).unwrap();
+            let mut found = selector.select_on_device(there.tensor()).unwrap();
             encoder.encode_product(&on_device, product, &mut found);
             let off = |(a, b): (&i8, &i8)| (i32::from(*a) - i32::from(*b)).abs();
             assert!(found.targets.codes.iter().zip(&wanted.codes).map(off).all(|off| off <= 1), "{mask}");

@@ -56,8 +56,8 @@ pub trait Teacher: Send {
 /// model's own type: they cannot be had in pieces. ONNX Runtime's, and a program's, are read chunk by
 /// chunk where they are, in memory that is let go with the last chunk, so that of two passes there may
 /// be logits for a moment; of libtorch's on the CPU, and where padding has to be left out, chunks are
-/// copied. On a GPU of libtorch's they stay where they are, and of a batch without padding they are
-/// one chunk. With `teacher.head` a pass makes hidden states `[rows, length, hidden]`, and of logits
+/// copied. On a GPU whose memory libtorch reads they stay where they are, and what lies there one behind the other,
+/// a batch without padding or a row, is one chunk. With `teacher.head` a pass makes hidden states `[rows, length, hidden]`, and of logits
 /// there are never more than `[teacher.chunk, vocabulary]`.
 pub trait TokenTeacher: Send {
     /// The runtime and its version, as the manifest records it.

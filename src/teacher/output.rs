@@ -101,7 +101,7 @@ impl Values {
                 *self = kept.into();
             }
             #[cfg(feature = "torch")]
-            Self::Device(logits) => *self = logits.some(rows).to_host().into(),
+            Self::Device(logits) => *self = logits.some(rows).into(),
         }
     }
 }

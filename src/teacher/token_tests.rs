@@ -113,6 +113,33 @@ fn every_form_of_a_model_is_as_pytorch_says() {
     }
 }
 
+/// Where the library's tests run: on a GPU, whose matrix products are coarser, logits stay there, rows that are padded too.
+#[test]
+fn logits_stay_on_the_device_that_they_are_computed_on() {
+    let reference = reference();
+    let device = crate::libtorch::of_tests();
+    let rows: &[&[usize]] = &[&[1, 2, 4], &[0], &[3]];
+    for (file, more) in [
+        ("causal.onnx", ""),
+        ("causal_f16.onnx", ""),
+        ("causal_body.onnx", "head = \"causal_head.onnx\""),
+        ("causal.pt", ""),
+    ] {
+        let mut config = config(file, more);
+        if device.is_cuda() {
+            config.device = "cuda".into();
+        }
+        let mut teacher = open_tokens(&config, &[], 12).unwrap();
+        let outputs = outputs(teacher.as_mut(), &batch(&reference, rows, 12));
+        let there = |output: &RawOutput| output.values.on_device() == device.is_cuda();
+        assert!(outputs.iter().all(there), "{file}");
+        let values: Vec<f32> =
+            outputs.into_iter().flat_map(|output| output.values.into_host().into_vec()).collect();
+        let difference = difference(&reference, rows, CLASSES, &values);
+        assert!(difference < 2e-2, "{file}: {difference}");
+    }
+}
+
 #[test]
 fn padding_and_the_other_rows_of_a_batch_change_nothing() {
     let reference = reference();

@@ -125,7 +125,7 @@ impl TokenBatch {
                     chunks.push(Vec::new());
                     room = chunk.max(1);
                 }
-                let stop = end.min(start + room);
+                let stop = end.min(start.saturating_add(room));
                 room -= stop - start;
                 if let Some(ranges) = chunks.last_mut() {
                     match ranges.last_mut() {
@@ -137,6 +137,19 @@ impl TokenBatch {
             }
         }
         chunks
+    }
+
+    #[cfg(any(test, feature = "onnx", feature = "torch"))]
+    /// The same for logits that stay on a device: those that lie one behind the other, as many as do. Chunks keep small what is
+    /// brought here; what stays there is there as a whole, and a piece of it takes no copy. Where there would be many small
+    /// pieces, each to be asked about and waited for, there are chunks.
+    pub(super) fn pieces(&self, length: usize, chunk: usize) -> Vec<Vec<Range<usize>>> {
+        let pieces: Vec<Range<usize>> = self.chunks(length, usize::MAX).into_iter().flatten().collect();
+        let positions: usize = pieces.iter().map(Range::len).sum();
+        if positions < pieces.len().saturating_mul(chunk / 2) {
+            return self.chunks(length, chunk);
+        }
+        pieces.into_iter().map(|range| vec![range]).collect()
     }
 }
 
@@ -174,10 +187,13 @@ mod tests {
         assert_eq!(batch.chunks(5, 100), [vec![0..4, 10..11, 15..18]]);
         assert_eq!(batch.chunks(4, 1).len(), 8);
         assert!(TokenBatch::new(4).chunks(4, 3).is_empty());
+        assert_eq!(batch.pieces(4, 5), [vec![0..4], vec![8..9], vec![12..15]]);
+        assert_eq!(batch.pieces(4, 6), batch.chunks(4, 6));
         let mut full = TokenBatch::new(2);
         full.push(&[1, 2], &[0, 1]).unwrap();
         full.push(&[1, 2], &[0, 1]).unwrap();
         assert_eq!(full.chunks(2, 8), [vec![0..4]], "full rows touch");
+        assert_eq!(full.pieces(2, 8), [vec![0..4]]);
     }
 
     #[test]

@@ -16,35 +16,42 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 static int min(int a, int b) { return a < b ? a : b; }
+static int max(int a, int b) { return a > b ? a : b; }
 
 static struct { int x; } threadIdx, blockIdx;
 
 static ucontext_t between, threads[THREADS];
-static int vote;
-static float lanes[THREADS];
+static int votes;
+static unsigned long long lanes[THREADS];
 
 // All threads come here as often.
 static void __syncthreads() { swapcontext(&threads[threadIdx.x], &between); }
 
-static int __syncthreads_or(int own) {
-    vote |= own;
+// The first thread is the first to go on, and nobody has been asked anew then.
+static int __syncthreads_count(int own) {
+    votes += own != 0;
     __syncthreads();
-    const int any = vote;
+    const int all = votes;
     __syncthreads();
-    vote = 0;
-    return any;
+    if (threadIdx.x == 0) votes = 0;
+    return all;
 }
 
+static int __syncthreads_or(int own) { return __syncthreads_count(own) > 0; }
+
 // All threads of a block come here, not only those of a warp.
-static float __shfl_xor_sync(unsigned, float own, int far) {
-    lanes[threadIdx.x] = own;
+template <typename Number> static Number __shfl_xor_sync(unsigned, Number own, int far) {
+    memcpy(&lanes[threadIdx.x], &own, sizeof own);
     __syncthreads();
-    const float other = lanes[threadIdx.x ^ far];
+    Number other;
+    memcpy(&other, &lanes[threadIdx.x ^ far], sizeof other);
     __syncthreads();
     return other;
 }
 
-static unsigned atomicAdd(unsigned *to, unsigned more) { return std::exchange(*to, *to + more); }
+static int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz((unsigned)bits); }
+
+template <typename Number> static Number atomicAdd(Number *to, Number more) { return std::exchange(*to, *to + more); }
 static unsigned atomicOr(unsigned *to, unsigned more) { return std::exchange(*to, *to | more); }
 
 static float __int_as_float(int bits) {
@@ -73,7 +80,9 @@ static void call(void (*kernel)(Parameters...), void **arguments, std::index_seq
     kernel(*static_cast<Parameters *>(arguments[At])...);
 }
 
-// What all threads of a block do, and how many of them are not done.
+// What all threads of a block do, and how many of them are not done. Without a name outside: what has one, the linker makes
+// one of in all libraries of a process, which run side by side.
+namespace {
 template <typename... Parameters> struct Block {
     static inline void (*kernel)(Parameters...);
     static inline void **arguments;
@@ -84,6 +93,7 @@ template <typename... Parameters> struct Block {
         running--;
     }
 };
+} // namespace
 
 template <typename... Parameters>
 static void blocks_of(void (*kernel)(Parameters...), int blocks, void **arguments) {

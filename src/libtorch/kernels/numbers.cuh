@@ -37,7 +37,23 @@ __device__ inline float single(unsigned short z) { return __int_as_float((int)((
 #endif
 
 struct __align__(PER * sizeof(Element)) Vector {
+#if TYPE == 0 || PER == 1
     Element of[PER];
+
+    __device__ float at(int e) const { return single(of[e]); }
+#else
+    // Two numbers each, the first in the lower half.
+    u32 of[PER / 2];
+
+    __device__ float at(int e) const {
+        const u32 both = of[e / 2];
+#if TYPE == 2
+        return __int_as_float((int)(e % 2 == 0 ? both << 16 : both & 0xffff0000u));
+#else
+        return single((unsigned short)(e % 2 == 0 ? both : both >> 16));
+#endif
+    }
+#endif
 };
 
 struct __align__(PER % 4 == 0 ? 16 : 4) Floats {
@@ -50,7 +66,7 @@ __device__ inline void load(const Element *from, float (&z)[PER]) {
     Vector vector;
     load(from, vector);
 #pragma unroll
-    for (int e = 0; e < PER; e++) z[e] = single(vector.of[e]);
+    for (int e = 0; e < PER; e++) z[e] = vector.at(e);
 }
 
 __device__ inline void load(const float *from, Floats &floats) {

@@ -5,27 +5,30 @@ use tch::{Kind, Tensor};
 
 use super::{NonFinite, Selected, Selector, not_finite};
 use crate::libtorch::{Download, Reads, Source};
+use crate::target::TargetBatch;
 
 const TEXT: &str = include_str!("rows.cu");
 /// Of a block, at most. A head, and one more, is no larger: the first bound is one of as many logits.
 pub(super) const THREADS: usize = 256;
-/// Of a block, at least.
-const LEAST: usize = 64;
-/// Logits that are worth a thread.
-const EACH: usize = 16;
+/// Of a block, unless a head asks for more.
+const USUAL: std::ops::RangeInclusive<usize> = 32..=128;
+/// Bytes of logits that are worth a thread.
+const EACH: usize = 64;
 
 impl Selector {
-    /// The kernel for logits that are read like `reads`; `None` of heads that are too large for it.
-    fn kernel(&self, reads: Reads) -> Option<Source> {
+    /// The kernel for such logits; `None` of types and heads that are too large for it.
+    fn kernel(&self, logits: &Tensor) -> Option<Source> {
+        let reads = Reads::of(logits, 8)?;
         let nodes = self.nodes.as_slice();
         let nodes = if self.curve_len() > 0 { nodes } else { &[] };
         let tail = usize::from(!nodes.is_empty());
         let list: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
         let list = if list.is_empty() { "0.0".into() } else { list.join(",") };
         let wanted = self.k + tail;
+        let worth = self.classes * logits.kind().elt_size_in_bytes() / EACH;
         // The first bound says little where nearly all of its logits are wanted.
-        let threads =
-            (self.classes / EACH).max(wanted + wanted / 2).next_power_of_two().clamp(LEAST, THREADS);
+        let threads = worth.clamp(*USUAL.start(), *USUAL.end()).max(wanted + wanted / 2);
+        let threads = threads.next_power_of_two().min(THREADS);
         let source = Source::new("select_rows", TEXT, reads, threads)
             .with("K", self.k)
             .with("TAIL", tail)
@@ -37,7 +40,7 @@ impl Selector {
 
     /// [`Selector::select_on_device`]; `None` where there is no kernel for it.
     pub(super) fn by_kernel(&self, logits: &Tensor) -> Option<Result<Selected, NonFinite>> {
-        let source = self.kernel(Reads::of(logits, 8)?)?;
+        let source = self.kernel(logits)?;
         let kernel = source.on(logits.device()).ok()?;
         let rows = logits.size()[0] as usize;
         let (k, nodes) = (self.k, self.curve_len());
@@ -53,22 +56,26 @@ impl Selector {
             let classes = self.classes.into();
             kernel.launch(rows, &[logits.into(), rows.into(), classes, stride.into(), (&found).into()]);
         }
-        let found: Vec<i32> = Download::begin(&found, Kind::Int).numbers();
-        let mut rest = &found[..];
+        let found = Download::begin(&found, Kind::Int).numbers::<i32>();
+        let mut rest = found.as_slice();
         let [ids, values, curve, largest, bad] = widths.map(|width| {
             let (column, after) = rest.split_at(rows * width);
             rest = after;
             column
         });
-        if let Some(row) = bad.iter().position(|count| *count != 0) {
+        if let Some(row) = bad.iter().position(|bad| *bad != 0) {
             return Some(Err(not_finite(logits, row)));
         }
-        let mut selected = self.unknown(rows);
-        let Selected { targets, largest: of_rows } = &mut selected;
-        targets.ids.copy_from_slice(bytemuck::cast_slice(ids));
-        targets.values.copy_from_slice(bytemuck::cast_slice(values));
-        targets.curve.copy_from_slice(bytemuck::cast_slice(curve));
-        of_rows.copy_from_slice(bytemuck::cast_slice(largest));
-        Some(Ok(self.finish(selected)))
+        let floats = |column: &[i32]| bytemuck::cast_slice::<_, f32>(column).to_vec();
+        let targets = TargetBatch {
+            rows,
+            k,
+            nodes,
+            ids: bytemuck::cast_slice(ids).to_vec(),
+            values: floats(values),
+            curve: floats(curve),
+            ..TargetBatch::default()
+        };
+        Some(Ok(self.finish(Selected { targets, largest: floats(largest) })))
     }
 }

@@ -126,20 +126,32 @@ mod tests {
         }
     }
 
-    /// More is kept of it than there is room for: a row that rises, and one of which most is equal.
+    /// More is kept of it than there is room for: rows that rise, one of them below 0, and one of which most is equal. And rows of
+    /// which a teacher masks most, or all but fewer than are wanted.
     #[test]
     fn rows_whose_largest_come_last_are_selected_too() {
         let (classes, k) = (12_000, 5);
-        let rising = (0..classes).map(|j| j as f32 / 50.0 - 100.0);
-        let equal = (0..classes).map(|j| if j % 1000 == 999 { 2.0 } else { [0.0, -0.0][j % 2] });
-        let logits: Vec<f32> = rising.chain(equal).collect();
-        let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
-        let wanted = selector.select(&logits.iter().map(|z| z + 0.0).collect::<Vec<_>>()).unwrap();
-        for found in every_way(&selector, &tensor(&logits, classes)) {
-            let found = found.unwrap().targets;
-            assert_eq!((&found.ids, &found.values), (&wanted.ids, &wanted.values));
-            let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4 * (1.0 + a.abs());
-            assert!(found.curve.iter().zip(&wanted.curve).all(near), "{:?} {:?}", found.curve, wanted.curve);
+        let least = |kind| if kind == Kind::Half { -65_504.0 } else { -3.3e38 };
+        for kind in [Kind::Float, Kind::Half, Kind::BFloat16] {
+            let rising = (0..classes).map(|j| j as f32 / 50.0 - 100.0);
+            let below = (0..classes).map(|j| j as f32 / 50.0 - 300.0);
+            let equal = (0..classes).map(|j| if j % 1000 == 999 { 2.0 } else { [0.0, -0.0][j % 2] });
+            let masked = |each: usize| {
+                (0..classes).map(move |j| if j % each == 7 { j as f32 / 900.0 - 6.0 } else { least(kind) })
+            };
+            let logits: Vec<f32> =
+                rising.chain(below).chain(equal).chain(masked(1000)).chain(masked(5000)).collect();
+            let logits = tensor(&logits, classes).to_kind(kind);
+            let selector = Selector::new(classes, k, &TailNodes::default()).unwrap();
+            let rounded: Vec<f32> = numbers(&logits, Kind::Float);
+            let wanted = selector.select(&rounded.iter().map(|z| z + 0.0).collect::<Vec<_>>()).unwrap();
+            for found in every_way(&selector, &logits) {
+                let found = found.unwrap().targets;
+                assert_eq!((&found.ids, &found.values), (&wanted.ids, &wanted.values));
+                let near = |(a, b): (&f32, &f32)| a == b || (a - b).abs() < 1e-4 * (1.0 + a.abs());
+                let curves = (&found.curve, &wanted.curve);
+                assert!(curves.0.iter().zip(curves.1).all(near), "{kind:?}: {curves:?}");
+            }
         }
     }
 

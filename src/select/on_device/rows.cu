@@ -4,7 +4,7 @@
 // 1 where they are the first one times 1, 2, 4, 6 and 8; NODE_LIST.
 //
 // What is larger than a bound is kept, all else goes into the sums at once, relative to the bound. Where more is kept than
-// there is room for, the bound rises. The first bound is the smallest of the K + TAIL largest of what threads find as their
+// there is room for, the bound rises. The first bound is just below the K + TAIL largest of what threads find as their
 // largest in a part of the row: as many logits reach it.
 
 #define WANT (K + TAIL)
@@ -12,22 +12,33 @@
 #define ABREAST (8 / PER)
 #define TILE (8 * THREADS)
 #define ROOM (TILE + WANT + THREADS)
-// Tiles that the first bound is of.
-#define SAMPLED 4
+// What is kept in the end is ranked by counting where it is no more than this.
+#define FEW (WANT > 128 ? WANT : 128)
+// Tiles that the first bound is of: more where more is wanted, and where looking is cheaper than keeping in vain.
+#define SAMPLED ((WANT > 32 ? 8 : 4) * (TYPE == 0 ? 1 : 2))
+// On a multiprocessor at once, which bounds how many registers a thread has: fewer were measured to be slower, as more are.
+#define BLOCKS (THREADS > 32 ? 1280 / THREADS : 32)
+// The lowest bit in which two logits differ, as they are ordered.
+#define LOWEST (TYPE == 0 ? 0 : TYPE == 1 ? 13 : 16)
+// What falls below a bound that rises is summed in whole units, in which it does not matter who comes first.
+#define UNITS 1099511627776.0f
 
 __device__ static const double NODE[NODES > 0 ? NODES : 1] = {NODE_LIST};
 
-// Larger for a larger logit, and of equal ones for the smaller class. Never 0.
-__device__ inline u64 key_of(float z, int id) {
+// Larger for a larger logit.
+__device__ inline u32 ordered(float z) {
     const u32 bits = (u32)__float_as_int(z);
-    const u32 ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return (u64)ordered << 32 | (u32)~id;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-__device__ inline float logit_of(u64 key) {
-    const u32 ordered = (u32)(key >> 32);
+__device__ inline float in_order(u32 ordered) {
     return __int_as_float((int)(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered));
 }
+
+// Larger for a larger logit, and of equal ones for the smaller class. Of the two zeros neither is the larger.
+__device__ inline u64 key_of(float z, int id) { return (u64)ordered(z + 0.0f) << 32 | (u32)~id; }
+
+__device__ inline float logit_of(u64 key) { return in_order((u32)(key >> 32)); }
 
 __device__ inline int id_of(u64 key) { return (int)~(u32)key; }
 
@@ -35,99 +46,166 @@ struct Tail {
     float reference;
     float sums[NODES > 0 ? NODES : 1];
 
-    __device__ void add(float z) {
+    // exp(node (z - reference)) of all nodes.
+    __device__ void powers(float z, float (&e)[NODES > 0 ? NODES : 1]) const {
 #if POWERS
-        const float e = power_of_two((z - reference) * (float)(NODE[0] * LOG2_E));
-        const float e2 = e * e, e4 = e2 * e2;
-        sums[0] += e;
-        sums[1] += e2;
-        sums[2] += e4;
-        sums[3] += e4 * e2;
-        sums[4] += e4 * e4;
-#elif NODES > 0
+        e[0] = power_of_two((z - reference) * (float)(NODE[0] * LOG2_E));
+        e[1] = e[0] * e[0];
+        e[2] = e[1] * e[1];
+        e[3] = e[2] * e[1];
+        e[4] = e[2] * e[2];
+#else
 #pragma unroll
-        for (int n = 0; n < NODES; n++) sums[n] += power_of_two((z - reference) * (float)(NODE[n] * LOG2_E));
+        for (int n = 0; n < NODES; n++) e[n] = power_of_two((z - reference) * (float)(NODE[n] * LOG2_E));
 #endif
+    }
+
+    __device__ void add(float z) {
+        float e[NODES > 0 ? NODES : 1];
+        powers(z, e);
+#pragma unroll
+        for (int n = 0; n < NODES; n++) sums[n] += e[n];
+    }
+
+    // What entered all sums as `e`.
+    __device__ void take_back(float e) {
+#pragma unroll
+        for (int n = 0; n < NODES; n++) sums[n] -= e;
     }
 
     // All sums relative to what is at least as large.
     __device__ void raise(float to) {
 #pragma unroll
         for (int n = 0; n < NODES; n++) {
-            // Of what is infinite nothing has been added.
+            // Of what nothing has been added to, it may be infinitely far.
             if (sums[n] > 0.0f) sums[n] *= power_of_two((reference - to) * (float)(NODE[n] * LOG2_E));
         }
         reference = to;
     }
 };
 
-// Leaves the WANT largest of `kept`, in order; the others are added to `tail`, in order too whatever thread found them, relative
-// to the last of those. `kept` and `other` change places.
-__device__ inline void leave_the_largest(u64 *&kept, u64 *&other, u32 *count, Tail &tail) {
-    const int t = threadIdx.x, n = *count;
+// What the threads of a block share.
+struct Shared {
+    u64 kept[ROOM];
+    u64 left[FEW];
+    u64 fallen[NODES > 0 ? NODES : 1];
+    u32 count, places, bad;
+};
+
+// The WANT-th largest of `n` keys, of classes below `classes`, as far as its bits from the `from`-th down to `to` go, where `known`
+// are those above: bit by bit, as many as reach it.
+__device__ inline u64 wanted_one(const u64 *keys, int n, u64 known, int from, int to) {
+#pragma unroll 1
+    for (int bit = from; bit >= to; bit--) {
+        const u64 next = known | (u64)1 << bit;
+        int reach = 0;
+#pragma unroll 1
+        for (int first = 0; first < n && reach < WANT; first += THREADS) {
+            const int i = first + threadIdx.x;
+            reach += __syncthreads_count(i < n && keys[i] >= next);
+        }
+        if (reach >= WANT) known = next;
+    }
+    return known;
+}
+
+// Leaves the WANT largest of what is kept; the others are added to `tail`, relative to the last of those.
+__device__ inline void leave_the_largest(Shared &shared, int classes, Tail &tail) {
+    const int t = threadIdx.x, n = shared.count;
+    u64 least = wanted_one(shared.kept, n, 0, 63, 32 + LOWEST);
+    // Below are zeros, of negative logits ones; ids are upside down, so that above them are ones.
+    if (least >> 63 == 0) least |= (u64)((1u << LOWEST) - 1) << 32;
+    const int bits = 32 - __clz(classes);
+    least = wanted_one(shared.kept, n, least | (~(u64)0 << bits & 0xffffffffu), bits - 1, 0);
+    tail.raise(logit_of(least));
+    u64 fallen[NODES > 0 ? NODES : 1] = {};
+#pragma unroll 1
     for (int i = t; i < n; i += THREADS) {
-        const u64 key = kept[i];
-        int before = 0;
-        for (int j = 0; j < n; j++) before += kept[j] > key;
-        other[before] = key;
+        const u64 key = shared.kept[i];
+        if (key >= least) {
+            shared.left[atomicAdd(&shared.places, 1u)] = key;
+        } else {
+            float e[NODES > 0 ? NODES : 1];
+            tail.powers(logit_of(key), e);
+#pragma unroll
+            for (int n = 0; n < NODES; n++) fallen[n] += (u64)(e[n] * UNITS);
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < NODES; n++) {
+#pragma unroll
+        for (int far = 16; far > 0; far /= 2) fallen[n] += __shfl_xor_sync(0xffffffffu, fallen[n], far);
+        if (t % 32 == 0 && fallen[n] != 0) atomicAdd(&shared.fallen[n], fallen[n]);
     }
     __syncthreads();
-    u64 *const were = kept;
-    kept = other, other = were;
-    tail.raise(logit_of(kept[WANT - 1]));
-    for (int i = WANT + t; i < n; i += THREADS) tail.add(logit_of(kept[i]));
-    if (t == 0) *count = WANT;
+    for (int i = t; i < WANT; i += THREADS) shared.kept[i] = shared.left[i];
+    if (t == 0) {
+#pragma unroll
+        for (int n = 0; n < NODES; n++) {
+            tail.sums[n] += (float)shared.fallen[n] / UNITS;
+            shared.fallen[n] = 0;
+        }
+        shared.count = WANT, shared.places = 0;
+    }
     __syncthreads();
 }
 
 // In columns, of 32 bits each: classes of the K largest, in order, [rows, K]; their logits relative to the largest, [rows, K]; the
-// logarithms of the sums of exp(node (z - largest)) over all others, [rows, NODES]; the largest, [rows]; how many logits are not
+// logarithms of the sums of exp(node (z - largest)) over all others, [rows, NODES]; the largest, [rows]; whether a logit is not
 // finite, [rows].
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 select_rows(const Element *__restrict__ logits, int rows, int classes, int stride, u32 *__restrict__ out) {
-    __shared__ u64 rooms[2][ROOM];
-    __shared__ u64 bound;
-    __shared__ u32 count;
-    __shared__ u32 bad;
-    u64 *kept = rooms[0], *other = rooms[1];
+    __shared__ Shared shared;
     const int t = threadIdx.x;
     const Element *row = logits + (i64)blockIdx.x * stride;
     const int vectors = classes / PER;
 
     float largest = -INFINITE;
-    int found = -1;
     // Tiles from all over the row, which may rise or fall.
-    const int tiles = (vectors + ABREAST * THREADS - 1) / (ABREAST * THREADS), sampled = min(SAMPLED, tiles);
-    for (int sample = 0; sample < sampled; sample++) {
-        const int first = (int)((i64)sample * tiles / sampled) * ABREAST * THREADS + t;
+    const int step = max(vectors / SAMPLED, ABREAST * THREADS);
 #pragma unroll
-        for (int a = 0; a < ABREAST; a++) {
-            const int v = first + a * THREADS;
-            if (v >= vectors) continue;
-            float z[PER];
-            load(row + (i64)v * PER, z);
+    for (int sample = 0; sample < SAMPLED; sample += 4) {
+        Vector some[4][ABREAST];
 #pragma unroll
-            for (int e = 0; e < PER; e++) {
-                if (z[e] > largest) largest = z[e], found = v * PER + e;
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int a = 0; a < ABREAST; a++) {
+                const int v = (sample + i) * step + a * THREADS + t;
+                if (v < vectors) load(row + (i64)v * PER, some[i][a]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int a = 0; a < ABREAST; a++) {
+                if ((sample + i) * step + a * THREADS + t >= vectors) continue;
+#pragma unroll
+                for (int e = 0; e < PER; e++) largest = fmaxf(largest, some[i][a].at(e));
             }
         }
     }
-    // Of the two zeros neither is the larger.
-    const u64 own = found < 0 ? 0 : key_of(largest + 0.0f, found);
-    kept[t] = own;
-    if (t == 0) bound = 0, count = 0, bad = 0;
-    __syncthreads();
-    int before = 0;
-    for (int j = 0; j < THREADS; j++) before += kept[j] > own;
-    if (own != 0 && before == WANT - 1) bound = own;
-    __syncthreads();
+    if (t == 0) shared.count = shared.places = shared.bad = 0;
+    if (t < NODES) shared.fallen[t] = 0;
+    const u32 own = ordered(largest + 0.0f);
+    u32 bound = 0;
+    // What the other bits would keep out is less than a 512th of the bound below it.
+#pragma unroll 1
+    for (int bit = 31; bit >= 14; bit--) {
+        const u32 next = bound | 1u << bit;
+        if (__syncthreads_count(own >= next) >= WANT) bound = next;
+    }
 
-    u64 limit = bound;
+    // What is larger than the floor is kept, and enters the sums as if it were the floor before it is taken back. Where no bound
+    // is known everything is kept, and all that enters is 0.
+    const bool known = bound > ordered(-INFINITE) + 1;
+    float floor = known ? in_order(bound - 1 - (bound == 0x80000000u)) : -INFINITE;
+    float of_floor = known ? 1.0f : 0.0f;
     Tail tail;
-    tail.reference = limit == 0 ? -INFINITE : logit_of(limit);
+    tail.reference = known ? floor : 0.0f;
 #pragma unroll
     for (int n = 0; n < NODES; n++) tail.sums[n] = 0.0f;
-    u32 strange = 0;
+    // Not a number once there was one that is not finite.
+    float nothing = 0.0f;
     Vector ahead[ABREAST];
 #pragma unroll
     for (int a = 0; a < ABREAST; a++) {
@@ -135,62 +213,71 @@ select_rows(const Element *__restrict__ logits, int rows, int classes, int strid
     }
     for (int first = t; first - t < vectors; first += ABREAST * THREADS) {
         float z[ABREAST][PER];
-        bool reached = false;
 #pragma unroll
         for (int a = 0; a < ABREAST; a++) {
 #pragma unroll
-            for (int e = 0; e < PER; e++) z[a][e] = single(ahead[a].of[e]);
+            for (int e = 0; e < PER; e++) z[a][e] = ahead[a].at(e);
             const int next = first + (ABREAST + a) * THREADS;
             if (next < vectors) load(row + (i64)next * PER, ahead[a]);
         }
+        largest = -INFINITE;
+        bool full = false;
 #pragma unroll
         for (int a = 0; a < ABREAST; a++) {
             if (first + a * THREADS >= vectors) continue;
 #pragma unroll
             for (int e = 0; e < PER; e++) {
-                strange += !(fabsf(z[a][e]) < INFINITE);
-                reached |= z[a][e] >= tail.reference;
+                nothing = fmaf(z[a][e], 0.0f, nothing);
+                largest = fmaxf(largest, z[a][e]);
+                tail.add(fminf(z[a][e], floor));
             }
         }
-        bool full = false;
+        if (largest > floor) {
 #pragma unroll
-        for (int a = 0; a < ABREAST; a++) {
-            const int v = first + a * THREADS;
-            if (v >= vectors) continue;
+            for (int a = 0; a < ABREAST; a++) {
+                if (first + a * THREADS >= vectors) continue;
 #pragma unroll
-            for (int e = 0; e < PER; e++) {
-                if (reached && z[a][e] >= tail.reference) {
-                    const u64 key = key_of(z[a][e] + 0.0f, v * PER + e);
-                    if (key >= limit) {
-                        const u32 place = atomicAdd(&count, 1u);
-                        kept[place] = key;
-                        full |= place >= ROOM - TILE;
-                        continue;
-                    }
+                for (int e = 0; e < PER; e++) {
+                    if (!(z[a][e] > floor)) continue;
+                    tail.take_back(of_floor);
+                    const u32 place = atomicAdd(&shared.count, 1u);
+                    shared.kept[place] = key_of(z[a][e], (first + a * THREADS) * PER + e);
+                    full |= place >= ROOM - TILE;
                 }
-                tail.add(z[a][e]);
             }
         }
         if (__syncthreads_or(full)) {
-            leave_the_largest(kept, other, &count, tail);
-            limit = kept[WANT - 1];
+            leave_the_largest(shared, classes, tail);
+            // What is equal and comes later is of a larger class.
+            floor = tail.reference, of_floor = 1.0f;
         }
     }
-    if (strange > 0) atomicAdd(&bad, strange);
+    if (!(nothing == 0.0f)) shared.bad = 1;
     __syncthreads();
-    leave_the_largest(kept, other, &count, tail);
+    if (shared.count > FEW) leave_the_largest(shared, classes, tail);
+    const int n = shared.count;
+    for (int i = t; i < n; i += THREADS) {
+        const u64 key = shared.kept[i];
+        int before = 0;
+        for (int j = 0; j < n; j++) before += shared.kept[j] > key;
+        shared.left[before] = key;
+    }
+    __syncthreads();
+    tail.raise(logit_of(shared.left[WANT - 1]));
+#pragma unroll 1
+    for (int i = WANT + t; i < n; i += THREADS) tail.add(logit_of(shared.left[i]));
 
     const i64 at = blockIdx.x;
-    const float largest_of_all = logit_of(kept[0]);
+    const float largest_of_all = logit_of(shared.left[0]);
     u32 *const ids = out + at * K, *const values = out + (i64)rows * K + at * K;
     for (int i = t; i < K; i += THREADS) {
-        ids[i] = (u32)id_of(kept[i]);
-        values[i] = (u32)__float_as_int(logit_of(kept[i]) - largest_of_all);
+        ids[i] = (u32)id_of(shared.left[i]);
+        values[i] = (u32)__float_as_int(logit_of(shared.left[i]) - largest_of_all);
     }
 #if NODES > 0
-    all<Sum>(tail.sums, reinterpret_cast<float *>(other));
+    all<Sum>(tail.sums, reinterpret_cast<float *>(shared.kept));
     if (t == 0) {
-        const double fall = (double)logit_of(kept[K]) - (double)largest_of_all;
+        const double fall = (double)logit_of(shared.left[K]) - (double)largest_of_all;
         u32 *const curve = out + (i64)rows * 2 * K + at * NODES;
 #pragma unroll
         for (int n = 0; n < NODES; n++) {
@@ -203,6 +290,6 @@ select_rows(const Element *__restrict__ logits, int rows, int classes, int strid
     if (t == 0) {
         u32 *const rest = out + (i64)rows * (2 * K + NODES) + at;
         rest[0] = (u32)__float_as_int(largest_of_all);
-        rest[rows] = bad;
+        rest[rows] = shared.bad;
     }
 }

@@ -1,14 +1,17 @@
 //! What a pass gave, where the runtime left it, in the model's own types.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use ort::session::SessionOutputs;
-use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, ValueType};
+use ort::value::{DynTensorRef, DynValue, PrimitiveTensorElementType, TensorElementType, ValueType};
 
 use super::runtime::failed;
-use crate::floats::{Floats, Holder};
-use crate::teacher::{OutputType, TeacherError};
+use crate::floats::{FloatBuf, Floats, Holder};
+#[cfg(feature = "torch")]
+use crate::libtorch::{DeviceLogits, Element};
+use crate::teacher::{OutputType, TeacherError, Values};
 
 /// The outputs of a pass by name.
 pub(super) struct Answer(Vec<(String, Arc<DynValue>)>);
@@ -35,16 +38,17 @@ impl Answer {
         let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
             return Err(refuse(value.dtype().to_string()));
         };
-        let (dtype, readable) = match ty {
-            TensorElementType::Float32 => (OutputType::F32, numbers::<f32>(value).map(drop)),
-            TensorElementType::Float16 => (OutputType::F16, numbers::<half::f16>(value).map(drop)),
-            TensorElementType::Bfloat16 => (OutputType::Bf16, numbers::<half::bf16>(value).map(drop)),
-            TensorElementType::Float64 => (OutputType::F64, numbers::<f64>(value).map(drop)),
+        let dtype = match ty {
+            TensorElementType::Float32 => OutputType::F32,
+            TensorElementType::Float16 => OutputType::F16,
+            TensorElementType::Bfloat16 => OutputType::Bf16,
+            TensorElementType::Float64 => OutputType::F64,
             other => return Err(refuse(format!("{other} {:?}", &shape[..]))),
         };
-        readable.map_err(|error| failed(path, "reading the output", &error))?;
         let shape = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-        Ok((shape, Tensor { value: value.clone(), dtype }))
+        let tensor = Tensor { value: value.clone(), dtype };
+        tensor.check().map_err(|error| failed(path, "reading the output", &error))?;
+        Ok((shape, tensor))
     }
 }
 
@@ -56,6 +60,97 @@ pub(super) struct Tensor {
 }
 
 impl Tensor {
+    /// Refuses what could be read neither here nor on a device.
+    fn check(&self) -> ort::Result<()> {
+        match self.dtype {
+            _ if self.gpu().is_some() => Ok(()),
+            OutputType::F32 => numbers::<f32>(&self.value).map(drop),
+            OutputType::F16 => numbers::<half::f16>(&self.value).map(drop),
+            OutputType::Bf16 => numbers::<half::bf16>(&self.value).map(drop),
+            OutputType::F64 => numbers::<f64>(&self.value).map(drop),
+        }
+    }
+
+    /// As what is known to be a tensor.
+    fn tensor(&self) -> Option<DynTensorRef<'_>> {
+        self.value.view().downcast().ok()
+    }
+
+    /// The GPU in whose memory it is.
+    fn gpu(&self) -> Option<usize> {
+        let tensor = self.tensor()?;
+        let place = tensor.memory_info();
+        if place.is_cpu_accessible() { None } else { usize::try_from(place.device_id()).ok() }
+    }
+
+    /// The first `classes` of the rows in `ranges`, of rows of `width`: where they are, if they lie there one behind the other.
+    ///
+    /// # Panics
+    /// When it has no such.
+    pub(super) fn rows(self: &Arc<Self>, width: usize, ranges: &[Range<usize>], classes: usize) -> Values {
+        #[cfg(feature = "torch")]
+        if let Some(gpu) = self.gpu() {
+            let part = |range: &Range<usize>| self.on_device(gpu, width, range, classes);
+            return Values::Device(match ranges {
+                [range] => part(range),
+                _ => DeviceLogits::joined(&ranges.iter().map(part).collect::<Vec<_>>()),
+            });
+        }
+        match ranges {
+            [range] if classes == width => {
+                FloatBuf::held(self.clone(), range.start * width..range.end * width).into()
+            }
+            _ => {
+                let floats = self.floats();
+                let rows = ranges.iter().map(Range::len).sum::<usize>();
+                let mut values = Vec::with_capacity(rows * classes);
+                for row in ranges.iter().flat_map(Range::clone) {
+                    floats.part(row * width..row * width + classes).append_to(&mut values);
+                }
+                values.into()
+            }
+        }
+    }
+
+    /// [`Self::rows`] of one range, on the GPU that they are on.
+    #[cfg(feature = "torch")]
+    fn on_device(
+        self: &Arc<Self>,
+        gpu: usize,
+        width: usize,
+        range: &Range<usize>,
+        classes: usize,
+    ) -> DeviceLogits {
+        match self.dtype {
+            OutputType::F32 => self.on_device_as::<f32>(gpu, width, range, classes),
+            OutputType::F16 => self.on_device_as::<half::f16>(gpu, width, range, classes),
+            OutputType::Bf16 => self.on_device_as::<half::bf16>(gpu, width, range, classes),
+            OutputType::F64 => self.on_device_as::<f64>(gpu, width, range, classes),
+        }
+    }
+
+    /// The same of numbers that are `T`.
+    #[cfg(feature = "torch")]
+    fn on_device_as<T: Element>(
+        self: &Arc<Self>,
+        gpu: usize,
+        width: usize,
+        range: &Range<usize>,
+        classes: usize,
+    ) -> DeviceLogits {
+        let (start, there) = self
+            .tensor()
+            .map_or((std::ptr::null(), 0), |tensor| (tensor.data_ptr(), tensor.shape().num_elements()));
+        assert!(classes <= width && range.start <= range.end && range.end * width <= there, "no such rows");
+        // SAFETY: of a tensor of numbers of this type the runtime says where they begin and how many there are, and the rows are
+        // among them; what a pass gave is written by nobody, and there for as long as the tensor is.
+        #[allow(unsafe_code)]
+        unsafe {
+            let start = start.cast::<T>().wrapping_add(range.start * width);
+            DeviceLogits::in_memory_of(self.clone(), start, (range.len(), classes), width, Some(gpu))
+        }
+    }
+
     pub(super) fn dtype(&self) -> OutputType {
         self.dtype
     }

@@ -1,16 +1,17 @@
 //! Models of prepared samples.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use ort::value::{Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef};
+use ort::value::{Outlet, PrimitiveTensorElementType, TensorElementType};
 
 use super::answer::Answer;
-use super::runtime::{self, Model, failed};
+use super::runtime::{self, Model};
 use super::signature::{check_features, describe, dimensions, element, names, pick};
 use crate::config::{FeatureConfig, TeacherConfig};
-use crate::floats::{FloatBuf, Holder};
+use crate::floats::Holder;
 use crate::target::FeatureBatch;
 use crate::teacher::features::{Reduction, other_than};
 use crate::teacher::{RawOutput, Teacher, TeacherError};
@@ -51,6 +52,7 @@ impl OnnxTeacher {
         if let Some(fixed) = fixed_batch.filter(|fixed| config.image_batch() > *fixed) {
             return Err(TeacherError::FixedBatch { path, name: input, fixed, found: config.image_batch() });
         }
+        let fixed_batch = fixed_batch.or(model.of_one_size().then(|| config.image_batch()));
         let features = features.to_vec();
         Ok(Self { model, runtime: runtime::version(), input, element, output, features, shape, fixed_batch })
     }
@@ -58,11 +60,11 @@ impl OnnxTeacher {
     /// One pass over numbers of the input's type.
     fn pass<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
         &mut self,
-        inputs: &[T],
+        inputs: Cow<'_, [T]>,
     ) -> Result<Answer, TeacherError> {
-        let tensor = TensorRef::from_array_view((self.shape.clone(), inputs))
-            .map_err(|error| failed(&self.model.path, "the forward pass", &error))?;
-        self.model.run(ort::inputs![self.input.as_str() => tensor])
+        let tensor = self.model.input(&self.shape, inputs)?;
+        let features = self.features.iter().map(|feature| feature.output.as_str());
+        self.model.run(vec![(self.input.as_str(), tensor)], Some(&self.output), features)
     }
 }
 
@@ -74,22 +76,18 @@ impl Teacher for OnnxTeacher {
     fn forward(&mut self, inputs: &[f32], rows: usize) -> Result<RawOutput, TeacherError> {
         // A model exported for one batch size gets empty rows up to it; they are cut off again.
         let run_rows = self.fixed_batch.unwrap_or(rows).max(rows);
-        let padded: Vec<f32>;
-        let inputs = if run_rows == rows {
-            inputs
-        } else {
-            let mut copy = inputs.to_vec();
-            copy.resize(inputs.len() / rows.max(1) * run_rows, 0.0);
-            padded = copy;
-            &padded
-        };
+        let mut inputs = Cow::Borrowed(inputs);
+        if run_rows > rows {
+            let len = inputs.len() / rows.max(1) * run_rows;
+            inputs.to_mut().resize(len, 0.0);
+        }
         self.shape[0] = run_rows;
         let path = self.model.path.clone();
         let cast = inputs.iter().copied();
         let answer = match self.element {
-            TensorElementType::Float16 => self.pass(&cast.map(f16::from_f32).collect::<Vec<_>>()),
-            TensorElementType::Bfloat16 => self.pass(&cast.map(bf16::from_f32).collect::<Vec<_>>()),
-            TensorElementType::Float64 => self.pass(&cast.map(f64::from).collect::<Vec<_>>()),
+            TensorElementType::Float16 => self.pass::<f16>(cast.map(f16::from_f32).collect()),
+            TensorElementType::Bfloat16 => self.pass::<bf16>(cast.map(bf16::from_f32).collect()),
+            TensorElementType::Float64 => self.pass::<f64>(cast.map(f64::from).collect()),
             _ => self.pass(inputs),
         }?;
         let expected = format!("float [batch = {run_rows}, classes], of two classes or more");
@@ -114,7 +112,7 @@ impl Teacher for OnnxTeacher {
         };
         let features = self.features.iter().map(feature).collect::<Result<_, TeacherError>>()?;
         let dtype = logits.dtype();
-        let values = FloatBuf::held(Arc::new(logits), 0..rows * classes).into();
+        let values = Arc::new(logits).rows(classes, std::slice::from_ref(&(0..rows)), classes);
         Ok(RawOutput { rows, classes, values, dtype, features })
     }
 }

@@ -1,14 +1,19 @@
-//! ONNX Runtime itself: its library, its version, and models loaded by it.
+//! ONNX Runtime itself: its library, its version, and models loaded by it, with what executes them.
 
+use std::borrow::Cow;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use ort::environment::Environment;
-use ort::ep;
-use ort::session::{Session, SessionInputs};
+use ort::ep::{self, ExecutionProviderDispatch};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{Session, SessionInputValue};
+use ort::value::{PrimitiveTensorElementType, Tensor, TensorRef};
 
 use super::answer::Answer;
-use crate::config::{DeviceName, TeacherConfig, TeacherKind};
+use crate::config::{DeviceName, ExecutionProvider, GraphOptimization, TeacherConfig, TeacherKind};
 use crate::teacher::TeacherError;
 use crate::teacher::error::hint;
 
@@ -19,24 +24,98 @@ const BUILT_IN_LIBRARY: &str = env!("KD_CACHE_ONNXRUNTIME_DEFAULT");
 pub(super) struct Model {
     pub(super) session: Session,
     pub(super) path: PathBuf,
+    /// The GPU on which logits are left, where something of ours can read them there.
+    gpu: Option<i32>,
+    of_one_size: bool,
 }
 
 impl Model {
     /// Loads `path` to be run as `config` says.
     pub(super) fn load(config: &TeacherConfig, path: &Path) -> Result<Self, TeacherError> {
         let environment = environment()?;
-        Ok(Self { session: session(&environment, config, path)?, path: path.to_owned() })
+        let session = session(&environment, config, path)?;
+        let of_one_size = config.execution_provider == Some(ExecutionProvider::Tensorrt);
+        Ok(Self { session, path: path.to_owned(), gpu: readable_gpu(&config.device), of_one_size })
     }
 
-    /// One pass.
-    pub(super) fn run<'i, 'v: 'i>(
-        &mut self,
-        inputs: impl Into<SessionInputs<'i, 'v>>,
-    ) -> Result<Answer, TeacherError> {
-        let path = &self.path;
-        let outputs = self.session.run(inputs).map_err(|error| failed(path, "the forward pass", &error))?;
-        Ok(Answer::of(outputs))
+    /// Whether what executes it is made for one size of batches, which smaller ones are padded to.
+    pub(super) fn of_one_size(&self) -> bool {
+        self.of_one_size
     }
+
+    /// Whether logits stay on the device that it runs on.
+    pub(super) fn leaves_logits(&self) -> bool {
+        self.gpu.is_some()
+    }
+
+    /// `numbers` of that shape as an input: where they are, unless inputs are bound, which have to own theirs.
+    pub(super) fn input<'v, T: PrimitiveTensorElementType + Clone + Debug + 'static>(
+        &self,
+        shape: &[usize],
+        numbers: impl Into<Cow<'v, [T]>>,
+    ) -> Result<SessionInputValue<'v>, TeacherError> {
+        let failed = |error: ort::Error| failed(&self.path, "preparing an input", &error);
+        let shape = shape.to_vec();
+        match (self.gpu, numbers.into()) {
+            (None, Cow::Borrowed(numbers)) => {
+                Ok(TensorRef::from_array_view((shape, numbers)).map_err(failed)?.into())
+            }
+            // A binding copies what is borrowed where the runtime wants it here, and ort locks itself out over that.
+            (_, numbers) => Ok(Tensor::from_array((shape, numbers.into_owned())).map_err(failed)?.into()),
+        }
+    }
+
+    /// One pass. Of what it gives, `logits` stay on the GPU where they can be read there; `others` come here.
+    pub(super) fn run<'i>(
+        &mut self,
+        inputs: Vec<(&'i str, SessionInputValue<'i>)>,
+        logits: Option<&str>,
+        others: impl IntoIterator<Item = &'i str>,
+    ) -> Result<Answer, TeacherError> {
+        let answer = match self.gpu {
+            None => self.session.run(inputs).map(Answer::of),
+            Some(gpu) => {
+                let there = (AllocationDevice::CUDA, gpu);
+                run_bound(&mut self.session, &inputs, logits.map(|name| (name, there)), others)
+            }
+        };
+        answer.map_err(|error| failed(&self.path, "the forward pass", &error))
+    }
+}
+
+/// A pass whose inputs and outputs are bound to memory beforehand: each output is copied nowhere but to where it is wanted, and those
+/// that nobody wants are not copied at all. `inputs` own their numbers. `logits`: a name, and the device that it is wanted on; `others` are wanted here.
+fn run_bound<'i>(
+    session: &mut Session,
+    inputs: &[(&str, SessionInputValue<'_>)],
+    logits: Option<(&str, (AllocationDevice<'static>, i32))>,
+    others: impl IntoIterator<Item = &'i str>,
+) -> ort::Result<Answer> {
+    // A binding gives the same memory at every pass, and what the last one gave may not have been read yet.
+    let mut binding = session.create_binding()?;
+    for (name, value) in inputs {
+        binding.bind_input(*name, value)?;
+    }
+    let others = others.into_iter().map(|name| (name, (AllocationDevice::CPU, 0)));
+    // What is wanted twice, as logits that are a feature too, is wanted here.
+    for (name, (device, index)) in logits.into_iter().chain(others) {
+        let place = MemoryInfo::new(device, index, AllocatorType::Device, MemoryType::Default)?;
+        binding.bind_output_to_device(name, &place)?;
+    }
+    let outputs = session.run_binding(&binding)?;
+    binding.synchronize_outputs()?;
+    Ok(Answer::of(outputs))
+}
+
+/// The index of a GPU whose memory libtorch reads too.
+#[cfg(feature = "torch")]
+fn readable_gpu(device: &str) -> Option<i32> {
+    crate::libtorch::gpu(device).and_then(|index| i32::try_from(index).ok())
+}
+
+#[cfg(not(feature = "torch"))]
+fn readable_gpu(_: &str) -> Option<i32> {
+    None
 }
 
 /// What ONNX Runtime said, and while doing what.
@@ -104,14 +183,88 @@ fn session(environment: &Environment, config: &TeacherConfig, path: &Path) -> Re
         builder = builder.with_intra_threads(threads).map_err(|e| failed(e.into()))?;
     }
     builder = builder.with_deterministic_compute(true).map_err(|e| failed(e.into()))?;
+    if let Some(level) = config.graph_optimization {
+        let level = match level {
+            GraphOptimization::Disable => GraphOptimizationLevel::Disable,
+            GraphOptimization::Basic => GraphOptimizationLevel::Level1,
+            GraphOptimization::Extended => GraphOptimizationLevel::Level2,
+            GraphOptimization::All => GraphOptimizationLevel::All,
+        };
+        builder = builder.with_optimization_level(level).map_err(|e| failed(e.into()))?;
+    }
     if let DeviceName::Cuda(index) = config.device.parse().map_err(device)? {
-        let index = i32::try_from(index).unwrap_or(i32::MAX);
-        let cuda = ep::CUDA::default().with_device_id(index).build().error_on_failure();
-        builder = builder.with_execution_providers([cuda]).map_err(|e| device(e.to_string()))?;
+        let providers = providers(config, i32::try_from(index).unwrap_or(i32::MAX));
+        builder = builder.with_execution_providers(providers).map_err(|error| {
+            let library = library();
+            let another = "tools/setup.sh --cuda gets one for GPUs, and ORT_DYLIB_PATH names another";
+            device(format!("{error} That is {}; {another}", library.display()))
+        })?;
     }
     builder.commit_from_file(path).map_err(|error| TeacherError::Runtime {
         path: path.to_owned(),
         doing: "loading the model",
         problem: error.to_string() + hint(path, TeacherKind::Onnx),
     })
+}
+
+/// What executes a model on the GPU of that index, what comes first as far as it can.
+fn providers(config: &TeacherConfig, index: i32) -> Vec<ExecutionProviderDispatch> {
+    // The quickest of all algorithms, the default, is another at every start.
+    let cuda = ep::CUDA::default()
+        .with_device_id(index)
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        // Memory is shared with libtorch.
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+        .build()
+        .error_on_failure();
+    match config.execution_provider.unwrap_or_default() {
+        ExecutionProvider::Cuda => vec![cuda],
+        ExecutionProvider::Tensorrt => {
+            vec![ep::TensorRT::default().with_device_id(index).build().error_on_failure(), cuda]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::floats::Holder;
+
+    fn model(file: &str) -> Model {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/teachers").join(file);
+        let config: TeacherConfig =
+            toml::from_str(&format!("kind = \"onnx\"\npath = {:?}", path.display().to_string())).unwrap();
+        Model::load(&config, &path).unwrap()
+    }
+
+    /// On the CPU, which is what there is everywhere; where an output goes is the runtime's part.
+    #[test]
+    fn a_pass_whose_outputs_are_bound_gives_what_others_give_and_no_more() {
+        let mut model = model("features.onnx");
+        let names: Vec<String> = model.session.outputs().iter().map(|one| one.name().to_owned()).collect();
+        let input = model.session.inputs()[0].name().to_owned();
+        let numbers: Vec<f32> = (0..2 * 28 * 28).map(|at| (at % 11) as f32 / 11.0).collect();
+        let given = || {
+            let tensor = Tensor::from_array(([2usize, 1, 28, 28], numbers.clone())).unwrap();
+            vec![(input.as_str(), tensor.into())]
+        };
+        let free = model.run(given(), None, []).unwrap();
+        let floats = |answer: &Answer, name: &str| {
+            let (shape, tensor) = answer.floats(Path::new("model"), name, "floats").ok()?;
+            let mut values = Vec::new();
+            tensor.floats().append_to(&mut values);
+            Some((shape, values))
+        };
+        let [logits, others @ ..] = names.as_slice() else { panic!("no outputs") };
+        for wanted in [others, &[], &names] {
+            let there = (logits.as_str(), (AllocationDevice::CPU, 0));
+            let wanted = wanted.iter().map(String::as_str);
+            let bound = run_bound(&mut model.session, &given(), Some(there), wanted.clone()).unwrap();
+            assert_eq!(floats(&bound, logits), floats(&free, logits));
+            for name in others {
+                let expected = wanted.clone().any(|one| one == name).then(|| floats(&free, name).unwrap());
+                assert_eq!(floats(&bound, name), expected, "{name}");
+            }
+        }
+    }
 }

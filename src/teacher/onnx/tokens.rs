@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use ort::session::SessionInputValue;
-use ort::value::{Outlet, PrimitiveTensorElementType, Tensor, TensorElementType, TensorRef};
+use ort::value::{Outlet, PrimitiveTensorElementType, Tensor, TensorElementType};
 
 use super::answer::Tensor as Given;
 use super::runtime::{self, Model, failed};
 use super::signature::{check_features, describe, dimensions, element, names, pick};
 use crate::config::{FeatureConfig, TeacherConfig};
-use crate::floats::{FloatBuf, Floats, Holder};
+use crate::floats::{Floats, Holder};
 use crate::target::FeatureBatch;
 use crate::teacher::features::Reduction;
 use crate::teacher::vocabulary::Vocabulary;
@@ -65,6 +65,9 @@ impl OnnxTokenTeacher {
             let (rows, tokens) = check_input(path, input, config.token_batch(), length)?;
             fixed = (fixed.0.or(rows), fixed.1.or(tokens));
         }
+        if body.of_one_size() {
+            fixed = (fixed.0.or(Some(config.token_batch())), fixed.1.or(Some(length)));
+        }
         check_features(path, features, body.session.outputs())?;
         let usual: &[&str] =
             if config.head.is_some() { &["hidden", "last_hidden_state"] } else { &["logits"] };
@@ -112,9 +115,12 @@ impl TokenTeacher for OnnxTokenTeacher {
     ) -> Result<(), TeacherError> {
         let rows = self.fixed.0.unwrap_or(0).max(batch.rows());
         let length = self.fixed.1.unwrap_or(0).max(batch.length());
-        let chunks = batch.chunks(length, self.chunk);
+        let mut chunks = batch.chunks(length, self.chunk);
         if chunks.is_empty() {
             return Ok(());
+        }
+        if self.body.leaves_logits() && self.head.is_none() {
+            chunks = batch.pieces(length, self.chunk);
         }
         let path = self.body.path.clone();
         let ids = batch.padded(batch.ids(), rows, length);
@@ -126,10 +132,14 @@ impl TokenTeacher for OnnxTokenTeacher {
         let mut inputs = Vec::new();
         for (input, values) in given {
             if let Some(input) = input {
-                inputs.push((input.name.as_str(), input.tensor(&path, values, rows, length)?));
+                inputs.push((input.name.as_str(), input.tensor(&self.body, values, rows, length)?));
             }
         }
-        let answer = self.body.run(inputs)?;
+        let features = self.features.iter().map(|feature| feature.output.as_str());
+        let answer = match &self.head {
+            None => self.body.run(inputs, Some(&self.output), features)?,
+            Some(_) => self.body.run(inputs, None, features.chain([self.output.as_str()]))?,
+        };
         let wide = if self.head.is_some() { "hidden" } else { "vocabulary" };
         let expected = format!("float [batch = {rows}, length = {length}, {wide}]");
         let (shape, output) = answer.floats(&path, &self.output, &expected)?;
@@ -174,8 +184,7 @@ impl TokenTeacher for OnnxTokenTeacher {
     }
 }
 
-/// The first classes of the positions in `ranges`, of logits `[…, width]`: where they are, if they lie there one behind
-/// the other.
+/// The first classes of the positions in `ranges`, of logits `[…, width]`.
 fn cut(
     path: &Path,
     given: &Arc<Given>,
@@ -185,19 +194,7 @@ fn cut(
 ) -> Result<RawOutput, TeacherError> {
     let classes = vocabulary.kept(path, width)?;
     let rows = ranges.iter().map(Range::len).sum();
-    let values = match ranges {
-        [range] if classes == width => {
-            FloatBuf::held(given.clone(), range.start * width..range.end * width).into()
-        }
-        _ => {
-            let floats = given.floats();
-            let mut values = Vec::with_capacity(rows * classes);
-            for position in ranges.iter().flat_map(Range::clone) {
-                floats.part(position * width..position * width + classes).append_to(&mut values);
-            }
-            values.into()
-        }
-    };
+    let values = given.rows(width, ranges, classes);
     Ok(RawOutput { rows, classes, values, dtype: given.dtype(), features: Vec::new() })
 }
 
@@ -205,14 +202,14 @@ impl Input {
     /// Borrows `values` where the model takes them as they are.
     fn tensor<'v>(
         &self,
-        path: &Path,
+        model: &Model,
         values: &'v [i64],
         rows: usize,
         length: usize,
     ) -> Result<SessionInputValue<'v>, TeacherError> {
-        let failed = |error: ort::Error| failed(path, "preparing the tokens", &error);
+        let failed = |error: ort::Error| failed(&model.path, "preparing the tokens", &error);
         if !self.narrow {
-            return Ok(TensorRef::from_array_view(([rows, length], values)).map_err(failed)?.into());
+            return model.input(&[rows, length], values);
         }
         let narrow = |(at, value): (usize, &i64)| {
             i32::try_from(*value).map_err(|_| TeacherError::Tokens {
@@ -268,9 +265,8 @@ impl Head {
             _ => ranges.iter().flat_map(states).cloned().collect::<Vec<T>>().into(),
         };
         let path = self.model.path.clone();
-        let tensor = TensorRef::from_array_view(([rows, width], &*hidden))
-            .map_err(|error| failed(&path, "preparing the hidden states", &error))?;
-        let answer = self.model.run(ort::inputs![self.input.as_str() => tensor])?;
+        let tensor = self.model.input(&[rows, width], hidden)?;
+        let answer = self.model.run(vec![(self.input.as_str(), tensor)], Some(&self.output), [])?;
         let expected = format!("float [positions = {rows}, vocabulary]");
         let (shape, logits) = answer.floats(&path, &self.output, &expected)?;
         match shape[..] {

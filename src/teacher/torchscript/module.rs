@@ -38,7 +38,7 @@ impl Module {
 
     /// The values of an output `[rows, classes]`: on the CPU as they are wanted there, elsewhere where they are.
     pub(super) fn values(&self, output: &Tensor) -> Values {
-        let output = DeviceLogits(output.detach());
+        let output = DeviceLogits::new(output.detach());
         match self.device {
             Device::Cpu => output.to_host().into(),
             _ => Values::Device(output),

@@ -83,13 +83,8 @@ impl TokenTeacher for TorchScriptTokenTeacher {
         let further =
             self.features.iter().map(further).collect::<Result<Vec<Feature<'_>>, TeacherError>>()?;
         let flat = output.flatten(0, 1);
-        // Parts keep what is brought here small; what stays on a device is there as a whole, and is given as such where that
-        // takes no copy.
         if self.body.device != Device::Cpu && self.head.is_none() {
-            let whole = batch.chunks(batch.length(), usize::MAX);
-            if whole.iter().all(|ranges| ranges.len() == 1) {
-                chunks = whole;
-            }
+            chunks = batch.pieces(batch.length(), self.chunk);
         }
         for ranges in &chunks {
             let rows: usize = ranges.iter().map(Range::len).sum();
