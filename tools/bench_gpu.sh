@@ -15,15 +15,17 @@
 #     RUNTIMES    of teachers, onnx,torchscript unless set (an ONNX Runtime for CPUs has no GPU)
 #     LIMIT       training images of the check; 60000 unless set
 #     PARTS       results operators builds steps memory online unless set
-#     LM_TEACHER  folders that tools/draw_language_model.py wrote: built from, and the first is asked in every step of an online run
-#     LM_CACHE    a language model's cache, with its tokenizer.json in TOKENIZER
+#     LM_TEACHER  folders that tools/draw_language_model.py wrote, TorchScript or ONNX: built from, and the first is asked in every
+#                 step of an online run
+#     LM_CACHE    a language model's cache, with its tokenizer.json in TOKENIZER, for steps; else one that the last of LM_TEACHER
+#                 made
 #
 # Everything that is printed is kept in OUT/bench_gpu.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-    '' | -*) sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    '' | -*) sed -n '2,23s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 out=$1
 [ -z "${LM_CACHE:-}" ] || : "${TOKENIZER:?LM_CACHE needs it}"
@@ -45,6 +47,10 @@ else
     }
 fi
 wanted() { [[ $parts == *" $1 "* ]]; }
+lm_cache() {
+    [ -f "$2/manifest.json" ] ||
+        "$bin/kd-cache" build --config "$1/cache.toml" --out "$2" --quiet --set "teacher.device=$device"
+}
 build=$(bench build)
 export KD_TRAIN=$bin/kd-train
 
@@ -85,8 +91,16 @@ if wanted steps; then
     steps conv "${images[@]}" --set 'student={ kind = "conv", channels = [32, 64] }'
     steps resnet18 "${images[@]}" --set 'student={ kind = "resnet18" }'
     steps resnet18-bf16 "${images[@]}" --set 'student={ kind = "resnet18" }' --set train.precision=bf16
+    tokens=()
     if [ -n "${LM_CACHE:-}" ]; then
-        tokens=(--cache "$LM_CACHE" --config configs/train/smollm2-python-docs.toml --tails prior,shape --set "tokenizer=$TOKENIZER")
+        tokens=(--cache "$LM_CACHE" --config configs/train/smollm2-python-docs.toml --set "tokenizer=$TOKENIZER")
+    elif [ -n "${LM_TEACHER:-}" ]; then
+        teacher=${LM_TEACHER##* }
+        lm_cache "$teacher" "$out/steps-cache"
+        tokens=(--cache "$out/steps-cache" --config "$teacher/train.toml" --every 40)
+    fi
+    if [ "${#tokens[@]}" -gt 0 ]; then
+        tokens+=(--tails prior,shape)
         steps llama "${tokens[@]}"
         steps llama-bf16 "${tokens[@]}" --set train.precision=bf16
     fi
@@ -95,8 +109,7 @@ fi
 if wanted online && [ -n "${LM_TEACHER:-}" ]; then
     echo 'bench_gpu: with the teacher in every step'
     read -r teacher _ <<<"$LM_TEACHER"
-    [ -f "$out/lm-cache/manifest.json" ] ||
-        "$bin/kd-cache" build --config "$teacher/cache.toml" --out "$out/lm-cache" --quiet --set "teacher.device=$device"
+    lm_cache "$teacher" "$out/lm-cache"
     python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name online --rounds "$rounds" --every 10 \
         --cache "$out/lm-cache" --config "$teacher/train.toml" --tails prior --set "train.device=$device" \
         --online "$teacher/cache.toml" --cache-set "teacher.device=$device"

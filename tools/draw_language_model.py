@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """A language model of SmolLM2-135M's shape whose weights are drawn, as a teacher whose speed is to be measured.
 
-    tools/draw_language_model.py OUT [--dtype f32|f16|bf16] [--rows 64] [--length 512] [--layers 30] [--rank 0]
+    tools/draw_language_model.py OUT [--format torchscript|onnx] [--dtype f32|f16|bf16] [--rows 64] [--length 512]
+                                 [--layers 30] [--rank 0]
 
-Writes into OUT a TorchScript module (model.pt), rows of drawn tokens (tokens.bin) and configs for `kd-cache build` (cache.toml)
+Writes into OUT a TorchScript module (model.pt) or an ONNX model (model.onnx), rows of drawn tokens (tokens.bin) and configs for `kd-cache build` (cache.toml)
 and `kd-train` (train.toml) with paths that do not depend on the folder they are used from. What it predicts means nothing; what
-it costs is what a model of this shape costs. Needs torch and transformers; fetches nothing.
+it costs is what a model of this shape costs. Needs torch and transformers, for ONNX also onnx and onnxscript; fetches nothing.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 VOCABULARY = 49_152
+MODELS = {"torchscript": "model.pt", "onnx": "model.onnx"}
+BATCH = 8
 
 CONFIG = """seed = 0
 
@@ -28,9 +31,9 @@ dtype = "u16"
 rows = {{ length = {length} }}
 
 [teacher]
-kind = "torchscript"
-path = "{out}/model.pt"
-batch = 8
+kind = "{kind}"
+path = "{out}/{model}"
+batch = {batch}
 
 [head]
 k = 12
@@ -79,6 +82,7 @@ class Logits(torch.nn.Module):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--format", choices=MODELS, default="torchscript")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--length", type=int, default=512, help="tokens of a row; the module takes no other")
@@ -94,13 +98,20 @@ def main():
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Logits(LlamaForCausalLM(config).to(device, DTYPES[options.dtype])).eval().requires_grad_(False)
-    tokens = torch.randint(0, VOCABULARY, (8, options.length), device=device)
+    tokens = torch.randint(0, VOCABULARY, (BATCH, options.length), device=device)
+    path = out / MODELS[options.format]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.trace(model, (tokens,), check_trace=False).save(str(out / "model.pt"))
+        if options.format == "torchscript":
+            torch.jit.trace(model, (tokens,), check_trace=False).save(str(path))
+        else:
+            names = {"input_names": ["input_ids"], "output_names": ["logits"]}
+            program = torch.onnx.export(model.cpu(), (tokens.cpu(),), **names, dynamo=True, verbose=False)
+            program.save(str(path))
     drawn = np.random.default_rng(0).integers(1, VOCABULARY, options.rows * options.length)
     drawn.astype("<u2").tofile(out / "tokens.bin")
-    (out / "cache.toml").write_text(CONFIG.format(out=out, length=options.length, rank=options.rank))
+    settings = {"kind": options.format, "model": path.name, "batch": BATCH, "length": options.length, "rank": options.rank}
+    (out / "cache.toml").write_text(CONFIG.format(out=out, **settings))
     (out / "train.toml").write_text(STUDENT)
     print(f"{out}: {sum(weight.numel() for weight in model.parameters()):,} weights, {options.rows} rows")
 
