@@ -117,9 +117,8 @@ const OF_TRAIN: [(&str, &str); 22] = [
 ];
 
 /// The same of the first of [`CACHES`].
-const OF_CACHE: [(&str, &str); 17] = [
+const OF_CACHE: [(&str, &str); 16] = [
     ("teacher.device=gpu", "teacher.device: expected cpu, cuda or cuda:N"),
-    ("teacher.execution_provider=tensorrt", "teacher.execution_provider: is of a GPU; remove it, or give"),
     ("teacher.graph_optimization=most", "teacher.graph_optimization: expected one of"),
     ("teacher.batch=0", "teacher.batch: expected at least 1, found 0"),
     ("teacher.imput=x", "teacher.imput: unknown key; did you mean input?"),

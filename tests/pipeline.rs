@@ -119,6 +119,8 @@ fn graphs_are_rewritten_as_far_as_is_said() {
     build(&config, &disabled, &plain[1..]).refused(&["graph_optimization"]);
     let torch = [&plain[..], &["teacher.kind=torchscript"]].concat();
     build(&config, &dir.path().join("torch"), &torch).refused(&["teacher.graph_optimization", "onnx"]);
+    let here = ["teacher.execution_provider=tensorrt"];
+    build(&config, &dir.path().join("here"), &here).refused(&["teacher.execution_provider", "is of a GPU"]);
     let engines = ["teacher.execution_provider=tensorrt", "teacher.batch=auto", "teacher.device=cuda"];
     build(&config, &dir.path().join("engines"), &engines).refused(&["teacher.batch", "one size"]);
     let engines = ["teacher.execution_provider=tensorrt", "teacher.head=head.onnx", "teacher.device=cuda"];

@@ -52,6 +52,7 @@ pub enum DeviceError {
 }
 
 /// The index of the GPU called `name`, where libtorch has it.
+#[cfg(feature = "onnx")]
 pub(crate) fn gpu(name: &str) -> Option<usize> {
     match resolve(name) {
         Ok(Device::Cuda(index)) => Some(index),

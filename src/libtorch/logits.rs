@@ -3,8 +3,9 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use tch::kind::Element;
-use tch::{Device, Tensor};
+use tch::Tensor;
+#[cfg(any(test, feature = "onnx"))]
+use tch::{Device, kind::Element};
 
 use super::{KernelError, kernels_on, to_host};
 
@@ -30,6 +31,7 @@ impl DeviceLogits {
     ///
     /// # Safety
     /// There are such, nobody writes there, and they stay for as long as there is the `owner`.
+    #[cfg(any(test, feature = "onnx"))]
     #[allow(unsafe_code)]
     pub(crate) unsafe fn in_memory_of<T: Element>(
         owner: Owner,
@@ -75,6 +77,7 @@ impl DeviceLogits {
     ///
     /// # Panics
     /// Where there are none.
+    #[cfg(any(test, feature = "onnx"))]
     pub(crate) fn joined(all: &[Self]) -> Self {
         let tensors: Vec<&Tensor> = all.iter().map(Self::tensor).collect();
         // Copied later than asked for.

@@ -18,6 +18,7 @@ pub use autocast::{Autocast, AutocastError};
 pub(crate) use backward::backward;
 pub(crate) use channels_last::channels_last;
 pub use deterministic::{DeterministicError, make_deterministic};
+#[cfg(feature = "onnx")]
 pub(crate) use device::gpu;
 #[cfg(test)]
 pub(crate) use device::of_tests;
@@ -29,6 +30,7 @@ pub use logits::DeviceLogits;
 pub(crate) use memory::{Floats, filled, numbers, to_host};
 pub use message::plain_message;
 /// Numbers that tensors are made of.
+#[cfg(feature = "onnx")]
 pub(crate) use tch::kind::Element;
 pub(crate) use upload::upload;
 
