@@ -18,7 +18,7 @@
 #     LM_TEACHER  folders that tools/draw_language_model.py wrote, TorchScript or ONNX: built from, and the first is asked in every
 #                 step of an online run
 #     LM_CACHE    a language model's cache, with its tokenizer.json in TOKENIZER, for steps; else one that the last of LM_TEACHER
-#                 made
+#                 made, which --rank 8 gives a shape
 #
 # Everything that is printed is kept in OUT/bench_gpu.txt.
 set -euo pipefail

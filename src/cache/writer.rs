@@ -374,7 +374,8 @@ fn refuse_occupied(dir: &Path) -> Result<(), CacheError> {
 fn refuse_differences(dir: &Path, found: &Manifest, wanted: &Manifest) -> Result<(), CacheError> {
     let json = |manifest: &Manifest| {
         let mut identity = manifest.clone();
-        // What a build finds out rather than decides, and what is for people only.
+        // What a build finds out rather than decides, what is for people only, and what another machine has other: a build
+        // that goes on there keeps what it began with in its manifest.
         identity.complete = false;
         identity.shards.clear();
         identity.tail.model = None;

@@ -73,7 +73,7 @@ impl DeviceLogits {
         Self { tensor, owner: self.owner.clone() }
     }
 
-    /// Those of several one behind the other, on the device that they are on.
+    /// Those of several of one owner one behind the other, on the device that they are on.
     ///
     /// # Panics
     /// Where there are none.

@@ -1,7 +1,7 @@
 //! Variables that are treated alike, as one vector: a step over thousands of them costs a dozen operators and not a dozen
 //! for each, which is what small models' steps on a GPU mostly consist of.
 //!
-//! Values and gradients are laid side by side in two long tensors, and the variables made to look into these. Whoever
+//! Values and gradients are laid one behind the other, with gaps of zeros, in two long tensors, and the variables made to look into these. Whoever
 //! gives a variable other memory, as a module does that is moved to a device, is found out by the address, and what the
 //! variable has then counts.
 
@@ -11,14 +11,14 @@ use tch::{Device, Tensor};
 
 use super::rates::Own;
 
-/// Numbers of variables that are joined, at most: on the CPU as many as stay in a core's cache from one operator to the
+/// Numbers of variables that are joined, gaps included, at most: on the CPU as many as stay in a core's cache from one operator to the
 /// next, elsewhere as many as can be copied once without a thought to memory.
 pub(super) fn limit(device: Device) -> usize {
     if device == Device::Cpu { 1 << 16 } else { 1 << 26 }
 }
 
-/// Each variable begins at a multiple of so many numbers, as far apart as libtorch's own memory lies on a GPU: kernels that read several
-/// numbers at once rely on that, cuDNN's for `channels_last` too.
+/// Each variable begins at a multiple of so many numbers, of 256 bytes or more: kernels that read several numbers at once rely on
+/// memory like that, which is how libtorch gives it.
 const APART: usize = 128;
 
 /// Some variables of one kind of floats on one device, with what they have in common.

@@ -57,7 +57,7 @@ pub trait Teacher: Send {
 /// chunk where they are, in memory that is let go with the last chunk, so that of two passes there may
 /// be logits for a moment; of libtorch's on the CPU, and where padding has to be left out, chunks are
 /// copied. On a GPU whose memory libtorch reads they stay where they are, and what lies there one behind the other,
-/// a batch without padding or a row, is one chunk. With `teacher.head` a pass makes hidden states `[rows, length, hidden]`, and of logits
+/// a batch without padding or a row, is one chunk; where that would be many small ones, chunks are copied there. With `teacher.head` a pass makes hidden states `[rows, length, hidden]`, and of logits
 /// there are never more than `[teacher.chunk, vocabulary]`.
 pub trait TokenTeacher: Send {
     /// The runtime and its version, as the manifest records it.
@@ -70,7 +70,7 @@ pub trait TokenTeacher: Send {
 
     /// One forward pass: `sink` is given the outputs of the valid positions, row after row, until it breaks.
     ///
-    /// Chunks are full but for the last, and go on across rows. Values do not depend on `teacher.chunk`
+    /// Chunks are full but for the last, and go on across rows, unless they stay on a device. Values do not depend on `teacher.chunk`
     /// where the head is in the model; a head of its own may give a position other last bits in a chunk of
     /// another size, as any model may in a batch of another size.
     ///

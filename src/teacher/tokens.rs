@@ -139,10 +139,10 @@ impl TokenBatch {
         chunks
     }
 
-    #[cfg(any(test, feature = "onnx", feature = "torch"))]
     /// The same for logits that stay on a device: those that lie one behind the other, as many as do. Chunks keep small what is
     /// brought here; what stays there is there as a whole, and a piece of it takes no copy. Where there would be many small
     /// pieces, each to be asked about and waited for, there are chunks.
+    #[cfg(any(test, feature = "onnx", feature = "torch"))]
     pub(super) fn pieces(&self, length: usize, chunk: usize) -> Vec<Vec<Range<usize>>> {
         let pieces: Vec<Range<usize>> = self.chunks(length, usize::MAX).into_iter().flatten().collect();
         let positions: usize = pieces.iter().map(Range::len).sum();

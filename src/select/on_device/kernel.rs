@@ -16,7 +16,7 @@ const USUAL: std::ops::RangeInclusive<usize> = 32..=128;
 const EACH: usize = 64;
 
 impl Selector {
-    /// The kernel for such logits; `None` of types and heads that are too large for it.
+    /// The kernel for such logits; `None` where there is none for their type, and of heads that are too large for it.
     fn kernel(&self, logits: &Tensor) -> Option<Source> {
         let reads = Reads::of(logits, 8)?;
         let nodes = self.nodes.as_slice();
