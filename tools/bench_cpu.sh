@@ -4,14 +4,18 @@
 #     tools/bench_cpu.sh OUT
 #
 # Steps that need what is not here are named and left out: the language model's (tools/setup.sh --language-model), and
-# the pass over a cache larger than memory (root). DISTILLKIT may be a checkout of DistillKit, whose decoder is then
-# measured too, with a python3 that has torch; LM_CACHES names folders of language models' caches to train a small
-# student from. Everything that is printed is kept in OUT/bench_cpu.txt.
+# the pass over a cache larger than memory (root). Of the environment:
+#
+#     DISTILLKIT                 a checkout of DistillKit, whose decoder is measured too, with a python3 that has torch
+#     IMAGES and IMAGE_TEACHER   a folder of images, as tools/make_image_folder.py makes one, and the ONNX file to which
+#                                configs/cache/efficientnet-lite0.toml is held: a build from JPEG files
+#
+# Everything that is printed is kept in OUT/bench_cpu.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-    '' | -*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    '' | -*) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 out=$1
 mkdir -p "$out"
@@ -21,6 +25,10 @@ export PYTHONPATH
 cargo build --release
 bin=${CARGO_TARGET_DIR:-target}/release
 bench() { cargo bench --profile release --bench "$@"; }
+language_model= # A config, where there is its teacher.
+[ ! -f data/smollm2-135m/model.onnx ] || language_model=configs/cache/smollm2-python-docs.toml
+tokenizer=data/smollm2-135m/tokenizer.json
+teacher=(teacher.path=data/smollm2-135m/model.onnx "dataset.tokenizer=$tokenizer")
 say() { printf '\nbench_cpu: %s\n' "$1"; }
 
 say 'selection'
@@ -44,11 +52,16 @@ bench scaling -- 2 "$(realpath "$out")/scaling.json"
 
 say 'a build beside the bare teacher'
 bench build -- configs/cache/fashion-mnist.toml 3
-if [ -f data/smollm2-135m/model.onnx ]; then
-    bench build -- configs/cache/smollm2-python-docs.toml 5 dataset.limit=8 tail.fit_samples=512 \
-        teacher.path=data/smollm2-135m/model.onnx dataset.tokenizer=data/smollm2-135m/tokenizer.json
+if [ -n "$language_model" ]; then
+    bench build -- "$language_model" 5 "${teacher[@]}" dataset.limit=8 tail.fit_samples=512
 else
     echo 'left out: SmolLM2, needs tools/setup.sh --language-model'
+fi
+if [ -n "${IMAGES:-}" ]; then
+    bench build -- configs/cache/efficientnet-lite0.toml 5 "dataset.path=$(realpath "$IMAGES")" \
+        "teacher.path=$(realpath "$IMAGE_TEACHER")" tail.fit_samples=128
+else
+    echo 'left out: JPEG files, of which IMAGES would be the folder'
 fi
 
 say 'a step from a cache beside a step on labels'
@@ -60,12 +73,13 @@ steps() {
     python3 tools/bench_steps.py --programs "$bin" --out "$out/steps" --name "$name" "$@"
 }
 images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --set "train.threads=$(nproc)")
-steps conv "${images[@]}" --every 12 --rounds 7 --set 'student={ kind = "conv", channels = [32, 64] }'
-steps resnet18 "${images[@]}" --every 2 --rounds 4 --set train.batch=32 --set 'student={ kind = "resnet18" }'
-for cache in ${LM_CACHES:-}; do
-    steps "llama-$(basename "$cache")" --cache "$cache" --config configs/train/smollm2-python-docs.toml --tails prior,shape \
-        --every 4 --rounds 4 --set train.batch=2 --set tokenizer=data/smollm2-135m/tokenizer.json \
-        --set student.hidden_size=128 --set student.num_hidden_layers=2 --set student.num_attention_heads=4 \
-        --online configs/cache/smollm2-python-docs.toml --cache-set teacher.path=data/smollm2-135m/model.onnx \
-        --cache-set dataset.tokenizer=data/smollm2-135m/tokenizer.json --cache-set teacher.chunk=64
-done
+steps conv "${images[@]}" --every 40 --rounds 11 --set 'student={ kind = "conv", channels = [32, 64] }'
+steps resnet18 "${images[@]}" --every 4 --rounds 9 --set train.batch=32 --set 'student={ kind = "resnet18" }'
+[ -n "$language_model" ] || exit 0
+[ -f "$out/documents/manifest.json" ] ||
+    "$bin/kd-cache" build --config "$language_model" --out "$out/documents" --quiet --set dataset.limit=32 \
+        "${teacher[@]/#/--set=}"
+steps llama --cache "$out/documents" --config configs/train/smollm2-python-docs.toml --tails prior,shape \
+    --every 4 --rounds 6 --set train.batch=2 --set "tokenizer=$tokenizer" \
+    --set student.hidden_size=128 --set student.num_hidden_layers=2 --set student.num_attention_heads=4 \
+    --online "$language_model" "${teacher[@]/#/--cache-set=}" --cache-set teacher.chunk=64

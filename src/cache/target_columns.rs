@@ -82,7 +82,7 @@ impl TargetColumns {
     }
 
     /// Has what a batch of these sizes will have of a position fetched from memory.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fetch(&self, position: usize, sizes: &TargetBatch) {
         let of = |each: usize| position * each..(position + 1) * each;
         let head = match &self.heads {
@@ -109,6 +109,7 @@ impl TargetColumns {
 
     /// Copies `positions` into the rows of `out` from `to` on, numbers of half precision into the same places of `halves`;
     /// `Err`: numbers of draws that are none.
+    #[inline(always)]
     pub(super) fn copy(
         &self,
         positions: Range<usize>,
@@ -132,10 +133,22 @@ impl TargetColumns {
             self.ids.copy(at * k, &mut out.ids[to.clone()]);
             return self.values.copy(at * k, to, &mut out.values, &mut halves.values);
         };
+        self.copy_heads(heads, positions, out, halves, to)
+    }
+
+    /// [`Self::copy`] of heads that differ in size.
+    fn copy_heads(
+        &self,
+        heads: &Heads,
+        positions: Range<usize>,
+        out: &mut TargetBatch,
+        halves: &mut Halves,
+        to: usize,
+    ) -> Result<(), UnsoundDraws> {
         for (row, position) in positions.enumerate() {
             let count = usize::from(heads.counts[position]);
             let start = heads.starts[position];
-            let place = (to + row) * k..(to + row) * k + count;
+            let place = (to + row) * out.k..(to + row) * out.k + count;
             self.ids.copy(start, &mut out.ids[place.clone()]);
             self.values.copy(start, place, &mut out.values, &mut halves.values)?;
             out.set_count(to + row, count);
@@ -195,6 +208,7 @@ impl IdColumn {
         }
     }
 
+    #[inline(always)]
     pub(super) fn copy(&self, start: usize, out: &mut [u32]) {
         let range = start..start + out.len();
         match self {

@@ -20,14 +20,18 @@ pub(crate) fn each<A: Copy, B>(from: &[A], out: &mut [B], of: impl Fn(A) -> B) {
 /// Whether there are enough for a group.
 #[inline(always)]
 fn in_groups<const GROUP: usize, A: Copy, B>(from: &[A], out: &mut [B], of: &impl Fn(A) -> B) -> bool {
-    let (Some(last), Some(_)) = (from.last_chunk::<GROUP>(), out.last_chunk::<GROUP>()) else { return false };
-    let (groups, rest) = from.as_chunks::<GROUP>();
-    for (out, group) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(groups) {
-        *out = group.map(of);
+    let Some((first, last)) = from.first_chunk::<GROUP>().zip(from.last_chunk::<GROUP>()) else {
+        return false;
+    };
+    if from.len() <= 2 * GROUP {
+        // Nearly always: without a loop.
+        out.first_chunk_mut().into_iter().for_each(|out| *out = first.map(of));
+    } else {
+        for (out, group) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(from.as_chunks::<GROUP>().0) {
+            *out = group.map(of);
+        }
     }
-    if let (false, Some(out)) = (rest.is_empty(), out.last_chunk_mut::<GROUP>()) {
-        *out = last.map(of);
-    }
+    out.last_chunk_mut().into_iter().for_each(|out| *out = last.map(of));
     true
 }
 

@@ -90,7 +90,13 @@ impl Tensor {
     pub(super) fn rows(self: &Arc<Self>, width: usize, ranges: &[Range<usize>], classes: usize) -> Values {
         #[cfg(feature = "torch")]
         if let Some(gpu) = self.gpu() {
-            let part = |range: &Range<usize>| self.on_device(gpu, width, range, classes);
+            let all = match self.dtype {
+                OutputType::F32 => self.on_gpu::<f32>(gpu, width, classes),
+                OutputType::F16 => self.on_gpu::<half::f16>(gpu, width, classes),
+                OutputType::Bf16 => self.on_gpu::<half::bf16>(gpu, width, classes),
+                OutputType::F64 => self.on_gpu::<f64>(gpu, width, classes),
+            };
+            let part = |range: &Range<usize>| all.rows(range.start, range.len());
             return Values::Device(match ranges {
                 [range] => part(range),
                 _ => DeviceLogits::joined(&ranges.iter().map(part).collect::<Vec<_>>()),
@@ -112,42 +118,24 @@ impl Tensor {
         }
     }
 
-    /// [`Self::rows`] of one range, on the GPU that they are on.
+    /// The first `classes` of all its rows of `width` numbers that are `T`, in the memory of the GPU `gpu`.
     #[cfg(feature = "torch")]
-    fn on_device(
-        self: &Arc<Self>,
-        gpu: usize,
-        width: usize,
-        range: &Range<usize>,
-        classes: usize,
-    ) -> DeviceLogits {
-        match self.dtype {
-            OutputType::F32 => self.on_device_as::<f32>(gpu, width, range, classes),
-            OutputType::F16 => self.on_device_as::<half::f16>(gpu, width, range, classes),
-            OutputType::Bf16 => self.on_device_as::<half::bf16>(gpu, width, range, classes),
-            OutputType::F64 => self.on_device_as::<f64>(gpu, width, range, classes),
-        }
-    }
-
-    /// The same of numbers that are `T`.
-    #[cfg(feature = "torch")]
-    fn on_device_as<T: Element>(
-        self: &Arc<Self>,
-        gpu: usize,
-        width: usize,
-        range: &Range<usize>,
-        classes: usize,
-    ) -> DeviceLogits {
+    fn on_gpu<T: Element>(self: &Arc<Self>, gpu: usize, width: usize, classes: usize) -> DeviceLogits {
         let (start, there) = self
             .tensor()
             .map_or((std::ptr::null(), 0), |tensor| (tensor.data_ptr(), tensor.shape().num_elements()));
-        assert!(classes <= width && range.start <= range.end && range.end * width <= there, "no such rows");
-        // SAFETY: of a tensor of numbers of this type the runtime says where they begin and how many there are, and the rows are
-        // among them; what a pass gave is written by nobody, and there for as long as the tensor is.
+        assert!(classes <= width, "no such classes");
+        // SAFETY: of a tensor of numbers of this type the runtime says where they begin and how many there are, and whole rows of
+        // them are looked at; what a pass gave is written by nobody, and there for as long as the tensor is.
         #[allow(unsafe_code)]
         unsafe {
-            let start = start.cast::<T>().wrapping_add(range.start * width);
-            DeviceLogits::in_memory_of(self.clone(), start, (range.len(), classes), width, Some(gpu))
+            DeviceLogits::in_memory_of(
+                self.clone(),
+                start.cast::<T>(),
+                (there / width, classes),
+                width,
+                Some(gpu),
+            )
         }
     }
 
