@@ -13,7 +13,7 @@ help:
 	@echo 'make demo-lm a language model: SmolLM2-135M and the Python documentation, a student and its twin on labels'
 	@echo 'make test    the gate: format, layers, lints, tests, documentation'
 	@echo 'make build   both programs, in the release profile'
-	@echo 'make bench   the ratios of benches/README.md that a CPU can give: an hour and more'
+	@echo 'make bench   the ratios of benches/README.md that a CPU can give: an hour or a little less'
 	@echo 'make setup   fetch libtorch, ONNX Runtime and Fashion-MNIST (the others do it by themselves)'
 
 setup:

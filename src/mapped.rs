@@ -93,7 +93,7 @@ pub fn fetch<T>(values: &[T]) {
             }
         };
         let Some(last) = size_of_val(values).checked_sub(1) else { return };
-        // Nearly always all of it; what lies between has a byte in every line.
+        // Nearly always all lines that there are; of others every 64th byte lies in one each.
         ask(0);
         ask(last);
         (LINE..last).step_by(LINE).for_each(ask);

@@ -1,23 +1,30 @@
 #!/usr/bin/env bash
-# The ratios of benches/README.md that a CPU can give, in one go: an hour on two cores that do nothing else.
+# The ratios of benches/README.md that a CPU can give, in one go: three quarters of an hour to an hour on two cores that do nothing else.
 #
 #     tools/bench_cpu.sh OUT
 #
 # Steps that need what is not here are named and left out: the language model's (tools/setup.sh --language-model), and
 # the pass over a cache larger than memory (root). Of the environment:
 #
-#     DISTILLKIT                 a checkout of DistillKit, whose decoder is measured too, with a python3 that has torch
-#     IMAGES and IMAGE_TEACHER   a folder of images, as tools/make_image_folder.py makes one, and the ONNX file to which
-#                                configs/cache/efficientnet-lite0.toml is held: a build from JPEG files
+#     DISTILLKIT                 a checkout of DistillKit, whose decoder is measured too, with a python3 that has torch and datasets
+#     IMAGES and IMAGE_TEACHER   for a build from JPEG files: a folder of them, as tools/make_image_folder.py makes one, and an ONNX
+#                                file of the teacher that configs/cache/efficientnet-lite0.toml describes
+#
+# Paths that are not absolute are taken from the root of the repository.
 #
 # Everything that is printed is kept in OUT/bench_cpu.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "${1:-}" in
-    '' | -*) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    '' | -*) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 out=$1
+if [ -n "${IMAGES:-}" ]; then
+    : "${IMAGE_TEACHER:?IMAGES needs it}"
+    folder=$(realpath "$IMAGES")
+    model=$(realpath "$IMAGE_TEACHER")
+fi
 mkdir -p "$out"
 exec > >(tee "$out/bench_cpu.txt") 2>&1
 PYTHONPATH=$(tools/setup.sh --python)${PYTHONPATH:+:$PYTHONPATH}
@@ -34,6 +41,7 @@ say() { printf '\nbench_cpu: %s\n' "$1"; }
 say 'selection'
 bench selection
 say 'decoding'
+[ -n "${DISTILLKIT:-}" ] || echo 'left out: DistillKit, of which DISTILLKIT would be a checkout'
 python3 tools/bench_decode.py --out "$out/decode" ${DISTILLKIT:+--distillkit "$DISTILLKIT"}
 say 'memory of the loss'
 bench loss_memory
@@ -58,8 +66,7 @@ else
     echo 'left out: SmolLM2, needs tools/setup.sh --language-model'
 fi
 if [ -n "${IMAGES:-}" ]; then
-    bench build -- configs/cache/efficientnet-lite0.toml 5 "dataset.path=$(realpath "$IMAGES")" \
-        "teacher.path=$(realpath "$IMAGE_TEACHER")" tail.fit_samples=128
+    bench build -- configs/cache/efficientnet-lite0.toml 5 "dataset.path=$folder" "teacher.path=$model" tail.fit_samples=128
 else
     echo 'left out: JPEG files, of which IMAGES would be the folder'
 fi
@@ -75,7 +82,10 @@ steps() {
 images=(--cache "$out/cache" --config configs/train/fashion-mnist.toml --tails prior --set "train.threads=$(nproc)")
 steps conv "${images[@]}" --every 40 --rounds 11 --set 'student={ kind = "conv", channels = [32, 64] }'
 steps resnet18 "${images[@]}" --every 4 --rounds 9 --set train.batch=32 --set 'student={ kind = "resnet18" }'
-[ -n "$language_model" ] || exit 0
+if [ -z "$language_model" ]; then
+    echo 'left out: the small Llama, needs tools/setup.sh --language-model'
+    exit 0
+fi
 [ -f "$out/documents/manifest.json" ] ||
     "$bin/kd-cache" build --config "$language_model" --out "$out/documents" --quiet --set dataset.limit=32 \
         "${teacher[@]/#/--set=}"

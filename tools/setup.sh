@@ -267,8 +267,6 @@ setup_onnxruntime() {
         mkdir "$scratch/wheels" "$scratch/home"
         download_wheels "$scratch/wheels" "$name==$ONNXRUNTIME"
         unpack_wheels "$scratch/wheels" "$scratch/home"
-        # onnxruntime-gpu looks for CUDA beside itself, as in a Python installation.
-        ln -sfn "../torch-$TORCH-$arch/site/nvidia" "$scratch/home/nvidia"
         : >"$scratch/home/complete"
         mkdir -p "$native"
         rm -rf "$home_of"

@@ -88,7 +88,7 @@ pub struct CacheReader {
     coding: Arc<Coding>,
     /// The first row of each shard, and the number of rows.
     starts: Arc<[u64]>,
-    /// Of rows as many as the first has, in parts of 2⁶⁴.
+    /// Shards for each row, in units of 2⁻⁶⁴, were all as long as the first.
     shards_per_row: u64,
     shards: Opened,
 }
@@ -124,7 +124,7 @@ impl CacheReader {
         for shard in &manifest.shards {
             starts.push(starts[starts.len() - 1].saturating_add(shard.rows));
         }
-        let shards_per_row = manifest.shards.first().map_or(0, |shard| u64::MAX / shard.rows.max(1));
+        let shards_per_row = manifest.shards.first().map_or(0, |shard| per_row(shard.rows));
         Ok(Self {
             dir: dir.to_owned(),
             shards: Opened::none(0..manifest.shards.len()),
@@ -444,14 +444,43 @@ impl CacheReader {
     #[inline]
     fn locate(&self, row: u64) -> (ShardIndex, usize) {
         assert!(row < self.rows(), "row {row} of {}", self.rows());
-        // Nearly all shards have as many rows as the first. (A guess, for which a product will do: a division takes longer. The
-        // half is for what the quotient of both has lost.)
-        let each = u128::from(self.shards_per_row);
-        let guess = ((u128::from(row) * each + each / 2) >> 64) as usize;
+        // Nearly all shards have as many rows as the first.
+        let guess = shard_of(row, self.shards_per_row);
         let shard = match self.starts.get(guess..guess.saturating_add(2)) {
             Some([start, end]) if (*start..*end).contains(&row) => guess,
             _ => self.starts.partition_point(|start| *start <= row) - 1,
         };
         (ShardIndex(shard as u32), (row - self.starts[shard]) as usize)
+    }
+}
+
+/// Shards for each row, of so many rows a shard, in units of 2⁻⁶⁴.
+fn per_row(rows: u64) -> u64 {
+    u64::MAX / rows.max(1)
+}
+
+/// The shard that holds `row` where all are as long as [`per_row`] was told: a product, as a division takes longer. Half a row is added,
+/// because that quotient was rounded down: right as long as `row` times the rows of a shard is below 2⁶³.
+#[inline]
+fn shard_of(row: u64, per_row: u64) -> usize {
+    let each = u128::from(per_row);
+    ((u128::from(row) * each + each / 2) >> 64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_product_is_the_quotient() {
+        for rows in [1, 2, 3, 7, 512, 1000, 65_536, 999_983, 1 << 20] {
+            for shard in [0, 1, 2, 3, 100, 12_345, 1 << 20] {
+                for row in [shard * rows, shard * rows + rows / 2, (shard + 1) * rows - 1] {
+                    assert_eq!(shard_of(row, per_row(rows)), (row / rows) as usize, "{row} of {rows}");
+                }
+            }
+        }
+        // Whatever a stranger's manifest says, it is a number, and held against where shards begin.
+        assert!(shard_of(u64::MAX, per_row(0)) > 1 << 31);
     }
 }

@@ -166,7 +166,7 @@ impl ShardReader {
 
     /// Copies the positions of `row` into `out` from its row `to` on, or into `halves`; returns how many.
     /// What fills shorter heads, and widening `halves`, are left to the caller. (Calls of their own, in here and in
-    /// [`Self::fetch`], take a fifth of reading a row.)
+    /// [`Self::fetch`], take a seventh of reading a row and more.)
     #[inline(always)]
     pub(super) fn copy_row(
         &self,

@@ -2,8 +2,8 @@
 
 /// Writes what `of` makes of each of `from` to `out`.
 ///
-/// In groups, which compilers make vectors of whatever the machine; what is left at the end is made once more together with what
-/// stands before it, so that nothing goes one by one.
+/// In groups, which compilers make vectors of whatever the machine; the last group ends with the last number and may be made of some that were
+/// made before, so that nothing goes one by one.
 ///
 /// # Panics
 /// When `out` has another length.

@@ -32,10 +32,12 @@ pub(super) struct Model {
 impl Model {
     /// Loads `path` to be run as `config` says.
     pub(super) fn load(config: &TeacherConfig, path: &Path) -> Result<Self, TeacherError> {
+        // First: what libtorch loads of CUDA it finds beside itself, and the runtime, which looks nowhere, has use for the same.
+        let gpu = readable_gpu(&config.device);
         let environment = environment()?;
         let session = session(&environment, config, path)?;
         let of_one_size = config.execution_provider == Some(ExecutionProvider::Tensorrt);
-        Ok(Self { session, path: path.to_owned(), gpu: readable_gpu(&config.device), of_one_size })
+        Ok(Self { session, path: path.to_owned(), gpu, of_one_size })
     }
 
     /// Whether what executes it is made for one size of batches, which smaller ones are padded to.
@@ -197,7 +199,12 @@ fn session(environment: &Environment, config: &TeacherConfig, path: &Path) -> Re
         builder = builder.with_execution_providers(providers).map_err(|error| {
             let library = library();
             let another = "tools/setup.sh --cuda gets one for GPUs, and ORT_DYLIB_PATH names another";
-            device(format!("{error} That is {}; {another}", library.display()))
+            // Nobody but the user knows where it is.
+            let needs = match config.execution_provider.unwrap_or_default() {
+                ExecutionProvider::Cuda => "libraries of CUDA that it cannot open are looked for",
+                ExecutionProvider::Tensorrt => "it needs TensorRT 10 (libnvinfer.so.10), which is looked for",
+            };
+            device(format!("{error} That is {}; {another}; {needs} in LD_LIBRARY_PATH", library.display()))
         })?;
     }
     builder.commit_from_file(path).map_err(|error| TeacherError::Runtime {
@@ -213,7 +220,7 @@ fn providers(config: &TeacherConfig, index: i32) -> Vec<ExecutionProviderDispatc
     let cuda = ep::CUDA::default()
         .with_device_id(index)
         .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-        // Memory is shared with libtorch.
+        // Memory is shared with libtorch. (With TensorRT its allocator comes first, which has no such choice.)
         .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
         .build()
         .error_on_failure();
