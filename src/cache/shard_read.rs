@@ -244,15 +244,11 @@ impl ShardReader {
             return Ok(Some(TokenRow { tokens, documents }));
         }
         let largest = tokens.iter().max().copied().unwrap_or(0);
-        Err(CacheError::Damaged {
-            path: self.path.clone(),
-            what: format!("row {row}"),
-            expected: format!(
-                "tokens below {vocabulary}, documents that begin at 0 and rise to less than {}",
-                tokens.len()
-            ),
-            found: format!("tokens up to {largest}, documents at {documents:?}"),
-        })
+        let expected = format!(
+            "tokens below {vocabulary}, documents that begin at 0 and rise to less than {}",
+            tokens.len()
+        );
+        Err(self.damaged(row, expected, format!("tokens up to {largest}, documents at {documents:?}")))
     }
 
     /// The vectors of a feature, by its place in the manifest, of the positions of `rows`, as they are kept; `None`
