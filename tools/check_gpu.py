@@ -21,8 +21,8 @@ import demo
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHERS = (("onnx", "fashion-mnist.onnx"), ("torchscript", "fashion-mnist.pt"))
-# A ResNet on a CPU takes minutes an epoch: it is measured on the GPU alone.
 RESNET = 'student={ kind = "resnet18", width = 16 }'
+# A ResNet on a CPU takes minutes an epoch: it is measured on the GPU alone.
 STUDENTS = (
     ("mlp", ['student={ kind = "mlp", hidden = [128] }'], ("cpu", "gpu")),
     ("resnet18", [RESNET], ("gpu",)),
