@@ -3,13 +3,13 @@
 
     tools/check_layers.py                       checks this clone
     tools/check_layers.py --root FOLDER         checks another
-    tools/check_layers.py --skip-architecture   does not ask ARCHITECTURE.md for its headings
+    tools/check_layers.py --skip-architecture   does not ask ARCHITECTURE.md
     tools/check_layers.py --self-test           checks the check: every planted violation is found
 
 A room is a module that src/lib.rs declares with `pub mod`. A room may import only rooms declared
 above it; the order is read from lib.rs, nothing is repeated here. Test modules are free. Some crates are
-confined to some rooms, no file is longer than 500 lines, ARCHITECTURE.md has a heading for every room and
-SAFETY.md a word on every file with `unsafe`. What is wrong is printed as `file:line: import: rule`; the exit code is 0 for nothing, 1 for something,
+confined to some rooms, no file is longer than 500 lines, ARCHITECTURE.md has a heading for every room and names what it imports, and
+SAFETY.md has a word on every file with `unsafe`. What is wrong is printed as `file:line: import: rule`; the exit code is 0 for nothing, 1 for something,
 2 when the check itself cannot run.
 """
 
@@ -160,6 +160,8 @@ def inline_modules(text):
 class Check:
     def __init__(self, root, architecture=True):
         self.root, self.architecture, self.errors = root, architecture, []
+        # What each room imports of the others.
+        self.imported = {}
         lib = root / "src/lib.rs"
         self.lib = without_tests(blank(lib.read_text(encoding="utf-8")))
         self.rooms = re.findall(r"\bpub\s+mod\s+(\w+)\s*;", self.lib)
@@ -238,10 +240,12 @@ class Check:
             return self.error(file, text, position, what, f"src/lib.rs declares no room `{room}`, where this file lies")
         for source, forbidden, why in FORBIDDEN:
             if (room, target) == (source, forbidden):
-                self.error(file, text, position, what, why)
+                return self.error(file, text, position, what, why)
         if self.rooms.index(target) > self.rooms.index(room):
             rule = f"`{room}` may import only rooms above it in src/lib.rs, and `{target}` stands below"
-            self.error(file, text, position, what, rule)
+            return self.error(file, text, position, what, rule)
+        if target != room:
+            self.imported.setdefault(room, set()).add(target)
 
     def unsafe(self, texts):
         path = self.root / "SAFETY.md"
@@ -254,10 +258,22 @@ class Check:
     def headings(self):
         path = self.root / "ARCHITECTURE.md"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        headings = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+        sections = [(match.group(1), match.start()) for match in re.finditer(r"^#+ ([^\n]*)$", text, re.MULTILINE)]
+        ends = [start for _, start in sections[1:]] + [len(text)]
         for room in self.rooms:
-            if f"`{room}`" not in headings:
+            section = next(((start, end) for (heading, start), end in zip(sections, ends) if f"`{room}`" in heading), None)
+            if section is None:
                 self.errors.append(f"ARCHITECTURE.md:1: `{room}`: every `pub mod` of src/lib.rs has a heading that names it")
+                continue
+            # "Imports nothing.", or the rooms; "every room above" needs no list.
+            told = re.search(r"\bImports\b([^.]*)\.", text[slice(*section)])
+            if told and "every room above" in told.group(1):
+                continue
+            names = set(re.findall(r"`(\w+)`", told.group(1))) & set(self.rooms) if told else set()
+            found = self.imported.get(room, set())
+            if not told or names != found:
+                what = ", ".join(f"`{name}`" for name in self.rooms if name in found) or "nothing"
+                self.error(path, text, section[0], f"`{room}`", f"its section says what it imports: {what}")
 
 
 # ---- the check's own check ------------------------------------------------------------------------
@@ -275,7 +291,7 @@ SOUND = {
     "src/loss/mod.rs": "use tch::Tensor;\n",
     "src/bin/a/main.rs": "use clap::Parser;\nuse anyhow::Result;\nuse kd_cache::loss;\n",
     "src/bin/shared/mod.rs": "use indicatif::ProgressBar;\n",
-    "ARCHITECTURE.md": "# Rooms\n## `ids`\n## `libtorch`\n## `teacher`\n## `cache`\n## `loss`\n",
+    "ARCHITECTURE.md": "# Rooms\n## `ids`\nImports nothing.\n## `libtorch`\nImports `ids`.\n## `teacher`\nImports\n`ids`, `libtorch` (devices).\n## `cache`\nImports every room above.\n## `loss`\nImports nothing of ours.\n",
 }
 
 # (file, what is added to it, the line on which it must be found, words of the rule)
@@ -303,6 +319,7 @@ PLANTED = [
     ("src/cache/long.rs", "\n" * 501, 501, "at most 500"),
     ("src/lib.rs", "mod hidden;\n", 9, "declared with `pub mod`"),
     ("src/lib.rs", "pub mod bare;\n", 1, "has a heading"),
+    ("src/loss/mod.rs", "use crate::ids::A;\n", 11, "its section says what it imports: `ids`"),
 ]
 
 
@@ -325,7 +342,7 @@ def self_test():
         failures.append(f"a sound tree is refused: {found}")
     for name, added, line, rule in PLANTED:
         found = errors((name, added))
-        place = "ARCHITECTURE.md:1: " if "heading" in rule else f"{name}:{line}: "
+        place = "ARCHITECTURE.md:1: " if "heading" in rule else f"{'ARCHITECTURE.md' if 'section' in rule else name}:{line}: "
         if len(found) != 1 or not found[0].startswith(place) or rule not in found[0]:
             failures.append(f"planted in {name}: {added.strip()[:60]!r}: expected {place}… {rule}, found {found}")
     for failure in failures:
