@@ -21,6 +21,7 @@ mod token_tests;
 
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 pub use error::TeacherError;
 pub use output::{OutputReading, OutputType, RawOutput, Values};
@@ -36,6 +37,11 @@ pub trait Teacher: Send {
 
     /// The model's digest, where it is not that of the file `teacher.path`.
     fn digest(&self) -> Option<&Digest> {
+        None
+    }
+
+    /// Rows of every batch, where the model was made for so many: smaller ones are padded.
+    fn fixed_batch(&self) -> Option<usize> {
         None
     }
 
@@ -68,6 +74,11 @@ pub trait TokenTeacher: Send {
         None
     }
 
+    /// Rows of every batch, where the model was made for so many: smaller ones are padded.
+    fn fixed_batch(&self) -> Option<usize> {
+        None
+    }
+
     /// One forward pass: `sink` is given the outputs of the valid positions, row after row, until it breaks.
     ///
     /// Chunks are full but for the last, and go on across rows, unless they stay on a device. Values do not depend on `teacher.chunk`
@@ -85,6 +96,19 @@ pub trait TokenTeacher: Send {
         batch: &TokenBatch,
         sink: &mut dyn FnMut(RawOutput) -> ControlFlow<()>,
     ) -> Result<(), TeacherError>;
+}
+
+/// What identifies the model, or the head of one, that is the file at `path`: the file's digest, and of an ONNX model whose
+/// weights lie in files beside it one of all of them (`schemas/format-v1.md` says how it is made).
+///
+/// # Errors
+/// [`TeacherError::Read`].
+pub fn digest(kind: TeacherKind, path: &Path) -> Result<Digest, TeacherError> {
+    match kind {
+        #[cfg(feature = "onnx")]
+        TeacherKind::Onnx => onnx::digest(path),
+        _ => Digest::of_file(path).map_err(|source| TeacherError::Read { path: path.to_owned(), source }),
+    }
 }
 
 /// Loads the teacher that `config` describes for inputs of `input_shape` (without the batch), to be asked for

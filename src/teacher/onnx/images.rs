@@ -29,6 +29,8 @@ pub(in super::super) struct OnnxTeacher {
     shape: Vec<usize>,
     /// The batch the model was exported with, when it is fixed.
     fixed_batch: Option<usize>,
+    /// What smaller batches are padded to: that one, or what executes the model was made for.
+    padded_to: Option<usize>,
 }
 
 impl OnnxTeacher {
@@ -52,9 +54,9 @@ impl OnnxTeacher {
         if let Some(fixed) = fixed_batch.filter(|fixed| config.image_batch() > *fixed) {
             return Err(TeacherError::FixedBatch { path, name: input, fixed, found: config.image_batch() });
         }
-        let fixed_batch = fixed_batch.or(model.of_one_size().then(|| config.image_batch()));
-        let features = features.to_vec();
-        Ok(Self { model, runtime: runtime::version(), input, element, output, features, shape, fixed_batch })
+        let padded_to = fixed_batch.or(model.of_one_size().then(|| config.image_batch()));
+        let (runtime, features) = (runtime::version(), features.to_vec());
+        Ok(Self { model, runtime, input, element, output, features, shape, fixed_batch, padded_to })
     }
 
     /// One pass over numbers of the input's type.
@@ -73,9 +75,13 @@ impl Teacher for OnnxTeacher {
         &self.runtime
     }
 
+    fn fixed_batch(&self) -> Option<usize> {
+        self.fixed_batch
+    }
+
     fn forward(&mut self, inputs: &[f32], rows: usize) -> Result<RawOutput, TeacherError> {
         // A model exported for one batch size gets empty rows up to it; they are cut off again.
-        let run_rows = self.fixed_batch.unwrap_or(rows).max(rows);
+        let run_rows = self.padded_to.unwrap_or(rows).max(rows);
         let mut inputs = Cow::Borrowed(inputs);
         if run_rows > rows {
             let len = inputs.len() / rows.max(1) * run_rows;

@@ -30,8 +30,10 @@ pub(in super::super) struct OnnxTokenTeacher {
     positions: Option<Input>,
     output: String,
     features: Vec<FeatureConfig>,
-    /// Rows and tokens of a row, where the model was exported for one size.
-    fixed: (Option<usize>, Option<usize>),
+    /// Rows, where the model was exported for so many.
+    fixed_batch: Option<usize>,
+    /// Rows and tokens of a row that smaller batches are padded to: those, or what executes the model was made for.
+    padded_to: (Option<usize>, Option<usize>),
     chunk: usize,
     vocabulary: Vocabulary,
 }
@@ -65,6 +67,7 @@ impl OnnxTokenTeacher {
             let (rows, tokens) = check_input(path, input, config.token_batch(), length)?;
             fixed = (fixed.0.or(rows), fixed.1.or(tokens));
         }
+        let fixed_batch = fixed.0;
         if body.of_one_size() {
             fixed = (fixed.0.or(Some(config.token_batch())), fixed.1.or(Some(length)));
         }
@@ -95,7 +98,8 @@ impl OnnxTokenTeacher {
             features: features.to_vec(),
             head,
             runtime: runtime::version(),
-            fixed,
+            fixed_batch,
+            padded_to: fixed,
             chunk: config.chunk,
             vocabulary,
             body,
@@ -108,13 +112,17 @@ impl TokenTeacher for OnnxTokenTeacher {
         &self.runtime
     }
 
+    fn fixed_batch(&self) -> Option<usize> {
+        self.fixed_batch
+    }
+
     fn forward(
         &mut self,
         batch: &TokenBatch,
         sink: &mut dyn FnMut(RawOutput) -> ControlFlow<()>,
     ) -> Result<(), TeacherError> {
-        let rows = self.fixed.0.unwrap_or(0).max(batch.rows());
-        let length = self.fixed.1.unwrap_or(0).max(batch.length());
+        let rows = self.padded_to.0.unwrap_or(0).max(batch.rows());
+        let length = self.padded_to.1.unwrap_or(0).max(batch.length());
         let mut chunks = batch.chunks(length, self.chunk);
         if chunks.is_empty() {
             return Ok(());
