@@ -340,7 +340,7 @@ fn a_config_is_printed_as_it_is_understood_or_with_every_default() {
     assert_eq!(kd_train(&["config"]).code, Some(2));
     for (said, words) in [
         (kd_train(&["config", "--defaults"]), ["accumulate = 1", "# Peak learning rate."]),
-        (kd_cache(&["config", "--defaults"]), ["shard_samples = 8192", "[storage]"]),
+        (kd_cache(&["config", "--defaults"]), ["curve_step = 0.0625", "[storage]"]),
     ] {
         let said = said.code(0);
         said.out.parse::<toml::Table>().unwrap();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::common::{Said, build, build_command, cache_config, files, kd_cache, talking_build};
+use crate::common::{Said, build, build_command, cache_config, files, fixture, kd_cache, talking_build};
 use crate::features;
 use kd_cache::cache::{CacheWriter, WriterLock, read_manifest};
 
@@ -201,7 +201,7 @@ fn ctrl_c_ends_with_130_and_the_same_command_goes_on() {
         let verified = kd_cache(&args!["verify", out, "--quiet"]).code(1);
         assert!(verified.out.contains("the build is not finished"), "{}", verified.out);
         kd_cache(&args!["fidelity", out, "--config", case.config])
-            .refused(&["is incomplete", "kd-cache build"]);
+            .refused(&["is incomplete", "run the command that began it again"]);
         let report = case.finish(&out);
         assert_eq!(report["samples_resumed"], committed);
         assert_eq!(report["samples_done"], 512 - committed);
@@ -285,7 +285,7 @@ fn there_is_one_writer_at_a_time() {
     let case = Case::new();
     let out = case.out("cache");
     let lock = WriterLock::acquire(&out).unwrap();
-    build(&case.config, &out, &SET).refused(&["is being built by another process"]);
+    build(&case.config, &out, &SET).refused(&["is being written by another process"]);
     drop(lock);
     case.finish(&out);
 }
@@ -320,7 +320,7 @@ fn other_settings_are_refused_naming_both_values() {
         for out in [case.out("whole"), half.clone()] {
             build(&case.config, &out, &set)
                 .refused(words)
-                .refused(&["was made with other settings", "choose another --out"]);
+                .refused(&["was made with other settings", "choose another folder"]);
         }
     }
     assert_eq!(files(&case.out("whole")), case.whole);
@@ -388,7 +388,7 @@ fn a_folder_of_somebody_elses_is_left_alone() {
     std::fs::create_dir(&out).unwrap();
     std::fs::write(out.join("thesis.tex"), "years of work").unwrap();
     build(&case.config, &out, &SET)
-        .refused(&["is not empty and holds no cache (thesis.tex)", "choose another --out"]);
+        .refused(&["is not empty and holds no cache (thesis.tex)", "choose another folder"]);
     assert_eq!(files(&out).keys().collect::<Vec<_>>(), ["thesis.tex"]);
     // A file in the place of the folder.
     let file = case.out("theirs/thesis.tex");
@@ -417,6 +417,11 @@ fn a_batch_that_was_found_out_is_kept() {
     let numbered = case.out("numbered");
     build(&case.config, &numbered, &given).code(0);
     assert_eq!(files(&numbered), files(&out));
+    // A model that is made for one size is asked about as many.
+    let fixed = case.out("fixed");
+    let path = format!("teacher.path={}", fixture("teachers/batch_of_4.onnx").display());
+    build(&case.config, &fixed, &[&auto[..], &[&path]].concat()).code(0);
+    assert_eq!(read_manifest(&fixed).unwrap().teacher.batch, 4);
     // Whatever would be found out now: a build that was begun goes on as it was begun, and a whole one is whole.
     // (No power of two, which might be found out anew.)
     let odd = Case::with(&["teacher.batch=3"]);

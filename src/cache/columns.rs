@@ -86,6 +86,24 @@ impl ShardColumns {
         }
     }
 
+    /// Numbers that are kept of a position, codes and features among them.
+    pub fn numbers(&self) -> u64 {
+        let of_features: usize = self.features.iter().map(|feature| feature.width).sum();
+        let of_draws = if self.values == ValueEncoding::Counts { 0 } else { self.nodes };
+        (2 * self.k + of_draws + self.rank + of_features) as u64
+    }
+
+    /// Positions for which a shard is certain to have room: where its columns are lists, 32 bits say where one begins.
+    pub fn most_positions(&self) -> u64 {
+        let of_targets = match self.layout() {
+            ShardLayout::Fixed | ShardLayout::Packed => 0,
+            ShardLayout::Lists => self.k.max(self.nodes).max(self.rank),
+        };
+        let of_features = self.features.iter().map(|feature| feature.width).filter(|_| self.tokens.is_some());
+        let widest = of_features.fold(of_targets, usize::max);
+        if widest == 0 && self.tokens.is_none() { u64::MAX } else { i32::MAX as u64 / widest.max(1) as u64 }
+    }
+
     /// The Arrow schema of a shard.
     pub fn schema(&self) -> SchemaRef {
         let field = |name: &str, data_type: DataType| Field::new(name, data_type, false);

@@ -313,7 +313,7 @@ fn list(values: ArrayRef, lengths: impl Iterator<Item = usize>) -> Result<ArrayR
 /// Where lists of given lengths begin.
 fn offsets(lengths: impl Iterator<Item = usize>) -> Result<OffsetBuffer<i32>, ArrowError> {
     let too_long = || {
-        let problem = "a shard's column of 2 GiB or more; lower storage.shard_samples";
+        let problem = "a shard's column of 2^31 values or bytes, or more; lower storage.shard_samples";
         ArrowError::InvalidArgumentError(problem.into())
     };
     let mut end = 0usize;

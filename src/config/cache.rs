@@ -29,15 +29,19 @@ pub const DEFAULT_STEP_GROWTH: f64 = 0.0625;
 pub const DEFAULT_CURVE_STEP: f64 = 0.0625;
 /// Default of [`StorageConfig::level`].
 pub const DEFAULT_LEVEL: i32 = 19;
-/// Default of [`StorageConfig::shard_samples`].
+/// Default of [`StorageConfig::shard_samples`], where these are not many or large.
 pub const DEFAULT_SHARD_SAMPLES: u64 = 8192;
+/// Positions of a shard by default, at most: of a language model on a CPU an hour's work, or less.
+const SHARD_POSITIONS: u64 = 1 << 19;
+/// Numbers of four bytes that are kept of a shard's positions by default, at most: 2 GiB before they are written.
+const SHARD_NUMBERS: u64 = 1 << 29;
 
 /// Everything that decides what a cache holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "kd-cache build configuration")]
 pub struct CacheConfig {
-    /// Seeds the sample from which the tail prior is fitted.
+    /// Seeds the sample from which the tail model is fitted, the draws of `head.draws`, and the sample of `kd-cache fidelity`.
     #[serde(default)]
     pub seed: u64,
     /// The samples the teacher is asked about.
@@ -154,7 +158,7 @@ pub struct TailConfig {
     pub nodes: TailNodes,
     /// Numbers per prediction, a byte each, that say where its tail's mass lies; 0: the prior alone,
     /// which is the same for all. Worth their bytes where the tail holds much and classes are many:
-    /// unless given 0, or 8 where samples are rows of tokens.
+    /// unless given 0, or 8 where samples are rows of tokens. Always 0 where the head holds every class and leaves no tail.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_RANK))]
     pub rank: Option<usize>,
@@ -244,9 +248,11 @@ pub struct StorageConfig {
     /// With form parquet: the zstd level.
     #[schemars(range(min = 1, max = 22))]
     pub level: i32,
-    /// Samples per shard; an interrupted build loses at most one shard of work.
+    /// Samples per shard; an interrupted build loses at most one shard of work. Unless given 8192, but rows of tokens for no more
+    /// than 524,288 positions, and fewer of either where much is kept of each.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967295u64))]
-    pub shard_samples: u64,
+    pub shard_samples: Option<u64>,
 }
 
 impl Default for StorageConfig {
@@ -258,8 +264,16 @@ impl Default for StorageConfig {
             step_growth: DEFAULT_STEP_GROWTH,
             curve_step: DEFAULT_CURVE_STEP,
             level: DEFAULT_LEVEL,
-            shard_samples: DEFAULT_SHARD_SAMPLES,
+            shard_samples: None,
         }
+    }
+}
+
+impl StorageConfig {
+    /// Samples per shard, where each has up to so many positions, and so many numbers are kept of each position.
+    pub fn shard_samples(&self, positions: u64, numbers: u64) -> u64 {
+        let most = SHARD_POSITIONS.min(SHARD_NUMBERS / numbers.max(1));
+        self.shard_samples.unwrap_or(DEFAULT_SHARD_SAMPLES.min(most / positions.max(1)).max(1))
     }
 }
 

@@ -213,7 +213,7 @@ mod tests {
             &["student", "optimizer", "train.epochs", "train.batch", "loss.weights"],
         );
         let text = outline::<CacheConfig>();
-        assert_eq!(said(&text)["storage"]["shard_samples"].as_integer(), Some(8192), "{text}");
+        assert_eq!(said(&text)["storage"]["level"].as_integer(), Some(19), "{text}");
         assert!(text.contains("# [[features]]\n"), "{text}");
         only_lacks::<CacheConfig>(&text, &["dataset", "teacher", "head"]);
     }

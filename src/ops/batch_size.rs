@@ -24,7 +24,7 @@ const MOST_VALUES: usize = 1 << 29;
 
 /// The smallest power of two, of at most `most` samples, that the teacher goes through nearly as quickly as through any other.
 ///
-/// Where a larger batch fails, as for want of memory or because the model is made for another, the largest that did not is not
+/// A model that is made for one size has that. Where a larger batch fails, as for want of memory, the largest that did not is not
 /// taken either, because a build needs more than a pass does; and the teacher is `opened` anew, whatever has become of it.
 pub(super) fn measured(
     samples: &Samples,
@@ -32,6 +32,9 @@ pub(super) fn measured(
     most: u64,
     opened: impl FnOnce() -> Result<Model, TeacherError>,
 ) -> Result<usize, SourceError> {
+    if let Some(fixed) = model.fixed_batch() {
+        return Ok(usize::try_from(most).map_or(fixed, |most| fixed.min(most.max(1))));
+    }
     let mut rates = Vec::new();
     let mut size = 1u64;
     while size <= most.max(1) {

@@ -86,6 +86,14 @@ impl Samples {
         }
     }
 
+    /// Positions of the longest row.
+    pub(super) fn longest(&self) -> u64 {
+        match self {
+            Self::Images { .. } => 1,
+            Self::Tokens(dataset) => dataset.length() as u64,
+        }
+    }
+
     /// Positions of one sample.
     pub(super) fn positions_of(&self, id: SampleId) -> Result<usize, SourceError> {
         match self {
@@ -232,6 +240,14 @@ impl Model {
         match self {
             Self::Images(teacher) => teacher.digest(),
             Self::Tokens(teacher) => teacher.digest(),
+        }
+    }
+
+    /// Rows of every batch, where the model was made for so many.
+    pub(super) fn fixed_batch(&self) -> Option<usize> {
+        match self {
+            Self::Images(teacher) => teacher.fixed_batch(),
+            Self::Tokens(teacher) => teacher.fixed_batch(),
         }
     }
 

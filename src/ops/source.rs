@@ -12,15 +12,15 @@ use crate::cache::{
     TeacherIdentity, TokensIdentity, format,
 };
 use crate::config::{
-    CacheConfig, ExecutionProvider, GraphOptimization, NumberOrAuto, TeacherConfig, ValueEncoding,
+    CacheConfig, DEFAULT_SHARD_SAMPLES, ExecutionProvider, GraphOptimization, NumberOrAuto, TeacherConfig,
+    ValueEncoding,
 };
 use crate::dataset::DatasetError;
-use crate::digest::Digest;
 use crate::ids::{Position, SampleId};
 use crate::preprocess::PreprocessError;
 use crate::select::NonFinite;
 use crate::target::TargetBatch;
-use crate::teacher::{OutputType, TeacherError};
+use crate::teacher::{self, OutputType, TeacherError};
 
 /// Why samples could not be turned into logits.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,19 @@ pub enum SourceError {
         k: usize,
         /// Classes of the teacher.
         classes: usize,
+    },
+    /// A shard would have columns that cannot be written.
+    #[error(
+        "storage.shard_samples: expected at most {most} samples of up to {longest} positions, as a shard's column has less than 2^31 \
+         values, found {found}"
+    )]
+    Shard {
+        /// Samples that are certain to have room.
+        most: u64,
+        /// Positions of the longest.
+        longest: u64,
+        /// Asked for.
+        found: u64,
     },
     /// A prediction that is no number.
     #[error("sample {sample}: the teacher's output is not usable: {source}")]
@@ -127,7 +140,7 @@ impl Source {
         let nodes = inherited.as_ref().map_or(&config.tail.nodes, Inherited::nodes);
         let samples = Samples::open(config)?;
         let mut model = Model::open(config, &samples)?;
-        let most = samples.rows().min(config.storage.shard_samples);
+        let most = samples.rows().min(config.storage.shard_samples.unwrap_or(DEFAULT_SHARD_SAMPLES));
         let batch = match (config.teacher.batch, kept_batch) {
             (Some(NumberOrAuto::Auto), None) => {
                 batch_size::measured(&samples, &mut model, most, || Model::open(config, &samples))
@@ -265,7 +278,7 @@ impl Source {
                 step_growth: quantised.then_some(config.storage.step_growth).filter(|growth| *growth > 0.0),
                 curve_step: quantised.then_some(config.storage.curve_step),
                 codebook: None,
-                shard_samples: config.storage.shard_samples,
+                shard_samples: 0,
             },
             seed: config.seed,
             teacher: self.teacher_identity(&config.teacher)?,
@@ -290,14 +303,20 @@ impl Source {
         if let Some(inherited) = &self.inherited {
             inherited.join(&mut manifest)?;
         }
+        let of_a_sample = self.samples.longest().saturating_mul(u64::from(self.samples.views()));
+        let numbers = manifest.columns().numbers();
+        manifest.storage.shard_samples = config.storage.shard_samples(of_a_sample, numbers);
+        let most = manifest.columns().most_positions() / of_a_sample.max(1);
+        if manifest.samples.min(manifest.storage.shard_samples) > most {
+            let (found, longest) = (manifest.storage.shard_samples, of_a_sample);
+            return Err(SourceError::Shard { most, longest, found });
+        }
         manifest.format_version = manifest.version();
         Ok(manifest)
     }
 
     fn teacher_identity(&self, teacher: &TeacherConfig) -> Result<TeacherIdentity, SourceError> {
-        let digest = |path: &Path| {
-            Digest::of_file(path).map_err(|source| TeacherError::Read { path: path.to_owned(), source })
-        };
+        let digest = |path: &Path| teacher::digest(teacher.kind, path);
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         Ok(TeacherIdentity {
             kind: teacher.kind.into(),
