@@ -15,6 +15,8 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// Every JPEG begins so.
 const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
+/// And every PNG so.
+const PNG: [u8; 4] = *b"\x89PNG";
 /// The marker of Adobe's segment.
 const ADOBE: [u8; 2] = [0xff, 0xee];
 /// Pixels of the largest image that is decoded: PIL refuses more than twice 89,478,485 as a "decompression
@@ -55,6 +57,23 @@ pub(super) fn dimensions(file: &[u8]) -> Result<(u64, u64), String> {
     }
     let (width, height) = reader(file)?.into_dimensions().map_err(|error| error.to_string())?;
     sound(u64::from(width), u64::from(height))
+}
+
+/// Finds a file that is no image, or is cut off, mostly without decoding it: what is cut off lacks the mark that stands at the end of a
+/// JPEG or PNG, and only what has none is decoded. The error says what is wrong with it.
+pub(super) fn check(file: &[u8]) -> Result<(), String> {
+    /// Behind the mark some programs leave something of their own.
+    const BEHIND: usize = 1024;
+    let end = &file[file.len().saturating_sub(BEHIND)..];
+    let ends_with = |mark: &[u8]| end.windows(mark.len()).any(|bytes| bytes == mark);
+    let whole = match file {
+        // Within what is compressed these bytes do not stand side by side.
+        _ if file.starts_with(&JPEG) => ends_with(&[0xff, 0xd9]),
+        _ if file.starts_with(&PNG) => ends_with(b"IEND"),
+        _ => false,
+    };
+    dimensions(file)?;
+    if whole { Ok(()) } else { rgb(file).map(|_| ()) }
 }
 
 /// Width and height of an image that there can be, and that is not too large.

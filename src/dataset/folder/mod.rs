@@ -79,7 +79,7 @@ impl Dataset for FolderDataset {
     fn sample(&self, id: SampleId) -> Result<Sample<'_>, DatasetError> {
         let path = self.root.join(&self.image(id)?.0);
         let file = read(&path)?;
-        let broken = |problem| FolderError::Broken { path: path.clone(), problem };
+        let broken = |problem| FolderError::Broken { path: path.clone(), problem, others: Vec::new() };
         let decode::Rgb { width, height, bytes } = decode::rgb(&file).map_err(broken)?;
         Ok(Sample { bytes: bytes.into(), shape: Cow::Owned(vec![height, width, 3]) })
     }
@@ -99,29 +99,56 @@ impl Dataset for FolderDataset {
 }
 
 /// Over paths and contents in order, files side by side.
+///
+/// # Errors
+/// The first file in the order of paths that cannot be read, or else all that are broken: what is found now is found before the
+/// teacher has worked for hours.
 fn fingerprint(root: &Path, images: &[(PathBuf, u32)]) -> Result<Digest, FolderError> {
     let of_file = |(path, _): &(PathBuf, u32)| {
         let path = root.join(path);
         let file = read(&path)?;
-        // What is no image at all is found before the teacher has worked for hours.
-        decode::dimensions(&file).map_err(|problem| FolderError::Broken { path, problem })?;
-        Ok(Digest::of_bytes(&file))
+        Ok(decode::check(&file).map(|()| Digest::of_bytes(&file)).map_err(|problem| (path, problem)))
     };
-    let digests: Vec<Result<Digest, FolderError>> = images.par_iter().map(of_file).collect();
+    let digests: Vec<Result<_, FolderError>> = images.par_iter().map(of_file).collect();
     let mut hasher = Hasher::new();
     hasher.update(b"image-folder");
-    // The first fault in the order of paths is told, whichever thread found one first.
+    let mut broken = Vec::new();
     for ((path, _), digest) in images.iter().zip(digests) {
-        let path = path.as_os_str().as_encoded_bytes();
-        hasher.update(&(path.len() as u64).to_le_bytes());
-        hasher.update(path);
-        hasher.update(digest?.as_str().as_bytes());
+        match digest? {
+            Ok(digest) => {
+                let path = path.as_os_str().as_encoded_bytes();
+                hasher.update(&(path.len() as u64).to_le_bytes());
+                hasher.update(path);
+                hasher.update(digest.as_str().as_bytes());
+            }
+            Err(one) => broken.push(one),
+        }
     }
-    Ok(hasher.finish())
+    let mut broken = broken.into_iter();
+    match broken.next() {
+        None => Ok(hasher.finish()),
+        Some((path, problem)) => {
+            Err(FolderError::Broken { path, problem, others: broken.map(|(path, _)| path).collect() })
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
     std::fs::read(path).map_err(|source| FolderError::Read { path: path.to_owned(), source })
+}
+
+/// Files that are named in one error.
+const NAMED: usize = 20;
+
+/// What is wrong with further files, a line each.
+fn too(others: &[PathBuf]) -> String {
+    if others.is_empty() {
+        return String::new();
+    }
+    let named: String = others.iter().take(NAMED).map(|path| format!("\n  {}", path.display())).collect();
+    let more = others.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+    format!("\nBroken as well:{named}{more}")
 }
 
 /// Why a folder of images could not be read.
@@ -169,12 +196,17 @@ pub enum FolderError {
         back_to: PathBuf,
     },
     /// A file that cannot be decoded. It is not skipped: ids of samples would then depend on the decoder.
-    #[error("{path}: expected an image that can be decoded, found {problem}; write it anew or remove it")]
+    #[error(
+        "{path}: expected an image that can be decoded, found {problem}; write it anew or remove it{}",
+        too(others)
+    )]
     Broken {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+        /// Others that are broken too.
+        others: Vec<PathBuf>,
     },
     /// The limit exceeds the dataset.
     #[error("dataset.limit: expected at most the {images} images of {path}, found {limit}")]

@@ -182,19 +182,33 @@ fn broken_images_are_named_when_opened_or_when_decoded() {
     bomb[22..26].copy_from_slice(&60_000u32.to_le_bytes());
     let bomb = opened("bomb.bmp", &bomb);
     assert!(bomb.contains("60000 × 60000 pixels, more than"), "{bomb}");
-    // What is cut off shows only when it is decoded.
-    for name in
-        ["420.jpg", "progressive.jpg", "grey.jpg", "rgb.png", "lossy.webp", "rgb.bmp", "rgb.tiff", "rgb.ppm"]
-    {
+    // What is cut off is found before anything is predicted.
+    let names =
+        ["420.jpg", "progressive.jpg", "grey.jpg", "rgb.png", "lossy.webp", "rgb.bmp", "rgb.tiff", "rgb.ppm"];
+    for name in names {
         let whole = fixture(name);
-        let cut = &whole[..whole.len() * 3 / 4];
         let file = format!("cut-{name}");
-        write(&file, cut);
-        let refused = match open(dir.path()) {
-            Ok(dataset) => dataset.sample(SampleId(1)).err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        let refused = refused.unwrap_or_else(|| panic!("{name}: decoded though it is cut off"));
+        let refused = opened(&file, &whole[..whole.len() * 3 / 4]);
         assert!(refused.contains(&file) && refused.contains("write it anew or remove it"), "{refused}");
+        // What a program leaves behind the end is no fault.
+        if !name.ends_with("webp") {
+            write(name, &[&whole[..], &[0; 99]].concat());
+            assert!(open(dir.path()).is_ok(), "{name}");
+        }
     }
+    // All at once.
+    write("1.png", b"");
+    for name in names {
+        std::fs::write(dir.path().join(format!("cut-{name}")), &fixture(name)[..90]).unwrap();
+    }
+    let refused = error(dir.path());
+    assert!(refused.contains("1.png: expected an image"), "{refused}");
+    assert!(names.iter().all(|name| refused.contains(&format!("\n  {}/cut-{name}", dir.path().display()))));
+    // Damage in the midst shows when it is decoded.
+    let mut damaged = fixture("rgb.png");
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0x55;
+    write("damaged.png", &damaged);
+    let refused = open(dir.path()).unwrap().sample(SampleId(1)).unwrap_err().to_string();
+    assert!(refused.contains("damaged.png") && refused.contains("write it anew"), "{refused}");
 }

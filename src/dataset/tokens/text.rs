@@ -50,8 +50,11 @@ pub(super) fn read_jsonl(
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
     let bytes = map_file(path).map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
+    // Some programs put a mark before UTF-8, which is no part of it.
+    let marked = bytes.starts_with("\u{feff}".as_bytes());
     let mut batch = Vec::new();
-    let (mut offset, mut held) = (0, 0);
+    let (mut offset, mut held) = (if marked { 3 } else { 0 }, 0);
+    let bytes = &bytes[offset as usize..];
     for (number, line) in (1u64..).zip(bytes.split(|byte| *byte == b'\n')) {
         if !line.trim_ascii().is_empty() {
             batch.push((number, offset, line));

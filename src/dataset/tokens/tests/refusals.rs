@@ -37,6 +37,9 @@ fn text_and_lines() {
     refused(&jsonl(b"{\"text\": \"a"), &["line 1", "no JSON"]);
     refused(&jsonl(b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}"), &["a.jsonl", "UTF-8", "byte 24"]);
     refused(&jsonl(b"\n \n"), &["not empty"]);
+    // A mark of UTF-8 before it is no fault, and is counted.
+    let marked = jsonl(b"\xef\xbb\xbf{\"text\": \"a\"}\n{\"text\": \"\xff\"}");
+    refused(&marked, &["a.jsonl", "UTF-8", "byte 27"]);
     let field = format!("{TOKENIZER}field = 'body'");
     refused(&config(dir, "jsonl", "b.jsonl", b"{\"text\": \"a\"}", &field), &["\"body\"", "dataset.field"]);
     refused(&format!("kind = 'text'\npaths = ['/none/x.txt']\n{TOKENIZER}"), &["there is no /none/x.txt"]);
