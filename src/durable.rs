@@ -39,6 +39,14 @@ pub fn replace_file<E: From<io::Error>>(
     written
 }
 
+/// Copies the file at `from` to `path`, which is replaced as [`write_file`] does.
+///
+/// # Errors
+/// Whatever copying, flushing or renaming returns; nothing half-written is left.
+pub fn copy_file(from: &Path, path: &Path) -> io::Result<()> {
+    replace_file(path, |temporary| fs::copy(from, temporary).map(|_| ()))
+}
+
 /// Appends `bytes` to `path` and flushes them to the disk.
 ///
 /// # Errors
@@ -85,8 +93,22 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    // Folders can be opened and flushed on Unix only; elsewhere the rename has to do.
-    if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) }
+    // Folders can be opened and flushed on Unix only, and not on every file system there; elsewhere the rename has to do.
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    match File::open(parent)?.sync_all() {
+        Err(error) if is_not_offered(&error) => Ok(()),
+        flushed => flushed,
+    }
+}
+
+/// Whether a file system said that it does not do what it was asked for, rather than that it failed.
+pub fn is_not_offered(error: &io::Error) -> bool {
+    /// `ENOLCK`, on Linux: NFS without a lock daemon.
+    const NO_LOCKS: i32 = 37;
+    let kind = matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput);
+    kind || cfg!(target_os = "linux") && error.raw_os_error() == Some(NO_LOCKS)
 }
 
 #[cfg(test)]

@@ -125,8 +125,14 @@ fn prompt_logprobs_of_vllm_become_targets() {
         (&json!("import"), &json!("made-up"))
     );
     assert_eq!(manifest["tail"]["nodes"], json!([1.0]));
-    // The same again changes nothing; other settings are refused.
-    import("vllm-jsonl", &file, &cache, &["--classes", "40", "--shard-samples", "2"]).code(0);
+    // The same again changes nothing, and makes again what is lost; other settings are refused.
+    for lost in [None, Some("shards/00000.arrow"), Some("shards/00001.arrow")] {
+        let shard = lost.map(|lost| (cache.join(lost), fs::read(cache.join(lost)).unwrap()));
+        shard.iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+        import("vllm-jsonl", &file, &cache, &["--classes", "40", "--shard-samples", "2"]).code(0);
+        shard.iter().for_each(|(path, bytes)| assert!(&fs::read(path).unwrap() == bytes, "{path:?}"));
+        kd_cache(&["verify", cache.to_str().unwrap()]).code(0);
+    }
     import("vllm-jsonl", &file, &cache, &["--classes", "41", "--shard-samples", "2"])
         .refused(&["classes", "40", "41"]);
     // So is another that said otherwise of the same tokens.

@@ -151,7 +151,7 @@ fn what_does_not_go_together_is_refused() {
     let third = case.built("third", &["tail.rank=2", &images, &labels]);
     let taken = case.built("taken", &[&from]);
     build(&case.config, &taken, &[&format!("tail.from={}", third.display())])
-        .refused(&["tail.from: the cache has \"sha256:", "choose another --out"]);
+        .refused(&["tail.from: the cache has \"sha256:", "choose another folder"]);
 }
 
 /// A cache whose manifest names no encoder, as older versions wrote it.

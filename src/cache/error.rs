@@ -31,7 +31,7 @@ pub enum CacheError {
         path: PathBuf,
     },
     /// The folder holds something else.
-    #[error("{path} is not empty and holds no cache ({found}); choose another --out")]
+    #[error("{path} is not empty and holds no cache ({found}); choose another folder")]
     Occupied {
         /// The folder.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum CacheError {
     },
     /// The cache was not finished.
     #[error(
-        "{path} is incomplete: {committed} of {expected} shards; run the same kd-cache build again to finish it"
+        "{path} is incomplete: {committed} of {expected} shards; run the command that began it again to finish it"
     )]
     Incomplete {
         /// The folder.
@@ -103,14 +103,14 @@ pub enum CacheError {
         source: arrow::error::ArrowError,
     },
     /// Another process writes into the cache.
-    #[error("{path} is being built by another process; wait for it, or choose another --out")]
+    #[error("{path} is being written by another process; wait for it, or choose another folder")]
     Locked {
         /// The folder.
         path: PathBuf,
     },
     /// The cache was made with other settings.
     #[error(
-        "{path} was made with other settings; choose another --out, or go back to them:{}",
+        "{path} was made with other settings; choose another folder, or go back to them:{}",
         list(differences)
     )]
     Mismatch {

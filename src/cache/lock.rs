@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::format::{BUILD_FOLDER, LOCK_FILE};
 use super::{CacheError, durable};
+use crate::durable::is_not_offered;
 
-/// Held while a process writes into a cache; the system releases it however the process ends.
+/// What a network file system calls a file that was removed while it was open begins so.
+const REMOVED_OPEN: &str = ".nfs";
+
+/// Held while a process writes into a cache; the system releases it however the process ends. Where a file system knows no locks
+/// nobody is kept out.
 #[derive(Debug)]
 pub struct WriterLock {
     file: File,
@@ -35,6 +40,7 @@ impl WriterLock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(CacheError::Locked { path: dir.to_owned() }),
+                Err(TryLockError::Error(source)) if is_not_offered(&source) => {}
                 Err(TryLockError::Error(source)) => return Err(write_error(source)),
             }
             // The lock counts only if it is on the file that others will find.
@@ -47,10 +53,27 @@ impl WriterLock {
     /// Removes the build folder, lock included, once nothing in it is needed any more.
     ///
     /// # Errors
-    /// [`CacheError::Write`].
+    /// [`CacheError::Write`]: of what else is in it something cannot be removed.
     pub fn finish(self) -> Result<(), CacheError> {
-        let folder = self.path.parent().unwrap_or(&self.path);
-        fs::remove_dir_all(folder).map_err(|source| CacheError::Write { path: folder.to_owned(), source })
+        let folder = self.path.parent().unwrap_or(&self.path).to_owned();
+        let failed = |source| CacheError::Write { path: folder.clone(), source };
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if name != LOCK_FILE && !name.to_string_lossy().starts_with(REMOVED_OPEN) {
+                let is_folder = entry.file_type().map_err(failed)?.is_dir();
+                let remove = if is_folder { fs::remove_dir_all } else { fs::remove_file };
+                remove(entry.path()).map_err(failed)?;
+            }
+        }
+        // Removed while it is held, or somebody else could take it in between. A network file system keeps it in the folder as long
+        // as it is open, and the folder with it; one that stays is empty, and the next writer takes it away.
+        drop(fs::remove_file(&self.path));
+        if fs::remove_dir(&folder).is_err() {
+            drop(self);
+            drop(fs::remove_dir(&folder));
+        }
+        Ok(())
     }
 }
 
@@ -88,6 +111,22 @@ mod tests {
         drop(first);
         WriterLock::acquire(dir.path()).unwrap().finish().unwrap();
         assert!(!dir.path().join(BUILD_FOLDER).exists());
+        WriterLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_go_yet_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let build = dir.path().join(BUILD_FOLDER);
+        let lock = WriterLock::acquire(dir.path()).unwrap();
+        let kept = build.join(".nfs0000000000001");
+        for path in [&kept, &build.join("plan.json")] {
+            fs::write(path, "").unwrap();
+        }
+        lock.finish().unwrap();
+        let left: Vec<_> = fs::read_dir(&build).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [kept]);
+        // Nobody has it any more.
         WriterLock::acquire(dir.path()).unwrap();
     }
 }

@@ -398,9 +398,10 @@ impl CacheReader {
         for row in rows {
             let (shard, at) = self.locate(*row);
             let start = out.values.len();
-            self.shard(shard)?.read_feature(feature, at, &mut out.values);
+            let shard = self.shard(shard)?;
+            shard.read_feature(feature, at, &mut out.values);
             if let Some(value) = out.values[start..].iter().find(|value| !value.is_finite()) {
-                return Err(self.damaged(*row, "finite features".into(), value.to_string()));
+                return Err(shard.damaged(at, "finite features".into(), value.to_string()));
             }
         }
         Ok(())
@@ -421,23 +422,13 @@ impl CacheReader {
                 if !(ids_fit(ids) && are_finite(values) && are_finite(curve)) {
                     let expected = format!("class ids below {classes} and finite values");
                     let found = format!("ids {ids:?}, logits {values:?}, tail curve {curve:?}");
-                    return Err(self.damaged(*row, expected, found));
+                    let (shard, at) = self.locate(*row);
+                    return Err(self.shard(shard)?.damaged(at, expected, found));
                 }
             }
             position += self.positions_of(*row)?;
         }
         Ok(())
-    }
-
-    /// What is wrong with a row.
-    fn damaged(&self, row: u64, expected: String, found: String) -> CacheError {
-        let (shard, at) = self.locate(row);
-        CacheError::Damaged {
-            path: self.dir.join(&self.manifest.shards[shard.as_usize()].file),
-            what: format!("row {at}"),
-            expected,
-            found,
-        }
     }
 
     /// Shard and row in it.

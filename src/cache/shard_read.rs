@@ -209,7 +209,7 @@ impl ShardReader {
 
     /// What is wrong with `row`.
     #[cold]
-    fn damaged(&self, row: usize, expected: String, found: String) -> CacheError {
+    pub(super) fn damaged(&self, row: usize, expected: String, found: String) -> CacheError {
         CacheError::Damaged { path: self.path.clone(), what: format!("row {row}"), expected, found }
     }
 

@@ -333,6 +333,10 @@ fn has_size(path: &Path, bytes: u64) -> Result<bool, CacheError> {
 fn reopen(dir: &Path, manifest: Manifest) -> Result<(), CacheError> {
     let lock = WriterLock::acquire(dir)?;
     let (path, build) = (dir.join(MANIFEST_FILE), dir.join(BUILD_FOLDER));
+    if !path.exists() {
+        // Somebody else has done it since.
+        return Ok(());
+    }
     let mut plan = manifest;
     plan.complete = false;
     let mut kept = std::mem::take(&mut plan.shards);

@@ -129,7 +129,8 @@ pub fn build(
                 return Ok(report);
             }
             Err(error) => {
-                writer.abandon()?;
+                // What went wrong first is what is told.
+                _ = writer.abandon();
                 return Err(error);
             }
         }

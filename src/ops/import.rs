@@ -140,7 +140,7 @@ pub fn import(
         seconds: begun.elapsed().as_secs_f64(),
         cache: InspectReport::of_manifest(manifest),
     };
-    let mut writer = match CacheWriter::open(dir, plan, settings.level)? {
+    let mut writer = match CacheWriter::open_or_mend(dir, plan, settings.level)? {
         Found::Complete(manifest) => return Ok(report(&manifest)),
         Found::Writer(writer) => *writer,
     };
@@ -152,24 +152,32 @@ pub fn import(
     }
     let manifest = writer.manifest();
     let (k, nodes) = (manifest.head.k, manifest.columns().nodes);
-    let done = manifest.committed_rows();
-    progress.phase("import", manifest.samples, done);
-    let mut shard = Shard::new(k, nodes, done);
-    for row in source.rows().skip(usize::try_from(done).unwrap_or(usize::MAX)) {
-        if stop.load(Ordering::Relaxed) {
-            progress.finish();
-            let report = report(writer.manifest());
-            writer.abandon()?;
-            return Ok(report);
+    progress.phase("import", manifest.samples, manifest.committed_rows());
+    let mut rows = (0..).zip(source.rows()).peekable();
+    loop {
+        let before = writer.manifest().committed_rows();
+        if writer.missing()?.is_empty() {
+            break;
         }
-        shard.add(&row?, classes)?;
-        if shard.rows.sample_ids.len() as u64 == settings.shard_samples {
-            writer.commit_shard(&shard.take())?;
+        let first = writer.manifest().committed_rows();
+        progress.advance(first - before);
+        while rows.next_if(|(at, _)| *at < first).is_some() {}
+        let mut shard = Shard::new(k, nodes, first);
+        for (_, row) in rows.by_ref().take(usize::try_from(settings.shard_samples).unwrap_or(usize::MAX)) {
+            if stop.load(Ordering::Relaxed) {
+                progress.finish();
+                let report = report(writer.manifest());
+                writer.abandon()?;
+                return Ok(report);
+            }
+            shard.add(&row?, classes)?;
+            progress.advance(1);
         }
-        progress.advance(1);
-    }
-    if !shard.rows.sample_ids.is_empty() {
-        writer.commit_shard(&shard.take())?;
+        // Files that got shorter meanwhile are no cache; finishing says that shards are missing.
+        if shard.rows.sample_ids.is_empty() {
+            break;
+        }
+        writer.commit_shard(&shard.rows)?;
     }
     progress.finish();
     Ok(report(&writer.finish()?))
@@ -371,19 +379,19 @@ struct Shard {
     rows: ShardRows,
     k: usize,
     nodes: usize,
-    next: u64,
+    first: u64,
     head: Head,
 }
 
 impl Shard {
-    fn new(k: usize, nodes: usize, next: u64) -> Self {
+    /// An empty one, which begins with sample `first`.
+    fn new(k: usize, nodes: usize, first: u64) -> Self {
         let rows = ShardRows { targets: TargetBatch::zeroed(0, k, nodes), ..ShardRows::default() };
-        Self { rows, k, nodes, next, head: Head::default() }
+        Self { rows, k, nodes, first, head: Head::default() }
     }
 
     fn add(&mut self, row: &ForeignRow, classes: usize) -> Result<(), ForeignError> {
-        self.rows.sample_ids.push(SampleId(self.next));
-        self.next += 1;
+        self.rows.sample_ids.push(SampleId(self.first + self.rows.sample_ids.len() as u64));
         self.rows.tokens.push(TokenRow { tokens: row.tokens.clone(), documents: vec![0] });
         let first = self.rows.targets.rows;
         let targets = &mut self.rows.targets;
@@ -397,10 +405,5 @@ impl Shard {
             targets.curve[at..at + self.nodes].fill(curve);
         }
         Ok(())
-    }
-
-    fn take(&mut self) -> ShardRows {
-        let empty = Self::new(self.k, self.nodes, self.next).rows;
-        std::mem::replace(&mut self.rows, empty)
     }
 }
