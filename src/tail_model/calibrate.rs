@@ -46,8 +46,9 @@ pub(super) fn calibrate(
     mut told: impl FnMut() -> io::Result<()>,
 ) -> io::Result<Vec<Vec<f32>>> {
     let classes = truth[0].len();
-    let floors: Vec<f64> =
-        truth.iter().map(|t| FLOOR * t.iter().sum::<f64>().max(f64::MIN_POSITIVE) / classes as f64).collect();
+    let floor =
+        |truth: &Vec<f64>| (FLOOR * truth.iter().sum::<f64>() / classes as f64).max(f64::MIN_POSITIVE);
+    let floors: Vec<f64> = truth.iter().map(floor).collect();
     let log = |(truth, floor): (&Vec<f64>, &f64)| -> Vec<f64> {
         let largest = truth.iter().copied().fold(*floor, f64::max);
         truth.iter().map(|t| ((t.max(0.0) + floor) / largest).ln()).collect()

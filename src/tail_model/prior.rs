@@ -144,7 +144,7 @@ impl PriorFit {
 
     fn fit_node(&self, node: usize) -> Vec<f32> {
         let truth = &self.tail_mass[node];
-        let floor = FLOOR * truth.iter().sum::<f64>().max(f64::MIN_POSITIVE) / self.classes as f64;
+        let floor = (FLOOR * truth.iter().sum::<f64>() / self.classes as f64).max(f64::MIN_POSITIVE);
         let mut b: Vec<f64> = truth.iter().map(|t| (t.max(0.0) + floor).ln()).collect();
         for _ in 0..MAX_ROUNDS {
             centre(&mut b);
@@ -291,6 +291,17 @@ mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let single = pool.install(|| fit(&z, 2100, 5, 8).0.fit().unwrap());
         assert_eq!(whole, single);
+    }
+
+    /// A padded vocabulary: nothing that can be seen is left of any tail.
+    #[test]
+    fn tails_without_mass_have_a_prior_too() {
+        let classes = 20_000;
+        let row: Vec<f32> = (0..classes).map(|class| if class < 3 { class as f32 } else { -1e9 }).collect();
+        let prior = fit(&row.repeat(4), classes, 5, 2).0.fit().unwrap();
+        for beta in prior.nodes().as_slice() {
+            assert!(prior.at(Temperature::new(beta.recip()).unwrap()).iter().all(|b| b.is_finite()));
+        }
     }
 
     #[test]
