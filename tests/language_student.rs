@@ -295,6 +295,13 @@ threads = 1
     let drawn = |seed| generate(&["--temperature", "5", "--seed", seed, "--format", "json"]).code(0).json();
     assert_eq!(drawn("1")["tokens"], drawn("1")["tokens"]);
     assert_ne!(drawn("1")["tokens"], drawn("2")["tokens"]);
+    // So does a module, whose run keeps the tokenizer too.
+    let module = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/tokens.pt"));
+    train("module", &[&module, "train.epochs=60"]).code(0);
+    std::fs::rename(&own, dir.path().join("elsewhere.json")).unwrap();
+    let mut args = args!["generate", out("module"), "--prompt", "w6", "--max-new-tokens", "3"].to_vec();
+    args.extend(args!["--format", "json"]);
+    assert_eq!(kd_train(&args).code(0).json()["text"], "w7 w0 w1");
     generate(&["--temperature=-1"]).refused(&["--temperature", "-1"]);
     generate(&["--tokenizer", large.to_str().unwrap()]).refused(&["--tokenizer", "61", "50"]);
     kd_train(&args!["generate", out("run"), "--prompt", ""]).refused(&["--prompt"]);

@@ -275,6 +275,52 @@ fn frozen_weights_stay_as_they_begin() {
     case.train("refused", &["train.freeze=[\"\"]"]).refused(&["train.freeze", "every weight is frozen"]);
 }
 
+/// One image whose pixels half precision does not hold: the steps that it is in are left out, and the run goes on.
+#[test]
+fn steps_whose_loss_half_precision_does_not_hold_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    // A bright pixel each, 200 · 300 at most, and in the last image 255 · 300.
+    let pixel = |at: usize| if at == 63 { 255 } else { 100 + at as u8 };
+    let images = |count: usize| {
+        let of = |at: usize| (0..784).map(move |place| if place == at * 11 { pixel(at) } else { 0 });
+        let header = [0, 0, 8, 3, 0, 0, 0, count as u8, 0, 0, 0, 28, 0, 0, 0, 28];
+        header.into_iter().chain((0..count).flat_map(of)).collect::<Vec<u8>>()
+    };
+    let labels = |count: usize| {
+        let header = [0, 0, 8, 1, 0, 0, 0, count as u8];
+        header.into_iter().chain((0..count).map(|at| (at % 10) as u8)).collect::<Vec<u8>>()
+    };
+    let mut set = Vec::new();
+    for (key, count) in [("dataset", 64), ("validation.test.dataset", 63)] {
+        for (part, bytes) in [("images", images(count)), ("labels", labels(count))] {
+            let path = dir.path().join(format!("{key}.{part}"));
+            std::fs::write(&path, bytes).unwrap();
+            set.push(format!("{key}.{part}={}", path.display()));
+        }
+    }
+    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+    let case = Case::with_cache(&[&set[..2], &["preprocess.scale=300", "tail.fit_samples=64"]].concat());
+    let more = ["train.precision=f16", "train.batch=16", "train.epochs=3"];
+    let report = case.train("run", &[&set[..], &more].concat()).code(0).json();
+    assert!(report["train_loss"].is_number(), "{report}");
+    for line in case.epochs("run") {
+        assert!(line["skipped_steps"].as_u64() >= line["epoch"].as_u64(), "{line}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_there_is_no_memory_for_is_told_with_the_way_out() {
+    let case = Case::new();
+    let command = case.command("run", false, &["student.hidden=[16777216]"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -v 20000000; exec \"$@\"", "sh"]);
+    limited.arg(command.get_program()).args(command.get_args());
+    let said: crate::common::Said = limited.output().unwrap().into();
+    let said = said.refused(&["libtorch", "allocate memory", "lower train.batch"]);
+    assert!(!said.err.contains("frame #"), "{}", said.err);
+}
+
 #[test]
 fn a_run_ends_early_where_it_is_asked_to() {
     let case = Case::new();

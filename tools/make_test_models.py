@@ -280,12 +280,25 @@ class StudentTied(torch.nn.Module):
         return self.third(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
 
 
+class StudentOfTokens(torch.nn.Module):
+    """The least language model: what follows a token, whatever was before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = torch.nn.Embedding(VOCABULARY, HIDDEN)
+        self.head = torch.nn.Linear(HIDDEN, VOCABULARY)
+
+    def forward(self, tokens):
+        return self.head(self.tokens(tokens))
+
+
 def students():
     (FIXTURES / "students").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.jit.script(Student()).save(str(FIXTURES / "students" / "small.pt"))
     torch.jit.script(StudentReturning()).save(str(FIXTURES / "students" / "returning.pt"))
     torch.jit.script(StudentTied()).save(str(FIXTURES / "students" / "tied.pt"))
+    torch.jit.script(StudentOfTokens()).save(str(FIXTURES / "students" / "tokens.pt"))
 
 
 VOCABULARY, HIDDEN, PLACES = 50, 8, 16

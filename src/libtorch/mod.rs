@@ -28,7 +28,7 @@ pub(crate) use kernels::{Argument, Reads, SHARED, Source};
 pub use kernels::{KernelError, kernels_on};
 pub use logits::DeviceLogits;
 pub(crate) use memory::{Floats, filled, numbers, to_host};
-pub use message::plain_message;
+pub use message::{panicked, plain_message};
 /// Numbers that tensors are made of.
 #[cfg(feature = "onnx")]
 pub(crate) use tch::kind::Element;

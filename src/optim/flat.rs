@@ -95,9 +95,11 @@ fn end(members: &[Member]) -> i64 {
 }
 
 impl Member {
-    /// Its part of `flat`, in its shape.
+    /// Its part of `flat`, in its shape and with its dimensions in the order in which it has them in memory.
     fn of(&self, flat: &Tensor) -> Tensor {
-        flat.narrow(0, self.start, self.value.numel() as i64).view_as(&self.value)
+        // Of a variable with gaps, or that repeats itself, these are the strides of one without.
+        let strides = self.value.empty_like().stride();
+        flat.as_strided(self.value.size(), strides, self.start)
     }
 
     /// Whether `tensor`, its value or gradient, looks into its part of `flat`. Asked of every variable at every step.
@@ -185,8 +187,8 @@ impl Flat {
             }
             Some(joined) => {
                 for member in members.iter_mut().filter(|member| member.value.grad().defined()) {
-                    let gradient = member.value.grad().reshape([-1]);
                     let part = |flat: &Tensor| flat.narrow(0, member.start, member.value.numel() as i64);
+                    let gradient = part(&joined.gradient);
                     let mut remembered = [&mut *first, &mut *second].map(|slot| slot.as_ref().map(part));
                     let [own_first, own_second] = &mut remembered;
                     let mut value = part(&joined.value);
@@ -245,7 +247,7 @@ mod tests {
 
     use super::*;
     use crate::config::OptimizerConfig;
-    use crate::libtorch::of_tests;
+    use crate::libtorch::{channels_last, of_tests};
     use crate::optim::Optimizer;
 
     /// A matrix, a bias, another matrix and one that no loss looks at.
@@ -326,6 +328,43 @@ mod tests {
                 assert_eq!(address(&tensor) % 64, 0, "{name}");
             }
         }
+    }
+
+    /// Kernels with their channels last, as a module has them that was exported so, also where one has no gradient at first.
+    #[test]
+    fn variables_keep_their_order_in_memory() {
+        let config: OptimizerConfig =
+            serde_json::from_value(serde_json::json!({ "kind": "adamw", "learning_rate": 0.1 })).unwrap();
+        let run = |limit: usize| {
+            let store = store();
+            for (name, step) in [("e", 0.3), ("f", 0.8)] {
+                let kernel = (Tensor::arange(120, (Kind::Float, of_tests())) * step).sin().view([4, 5, 3, 2]);
+                drop(store.root().var_copy(name, &kernel));
+                let mut variable = store.variables().remove(name).unwrap();
+                tch::no_grad(|| variable.set_data(&channels_last(&kernel)));
+            }
+            let mut optimizer = Optimizer::joined(&config, &store, |_| limit).unwrap();
+            for step in 0..5 {
+                optimizer.zero_grad();
+                let all = store.variables();
+                let mut of_kernels = all["e"].cos().sum(Kind::Float);
+                if step > 1 {
+                    of_kernels += (&all["e"] * &all["f"]).square().sum(Kind::Float);
+                }
+                (loss(&store, step, true) + of_kernels).backward();
+                optimizer.step(0.1);
+                if step == 2 {
+                    let (steps, memory) = optimizer.state();
+                    optimizer = Optimizer::joined(&config, &store, |_| limit).unwrap();
+                    optimizer.restore(steps, &memory);
+                }
+            }
+            for name in ["e", "f"] {
+                assert_eq!(store.variables()[name].stride(), [30, 1, 10, 5], "{name}");
+            }
+            values(&store)
+        };
+        assert_eq!(run(0), run(1 << 16));
     }
 
     /// Two variables of one memory, as a module has them whose layers share their weights.

@@ -17,7 +17,15 @@ const CACHE: &str = "cache";
 /// Points that are named for a fault.
 const NAMED: usize = 2;
 /// Keys that a run that exists may have otherwise: none of them changes what it computes.
-const FREE: [&str; 4] = ["train.device", "train.threads", "train.prefetch", "train.keep_every"];
+const FREE: [&str; 7] = [
+    "train.device",
+    "train.threads",
+    "train.prefetch",
+    "train.keep_every",
+    "tracking.every",
+    "tracking.tensorboard",
+    "tracking.mlflow",
+];
 
 /// A point, ready to run.
 pub(super) struct Planned {

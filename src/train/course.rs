@@ -184,10 +184,10 @@ impl Course<'_> {
             }
             learning_rate = self.schedule.at(self.place.step);
             let seen = self.sums.over().positions;
-            let loss = self.step(&*student, &mut group, learning_rate)?;
+            let counted = self.step(&*student, &mut group, learning_rate)?;
             self.place.step += 1;
             self.place.batches += group.len() as u64;
-            if self.place.step.is_multiple_of(STEPS_PER_LOOK) {
+            if let Some(loss) = counted.filter(|_| self.place.step.is_multiple_of(STEPS_PER_LOOK)) {
                 self.look(epoch, loss.value.double_value(&[]), progress)?;
             }
             let here: u64 = group.iter().map(|batch| batch.counts().samples as u64).sum();
@@ -232,13 +232,14 @@ impl Course<'_> {
         }))
     }
 
-    /// One step on the batches of `group`, whose gradients are those of one batch.
+    /// One step on the batches of `group`, whose gradients are those of one batch. `None` where it was left out and its loss is
+    /// no number: half precision does not hold it.
     fn step(
         &mut self,
         student: &dyn Student,
         group: &mut [Loaded],
         learning_rate: f64,
-    ) -> Result<LossTerms, TrainError> {
+    ) -> Result<Option<LossTerms>, TrainError> {
         // What is random in a step depends on nothing but its number, and on the rank.
         let shared = self.config.seed ^ self.place.step.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         seed(self.ranks.seed(shared), self.device);
@@ -253,16 +254,19 @@ impl Course<'_> {
         }
         let terms = sum.ok_or(TrainError::Empty)?;
         // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.
-        let mut norm = None;
-        if self.optimizer.unscale()? {
+        let (mut norm, usable) = (None, self.optimizer.unscale()?);
+        if usable {
             norm = self.clip();
             self.optimizer.step(learning_rate);
         }
         if let Some(average) = &mut self.average {
             average.update();
         }
-        self.sums.add(&terms, over, norm.as_ref());
-        Ok(terms)
+        let counts = usable || terms.value.double_value(&[]).is_finite();
+        if counts {
+            self.sums.add(&terms, over, norm.as_ref());
+        }
+        Ok(counts.then_some(terms))
     }
 
     /// Makes gradients smaller as the config asks, and gives their norm where it is wanted.

@@ -35,6 +35,8 @@ const VARIABLES: &str = "student.safetensors";
 const MODULE: &str = "student.pt";
 /// The same for Hugging Face's transformers, of language models.
 const TRANSFORMERS: &str = "transformers";
+/// The tokenizer: there, and beside students that transformers do not know.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// How far a run is.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +128,7 @@ impl RunFolder {
             VARIABLES,
             MODULE,
             TRANSFORMERS,
+            TOKENIZER,
         ];
         let is_ours = |name: &str| ours.contains(&name.trim_end_matches(durable::TEMPORARY));
         if let Some(stranger) = found.iter().find(|name| !is_ours(name)) {
@@ -187,24 +190,32 @@ impl RunFolder {
         self.path.join(TRANSFORMERS)
     }
 
-    /// Writes [`Self::transformers`], of students that they know.
+    /// The tokenizer that the run's config named, where it did.
+    pub(super) fn tokenizer(&self) -> Option<PathBuf> {
+        let of_transformers = self.transformers().join(TOKENIZER);
+        [of_transformers, self.path.join(TOKENIZER)].into_iter().find(|path| path.exists())
+    }
+
+    /// Writes [`Self::transformers`], of students that they know, and of others the tokenizer alone.
     pub(super) fn for_transformers(
         &self,
         config: &TrainConfig,
         training: &Training,
     ) -> Result<(), TrainError> {
-        let (true, StudentConfig::Llama(llama)) = (self.writes(), &config.student) else { return Ok(()) };
+        if !self.writes() {
+            return Ok(());
+        }
+        let tokenizer = config.tokenizer.as_deref();
+        let StudentConfig::Llama(llama) = &config.student else {
+            let path = self.path.join(TOKENIZER);
+            return tokenizer
+                .map_or(Ok(()), |tokenizer| durable::copy_file(tokenizer, &path))
+                .map_err(|source| TrainError::Write { path, source });
+        };
         let longest = training.samples.cache().map_or(0, |cache| cache.manifest().longest_row());
         let folder = self.transformers();
-        transformers::write(
-            &folder,
-            llama,
-            training.classes,
-            longest,
-            &self.variables(),
-            config.tokenizer.as_deref(),
-        )
-        .map_err(|source| TrainError::Write { path: folder, source })
+        transformers::write(&folder, llama, training.classes, longest, &self.variables(), tokenizer)
+            .map_err(|source| TrainError::Write { path: folder, source })
     }
 
     /// The run's report.

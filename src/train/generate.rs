@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use super::{TrainError, Use, transformers};
+use super::{TrainError, Use};
 use crate::dataset::{DatasetError, Tokenizer};
 use crate::student::{Input, TokenTensors};
 
@@ -47,8 +47,7 @@ pub struct Generated {
 /// # Errors
 /// [`TrainError`]: there is no finished run of a language model, or no tokenizer, or another one.
 pub fn generate(used: &Use<'_>, settings: &GenerateSettings) -> Result<Generated, TrainError> {
-    let beside = used.folder().transformers().join(transformers::TOKENIZER);
-    let path = settings.tokenizer.clone().or_else(|| beside.exists().then_some(beside));
+    let path = settings.tokenizer.clone().or_else(|| used.folder().tokenizer());
     let path = path.ok_or_else(|| TrainError::OfTokens {
         key: "--tokenizer".into(),
         problem: "missing; the run was made without the key tokenizer and has none".into(),

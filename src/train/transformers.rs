@@ -3,14 +3,12 @@
 use std::io;
 use std::path::Path;
 
-use super::folder::json;
+use super::folder::{TOKENIZER, json};
 use crate::config::LlamaConfig;
 use crate::durable;
 
 /// The weights.
 pub(super) const MODEL: &str = "model.safetensors";
-/// The tokenizer beside the model.
-pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// Writes `config.json`, `model.safetensors` (the variables, which have the names already) and the tokenizer.
 pub(super) fn write(
@@ -47,9 +45,6 @@ pub(super) fn write(
         "eos_token_id": null,
     });
     durable::write_file(&folder.join("config.json"), &json(&config, true)?)?;
-    let copy = |from: &Path, name: &str| {
-        durable::replace_file(&folder.join(name), |temporary| std::fs::copy(from, temporary).map(|_| ()))
-    };
-    copy(variables, MODEL)?;
-    tokenizer.map_or(Ok(()), |tokenizer| copy(tokenizer, TOKENIZER))
+    durable::copy_file(variables, &folder.join(MODEL))?;
+    tokenizer.map_or(Ok(()), |tokenizer| durable::copy_file(tokenizer, &folder.join(TOKENIZER)))
 }

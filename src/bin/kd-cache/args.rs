@@ -181,7 +181,7 @@ pub struct FidelityArgs {
     /// Its teacher and data.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Samples to measure, drawn with the config's seed
+    /// Positions to measure, drawn with the config's seed
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
     /// Temperatures to measure at [default: 1,2,4,8; that of a sampled cache]
@@ -227,7 +227,7 @@ pub struct ConvertArgs {
     /// Form of its shards
     #[arg(long, value_enum, value_name = "FORM")]
     pub form: Form,
-    /// What its logits and curves are, if not what they were: quantized loses a little, and is not undone
+    /// What its logits and curves are, if not what they were: quantized, and f16 of f32, lose a little that does not come back
     #[arg(long, value_enum, value_name = "VALUES")]
     pub values: Option<Values>,
     /// Step of logits that become quantized, at the largest, in nats

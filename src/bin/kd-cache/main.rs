@@ -25,13 +25,14 @@ use args::{
     BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, ImportArgs,
     PageArgs, PlanArgs, ReportArgs, ShowArgs, VerifyArgs,
 };
-use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_config, print_json};
+use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json};
 
 /// Exit code of a cache that is not what its manifest says.
 const DAMAGED: u8 = 1;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = Cli::parse();
+    shared::run("lower teacher.batch", || match cli.command {
         Command::Plan(args) => plan(&args),
         Command::Build(args) => build(&args),
         Command::Inspect(args) => inspect(&args),
@@ -43,8 +44,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import(&args),
         Command::Config(args) => print_config::<CacheConfig>(&args),
         Command::Report(args) => page_of(&args),
-    };
-    done.unwrap_or_else(|error| fail(&error))
+    })
 }
 
 fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {

@@ -79,8 +79,10 @@ pub fn convert(report: &ConvertReport, out: &Path) -> String {
     let cache = &report.cache;
     let loss = if report.lossless {
         "every target is the same, bit for bit"
-    } else {
+    } else if cache.values.starts_with("quantized") {
         "values were rounded to steps"
+    } else {
+        "values were rounded to half precision"
     };
     format!(
         "{}: {} samples, {} positions, {}, {:.1} bytes per position ({} before); {loss}\n",

@@ -23,11 +23,12 @@ use kd_cache::train::{
 };
 
 use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
-use shared::{Format, INTERRUPTED, Terminal, fail, on_interrupt, print, print_config, print_json};
+use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match (&cli.command, &cli.train) {
+    let room = "lower train.batch (with as much more of train.accumulate a step is the same)";
+    shared::run(room, || match (&cli.command, &cli.train) {
         (Some(Command::Eval(args)), _) => eval(args),
         (Some(Command::Predict(args)), _) => predict(args),
         (Some(Command::Generate(args)), _) => generate(args),
@@ -38,8 +39,7 @@ fn main() -> ExitCode {
         (None, None) => Cli::command()
             .error(UsageError::MissingRequiredArgument, "--config and --out are needed, or a subcommand")
             .exit(),
-    };
-    done.unwrap_or_else(|error| fail(&error))
+    })
 }
 
 fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {

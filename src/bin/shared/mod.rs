@@ -4,12 +4,14 @@ mod config;
 mod markup;
 mod output;
 mod progress;
+mod run;
 mod stop;
 mod words;
 
 pub use config::{PrintConfigArgs, print_config};
 pub use markup::Markup;
-pub use output::{Format, fail, print, print_json};
+pub use output::{Format, print, print_json};
 pub use progress::Terminal;
+pub use run::run;
 pub use stop::{INTERRUPTED, on_interrupt};
 pub use words::trimmed;
