@@ -108,7 +108,10 @@ const OF_TRAIN: [(&str, &str); 22] = [
     ("loss.features=[{ name = \"a\" }, { name = \"a\" }]", "loss.features[1].name: \"a\" is there twice"),
     ("student.hidden_size=25", "student.hidden_size: expected a multiple of 2"),
     ("student.rope_theta=true", "student.rope_theta: expected a number, found true"),
-    ("schedule.decay_epochs=4", "schedule.decay_epochs: expected at most train.epochs = 5, found 6"),
+    (
+        "schedule.decay_epochs=4",
+        "schedule.decay_epochs: expected at most train.epochs = 5, found 4 after warmup_epochs = 2",
+    ),
     ("schedule.decay=true", "schedule.decay: unknown key; did you mean decay_epochs?"),
     ("preprocess.crop=65", "preprocess.crop: expected at most the resized image's shorter side, 64"),
     ("preprocess.std=[0.0, 1.0, 1.0]", "preprocess.std: expected positive values, found 0"),

@@ -10,9 +10,10 @@ use kd_cache::cache::Manifest;
 use kd_cache::config::{CacheConfig, SweepConfig, TrainConfig, load_str};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
-    BuildOutcome, BuildReport, CacheReport, ExportForm, ExportReport, ExportRow, ExportSettings, ExportTo,
-    FidelityReport, FidelityRow, ImportReport, InspectReport, PlanReport, PlanSize, PlanTime, ReportSettings,
-    ShowReport, Silent, TeacherRate, VerifyReport, export, inspect, report, show, verify,
+    BuildOutcome, BuildReport, CacheReport, ConvertReport, ExportForm, ExportReport, ExportRow,
+    ExportSettings, ExportTo, FidelityReport, FidelityRow, ImportReport, InspectReport, PlanReport, PlanSize,
+    PlanTime, ReportSettings, ShowReport, Silent, TeacherRate, VerifyReport, export, inspect, report, show,
+    verify,
 };
 use kd_cache::target::{TailHandling, Temperature};
 use kd_cache::tracking::StepReport;
@@ -56,6 +57,7 @@ fn all() -> Vec<(String, Value)> {
         schema::<ShowReport>("show", "Report of kd-cache show", Serialize),
         schema::<FidelityReport>("fidelity", "Report of kd-cache fidelity", Serialize),
         schema::<ImportReport>("import", "Report of kd-cache import", Serialize),
+        schema::<ConvertReport>("convert", "Report of kd-cache convert", Serialize),
         schema::<ExportReport>("export", "Report of kd-cache export", Serialize),
         schema::<ExportRow>("export-row", "A line of kd-cache export --to jsonl", Serialize),
         schema::<CacheReport>("report", "Report of kd-cache report: the data of its page", Serialize),
@@ -67,11 +69,12 @@ fn all() -> Vec<(String, Value)> {
 }
 
 /// The reports of `kd-train`, which is not built without libtorch.
-const OF_TRAINING: [&str; 6] = [
+const OF_TRAINING: [&str; 7] = [
     "train-summary.json",
     "train-epoch.json",
     "train-eval.json",
     "train-prediction.json",
+    "train-generate.json",
     "train-export.json",
     "train-sweep.json",
 ];
@@ -193,6 +196,10 @@ fn reports_fit() {
         cache: inspected,
     };
     hold("build", &value(&built), &[("/outcome", json!("done")), ("/cache", Value::Null)]);
+
+    let converted =
+        ConvertReport { lossless: true, complete: true, bytes_before: 9, seconds: 0.5, cache: built.cache };
+    hold("convert", &value(&converted), &[("/lossless", json!("yes")), ("/cache", Value::Null)]);
 
     let row = |kl| FidelityRow {
         tail: TailHandling::Renormalize,
@@ -405,13 +412,13 @@ mod training {
     use kd_cache::student::{Initialised, OtherShape};
     use kd_cache::sweep::{PointReport, PointState, SweepOutcome, SweepReport};
     use kd_cache::train::{
-        EpochReport, EvalReport, ExportedForm, ExportedStudent, KeptCheckpoint, OnnxCheck, Prediction,
-        TrainOutcome, TrainReport,
+        EpochReport, EvalReport, ExportedForm, ExportedStudent, Generated, KeptCheckpoint, OnnxCheck,
+        Prediction, TrainOutcome, TrainReport,
     };
 
     use super::*;
 
-    pub fn all() -> [(String, Value); 6] {
+    pub fn all() -> [(String, Value); 7] {
         use Contract::Serialize;
         let all = [
             schema::<TrainReport>(
@@ -422,6 +429,7 @@ mod training {
             schema::<EpochReport>("train-epoch", "A line of metrics.jsonl of a run", Serialize),
             schema::<EvalReport>("train-eval", "Report of kd-train eval", Serialize),
             schema::<Prediction>("train-prediction", "A line of kd-train predict", Serialize),
+            schema::<Generated>("train-generate", "Report of kd-train generate", Serialize),
             schema::<ExportedStudent>("train-export", "Report of kd-train export", Serialize),
             schema::<SweepReport>("train-sweep", "Report of kd-train sweep, and its sweep.json", Serialize),
         ];
@@ -558,6 +566,14 @@ mod training {
                     ("/run", json!(1)),
                 ],
             );
+            let generated = Generated {
+                prompt: "a".into(),
+                text: "b".into(),
+                tokens: if full { vec![7] } else { Vec::new() },
+                ended: full,
+                tokens_per_second: 2.0,
+            };
+            hold("train-generate", &value(&generated), &[("/tokens", json!([-1])), ("/ended", Value::Null)]);
             let prediction = Prediction { sample: 3, class: 1, probability: 0.5, label: full.then_some(1) };
             hold("train-prediction", &value(&prediction), &[("/class", json!(-1)), ("/sample", Value::Null)]);
         }

@@ -12,7 +12,7 @@ use crate::target::TailHandling;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LossConfig {
-    /// Softmax temperature `T` of `kl`, for the cached target and the student alike; or a table: `from`, `to`, `shape`
+    /// Softmax temperature `T` of every term that looks at probabilities, for the cached target and the student alike; or a table: `from`, `to`, `shape`
     /// ("linear" or "cosine"), `start_epochs`, and `over_epochs` or `over_steps`.
     #[serde(default = "default_temperature")]
     #[schemars(with = "Positive")]

@@ -171,7 +171,7 @@ pub struct GroupConfig {
     #[serde(default = "whole")]
     #[schemars(range(min = 0.0))]
     pub rate: f64,
-    /// Weight decay in the place of the optimizer's; norms and biases keep their size here too.
+    /// Weight decay in the place of the optimizer's; norms and biases keep their size here too, unless `decay_all` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
     pub weight_decay: Option<f64>,

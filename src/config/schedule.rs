@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Fault;
 
-/// How the learning rate changes over the steps. Lengths are in epochs; fractions are allowed.
+/// How the learning rate changes over the steps. Lengths are in epochs, fractions of them too; with `per = "epoch"` they are
+/// rounded to whole ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScheduleConfig {
@@ -202,15 +203,16 @@ impl ScheduleConfig {
 
     pub(super) fn validate(&self, epochs: f64) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let mut hold = |key: &str, found: f64| {
-            if found > epochs {
+        let mut hold = |key: &str, length: f64, found: String| {
+            if length > epochs {
                 let problem = format!("expected at most train.epochs = {epochs}, found {found}");
                 faults.push(Fault::new(format!("schedule.{key}"), problem));
             }
         };
-        hold("warmup_epochs", self.warmup_epochs());
-        if let Self::WarmupStableDecay { warmup_epochs, decay_epochs, .. } = self {
-            hold("decay_epochs", warmup_epochs + decay_epochs);
+        let warmup = self.warmup_epochs();
+        hold("warmup_epochs", warmup, warmup.to_string());
+        if let Self::WarmupStableDecay { decay_epochs: decay, .. } = self {
+            hold("decay_epochs", warmup + decay, format!("{decay} after warmup_epochs = {warmup}"));
         }
         faults
     }

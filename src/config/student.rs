@@ -20,7 +20,7 @@ pub enum StudentConfig {
         #[schemars(range(min = 2))]
         classes: Option<usize>,
     },
-    /// Blocks of 3×3 convolution, batch norm, ReLU and 2×2 max-pooling, then a global average
+    /// Blocks of 3×3 convolution, batch norm and ReLU, with 2×2 max-pooling between blocks, then a global average
     /// and a linear layer.
     Conv {
         /// Channels of each block.
@@ -44,7 +44,7 @@ pub enum StudentConfig {
     Llama(LlamaConfig),
     /// Any TorchScript module that maps inputs to logits; its parameters are trained.
     Torchscript {
-        /// The module's file, scripted or traced in training mode.
+        /// The module's file, made with `torch.jit.script`: a traced module cannot change between training and evaluation.
         path: PathBuf,
         /// Number of classes; default: the cache's.
         #[serde(default, skip_serializing_if = "Option::is_none")]

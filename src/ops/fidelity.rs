@@ -74,7 +74,7 @@ pub struct FidelityReport {
     pub classes: usize,
     /// Classes kept exactly.
     pub k: usize,
-    /// Bytes of shards and tail model per position.
+    /// Bytes of the whole cache per position.
     pub bytes_per_position: f64,
     /// One row per tail handling and temperature.
     pub rows: Vec<FidelityRow>,
