@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{Case, Said, build, files, fixture, kd_train, lines, write};
+use crate::common::{Case, Said, build, files, fixture, kd_train, lines, python_with, write};
 use serde_json::{Value, json};
 
 /// Students of one cache are alike to the last bit, whatever form it has.
@@ -363,16 +363,6 @@ fn ctrl_c_keeps_the_finished_epochs() {
     kd_train(&args!["eval", out]).code(0);
 }
 
-/// The interpreter that has PyTorch, if there is one.
-fn python() -> Option<String> {
-    let given = std::env::var("KD_CACHE_TEST_PYTHON").ok();
-    let python = given.clone().unwrap_or_else(|| "python3".into());
-    let found =
-        Command::new(&python).args(["-c", "import torch"]).output().is_ok_and(|done| done.status.success());
-    assert!(found || given.is_none(), "KD_CACHE_TEST_PYTHON = {python} has no torch");
-    found.then_some(python)
-}
-
 const LOAD: &str = "
 import gzip, json, struct, sys
 import torch
@@ -388,10 +378,7 @@ print(json.dumps({'class': top.indices.tolist(), 'probability': top.values.tolis
 /// Students open in PyTorch and say there what they say here. Skipped, aloud, without PyTorch.
 #[test]
 fn students_load_in_pytorch() {
-    let Some(python) = python() else {
-        eprintln!("skipped: no python3 with torch; set KD_CACHE_TEST_PYTHON to one that has it");
-        return;
-    };
+    let Some(python) = python_with(&["torch"]) else { return };
     let case = Case::new();
     let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
     for (name, student) in

@@ -4,13 +4,14 @@
     python3 tools/add_outputs.py teacher.onnx                                 lists the tensors, with their shapes
     python3 tools/add_outputs.py teacher.onnx out.onnx pooled=/ReduceMean_output_0
 
-Each NAME=TENSOR adds an output NAME. Nothing that was there changes: nodes, weights and outputs stay, and a check runs
+Each NAME=TENSOR adds an output NAME. Nothing that was there changes: nodes, weights (in files beside the model too) and outputs stay, and a check runs
 both models on the same inputs where onnxruntime is installed. Needs onnx:
 
     pip install onnx==1.23.2 onnxruntime==1.30.0
 """
 
 import argparse
+import os
 import sys
 
 
@@ -80,11 +81,16 @@ def main():
 
     import onnx
 
-    model = onnx.load(options.model)
+    # Weights in files beside it stay there: their shapes are all that is wanted of them.
+    model = onnx.load(options.model, load_external_data=False)
     if not options.outputs:
         for name, value in tensors(model).items():
             print(f"{name}  {describe(value)}")
         return 0
+    beside = any(one.data_location == onnx.TensorProto.EXTERNAL for one in model.graph.initializer)
+    folders = [os.path.dirname(os.path.abspath(path)) for path in (options.model, options.out)]
+    if beside and folders[0] != folders[1]:
+        sys.exit(f"error: {options.out}: weights lie in files beside {options.model}, where both models look for them; write to {folders[0]}")
     add(model, dict(one.split("=", 1) if "=" in one else (one, one) for one in options.outputs))
     onnx.save(model, options.out)
     onnx.checker.check_model(options.out, full_check=True)

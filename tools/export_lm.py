@@ -238,11 +238,13 @@ class Exported:
             for part in parts:
                 session = onnxruntime.InferenceSession(str(out / (part + suffix)), providers=[provider])
                 names = [one.name for one in session.get_inputs()]
-                self.parts.append(
-                    lambda *tensors, session=session, names=names: torch.from_numpy(
-                        session.run(None, {name: one.numpy() for name, one in zip(names, tensors)})[0]
-                    )
-                )
+
+                def run(*tensors, session=session, names=names):
+                    # Not by NumPy, which has no bfloat16.
+                    values = {name: onnxruntime.OrtValue.from_dlpack(one.contiguous()) for name, one in zip(names, tensors)}
+                    return torch.from_dlpack(session.run_with_ort_values(None, values)[0])
+
+                self.parts.append(run)
         else:
             self.parts = [torch.jit.load(str(out / (part + suffix))) for part in parts]
 

@@ -6,7 +6,8 @@
 For datasets as Hugging Face's `datasets` distributes them: a column of images `struct<bytes, path>` (or plain
 bytes) and a column of labels. The bytes are written as they are, not decoded and encoded again. Folders are
 called after the class where the file's metadata name it, and numbered so that their order is the labels':
-`00042-goldfish/0000000123.jpg`. Without a column of labels all images lie in OUT itself. Needs pyarrow.
+`00042-goldfish/0000000123.jpg`. Classes are what folders there are, so that labels of which some occur in no file, or that say that there is none
+(-1), are refused before anything is written. Without a column of labels all images lie in OUT itself. Needs pyarrow.
 """
 
 import argparse
@@ -39,6 +40,31 @@ def class_names(schema, label):
         return None
 
 
+def check_labels(files, column):
+    """Refuses labels that folders, which are counted, would give other numbers. Files without the column have none."""
+    seen, names = set(), None
+    for path in files:
+        schema = pq.read_schema(path)
+        if column not in schema.names:
+            continue
+        names = names or class_names(schema, column)
+        for batch in pq.ParquetFile(path).iter_batches(1 << 16, columns=[column]):
+            seen.update(batch.column(0).unique().to_pylist())
+    for label in seen:
+        if not isinstance(label, int) or label < 0:
+            sys.exit(
+                f"parquet_to_folder: error: column {column!r}: expected labels, whole numbers from 0 on, found {label!r}; leave such rows out, "
+                "or name a column that there is not, --label none, for images without labels"
+            )
+    wanted = max(len(names or ()), max(seen, default=-1) + 1)
+    missing = [label for label in range(wanted) if label not in seen]
+    if seen and missing:
+        sys.exit(
+            f"parquet_to_folder: error: column {column!r}: expected every label from 0 to {wanted - 1}, found none of {missing[:10]}: folders are "
+            "counted, and later classes would get other numbers; give all files of the data set"
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -48,6 +74,7 @@ def main():
     args = parser.parse_args()
     if args.out.exists() and any(args.out.iterdir()):
         sys.exit(f"parquet_to_folder: error: {args.out} is not empty")
+    check_labels(args.files, args.label)
     number = 0
     for path in args.files:
         file = pq.ParquetFile(path)

@@ -27,7 +27,7 @@ WHEEL_ABI=cp312
 # For the user's own Python: what tools/read_cache.py needs, what draws the demo's picture, and the
 # tools that the gate opens shards and event files with. The last group is tried first with the others, and may fail.
 PYTHON_NEEDED='numpy>=1.26,<3 pyarrow>=17,<27 matplotlib>=3.8,<3.12'
-PYTHON_TRIED='polars>=1.40,<2 duckdb>=1.2,<2 datasets>=4,<6 tensorboard>=2.19,<3'
+PYTHON_TRIED='polars>=1.40,<2 duckdb>=1.3,<2 datasets>=4,<6 tensorboard>=2.19,<3 onnx>=1.19,<2 onnxruntime>=1.22,<2 gguf>=0.17,<1'
 
 # SHA-256 of the wheels for x86_64. (Other architectures are downloaded unverified, and say so.)
 wheel_sha256() {
@@ -130,6 +130,18 @@ find_pip() {
     "${pip[@]}" --version >/dev/null 2>&1 || die "pip does not run: ${pip[*]}"
 }
 
+# find_pip_that_reports: pip 22.2 or later, which says what it would install
+find_pip_that_reports() {
+    find_pip
+    ! "${pip[@]}" install --help | grep -q -e '--report' || return 0
+    say "pip is older than 22.2: making a virtual environment with another in $home/pip"
+    local python=$home/pip/bin/python
+    { "$python" --version >/dev/null 2>&1 || python3 -m venv "$home/pip" >/dev/null 2>&1; } &&
+        "$python" -m pip install --quiet --upgrade pip ||
+        die "pip 22.2 or later is needed and could not be made; run: python3 -m pip install --upgrade pip"
+    pip=("$python" -m pip --disable-pip-version-check)
+}
+
 # The wheels ask for at least these C libraries; pip takes each tag as it is written.
 platforms=()
 for tag in manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_25 manylinux_2_24 manylinux_2_17 manylinux2014; do
@@ -151,6 +163,9 @@ check_wheel() {
     name=$(basename "$wheel")
     wanted=$(wheel_sha256 "$name")
     if [ -z "$wanted" ]; then
+        case "$arch-$name" in
+            x86_64-torch-* | x86_64-onnxruntime-*) die "the package index gave $name, expected a wheel that this script knows; leave extra indexes aside (PIP_EXTRA_INDEX_URL)" ;;
+        esac
         say "  no pinned SHA-256 for $name: taken as the index gave it, unverified"
         return
     fi
@@ -181,7 +196,7 @@ setup_torch() {
         room_for 2400
         new_scratch
         mkdir "$scratch/wheels" "$scratch/home" "$scratch/home/site" "$scratch/home/stamps"
-        download_wheels "$scratch/wheels" "torch==$TORCH" "nvidia-cuda-runtime==$CUDA_RUNTIME" "nvidia-cuda-cupti==$CUDA_CUPTI"
+        download_wheels "$scratch/wheels" "torch===$TORCH" "nvidia-cuda-runtime==$CUDA_RUNTIME" "nvidia-cuda-cupti==$CUDA_CUPTI"
         say "libtorch $TORCH: unpacking (1.2 GB)"
         unpack_wheels "$scratch/wheels" "$scratch/home/site"
         : >"$scratch/home/stamps/nvidia_cuda_runtime-$CUDA_RUNTIME"
@@ -213,12 +228,16 @@ make_link_folder() {
 
 # What torch itself asks for on Linux, less what is there already.
 setup_cuda() {
+    if [ -e "$torch_home/cuda-complete" ]; then
+        say "CUDA: what torch $TORCH needs is in $site"
+        return
+    fi
     local requirements requirement name version
     requirements=$(torch_requirements) || die "could not read what torch $TORCH requires"
     new_scratch
     mkdir "$scratch/wheels"
     # The closure through pip's own resolver: cuda-toolkit's extras name most of the libraries.
-    find_pip
+    find_pip_that_reports
     say "CUDA: asking the package index what torch $TORCH needs"
     "${pip[@]}" install --quiet --dry-run --ignore-installed --target "$scratch/none" --only-binary=:all: \
         --python-version "$WHEEL_PYTHON" --implementation cp --abi "$WHEEL_ABI" --abi abi3 --abi none "${platforms[@]}" \
@@ -335,6 +354,8 @@ data_from_home() {
 }
 
 setup_data() {
+    # Put there by hand, where nothing can be fetched.
+    if [ ! -e "$data/complete" ] && check_data "$data"; then : >"$data/complete"; fi
     if [ ! -e "$data/complete" ]; then
         new_scratch
         mkdir "$scratch/data"
@@ -402,7 +423,7 @@ setup_language_model() {
 setup_python_packages() {
     local wanted="$PYTHON_NEEDED $PYTHON_TRIED" missing="" requirements
     if [ "$(cat "$packages/complete" 2>/dev/null || true)" != "$wanted" ]; then
-        say "Python packages: installing them for $python_tag (230 MB, once): $wanted"
+        say "Python packages: installing them for $python_tag (270 MB, once): $wanted"
         room_for 1000
         find_pip
         for requirements in "$wanted" "$PYTHON_NEEDED"; do
@@ -456,7 +477,10 @@ KD_CACHE_ONNXRUNTIME = "$onnxruntime"
 rustdocflags = ["-Clink-arg=-Wl,-rpath,$site/torch/lib"]
 TOML
     )
-    if [ "$(cat "$file" 2>/dev/null || true)" != "$wanted" ]; then
+    if [ -e "$file" ] && ! head -n 1 "$file" | grep -q '^# Written by tools/setup.sh'; then
+        say ".cargo/config.toml is yours and stays as it is; it needs to have"
+        printf '%s\n' "$wanted" | sed 's/^/    /'
+    elif [ "$(cat "$file" 2>/dev/null || true)" != "$wanted" ]; then
         mkdir -p "$clone/.cargo"
         printf '%s\n' "$wanted" >"$file.new.$$"
         mv "$file.new.$$" "$file"
@@ -470,11 +494,16 @@ have c++ || have g++ || have clang++ || say "note: no C++ compiler found; torch-
 
 have flock || die "flock is not installed (Debian, Ubuntu: apt-get install util-linux)"
 exec 9>"$home/setup.lock"
-if ! flock -n 9; then
-    say "another setup is at work in $home: waiting for it"
-    flock 9
-fi
-find "$home" -maxdepth 1 -name 'tmp.??????' -exec rm -rf {} + # left by a killed run: we hold the lock
+locked=0
+flock -n 9 2>/dev/null || locked=$?
+case "$locked" in
+    0) find "$home" -maxdepth 1 -name 'tmp.??????' -exec rm -rf {} + ;; # left by a killed run: we hold the lock
+    1)
+        say "another setup is at work in $home: waiting for it"
+        flock 9
+        ;;
+    *) say "note: the file system of $home has no locks; let no other setup run there meanwhile" ;;
+esac
 
 setup_torch
 onnxruntime=

@@ -7,8 +7,8 @@
     path = "MODEL"
 
 MODEL: a folder in Hugging Face's form, or a .gguf file; nothing is fetched from a hub. Needs PyTorch, transformers and
-pyarrow (and gguf and accelerate for a .gguf file). Documents that share a row do not see each other. The protocol is
-schemas/teacher-command.md.
+pyarrow (and gguf and accelerate for a .gguf file). Documents that share a row do not see each other; before anything is answered, some
+that do, and padded ones, are compared with each document alone. The protocol is schemas/teacher-command.md.
 """
 
 import argparse
@@ -16,8 +16,12 @@ import hashlib
 import sys
 from pathlib import Path
 
+from export_lm import Refused, attention_masks, check_supported
 from language_model import load
 from teacher_program import CHUNK, Conversation
+
+# How far logits may be off, of the largest, where a row has several documents: more is another answer.
+TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 
 # What a model is made of, beside its weights.
 FILES = ("config.json", "*.safetensors", "pytorch_model*.bin")
@@ -38,22 +42,43 @@ def digest(path):
     return f"sha256:{whole.hexdigest()}"
 
 
-def padded(torch, question, device):
-    """Tokens, places [rows, length] and, where a row has several documents or is padded, who may see whom."""
-    rows = [torch.tensor(ids, dtype=torch.long) for ids in question["input_ids"].to_pylist()]
-    places = [torch.tensor(at, dtype=torch.long) for at in question["position_ids"].to_pylist()]
+def answer(model, rows, places):
+    """Logits [positions, classes] of rows of tokens, one row after the other."""
+    import torch
+
     lengths = torch.tensor([len(row) for row in rows])
     pad = torch.nn.utils.rnn.pad_sequence
-    ids, at = pad(rows, batch_first=True).to(device), pad(places, batch_first=True).to(device)
-    # A document begins wherever the place does not go on from the one before.
-    begins = torch.ones_like(at, dtype=torch.bool)
-    begins[:, 1:] = at[:, 1:] != at[:, :-1] + 1
-    documents = begins.cumsum(1)
-    valid = torch.arange(ids.shape[1])[None] < lengths[:, None]
-    seen = None
-    if documents.max() > 1:
-        seen = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
-    return ids, at, seen, valid.to(device)
+    ids, at = (
+        pad([torch.tensor(row, dtype=torch.long) for row in one], batch_first=True).to(model.device) for one in (rows, places)
+    )
+    valid = (torch.arange(ids.shape[1])[None] < lengths[:, None]).to(model.device)
+    # Where each row is a document, and none is padded, a model's own mask is right: it is the quicker one.
+    alone = bool(valid.all()) and bool((at == torch.arange(ids.shape[1], device=model.device)).all())
+    # Others are additive, which every kind of attention takes as it is meant, and know of windows.
+    mask = None if alone else attention_masks(model, ids, valid.long(), at)
+    return model(input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False).logits[valid]
+
+
+def check(model, classes, dtype):
+    """Refuses a model that answers otherwise where documents share a row, or rows differ in length."""
+    import torch
+
+    try:
+        check_supported(model)
+    except Refused as refused:
+        sys.exit(f"teacher_transformers: error: {refused}")
+    draw = torch.Generator().manual_seed(0)
+    documents = [torch.randint(classes, (count,), generator=draw).tolist() for count in (9, 5, 7)]
+    places = [list(range(len(one))) for one in documents]
+    alone = torch.cat([answer(model, [one], [at]) for one, at in zip(documents, places)]).float()
+    rows = [documents[0] + documents[1], documents[2]]
+    together = answer(model, rows, [places[0] + places[1], places[2]]).float()
+    off = ((together - alone).abs().max() / alone.abs().max()).item()
+    if not off <= TOLERANCE[dtype]:
+        sys.exit(
+            f"teacher_transformers: error: {type(model).__name__}: expected documents that share a row to be answered as each alone, found logits "
+            f"that differ by {off:.1g} of the largest; export the model with tools/export_lm.py, or give rows of one length with a document each"
+        )
 
 
 def main():
@@ -75,8 +100,7 @@ def main():
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[options.dtype]
 
     def logits(question):
-        ids, places, seen, valid = padded(torch, question, device)
-        whole = model(input_ids=ids, position_ids=places, attention_mask=seen, use_cache=False).logits[valid]
+        whole = answer(model, question["input_ids"].to_pylist(), question["position_ids"].to_pylist())
         for part in whole.split(CHUNK):
             bits = part.contiguous().view(torch.int16) if name == "bf16" else part
             values = bits.cpu().numpy()
@@ -85,6 +109,7 @@ def main():
     classes = model.get_output_embeddings().weight.shape[0]
     runtime = f"transformers {transformers.__version__}, torch {torch.__version__}"
     with torch.inference_mode():
+        check(model, classes, options.dtype)
         conversation.answer(classes, name, digest(options.model), runtime, logits)
 
 

@@ -14,6 +14,7 @@ mod case;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -44,13 +45,40 @@ pub fn targets(dir: &Path) -> TargetBatch {
 
 /// Whether python3 has all of `packages`; says so where it has not, because the test is then skipped.
 pub fn python_has(packages: &[&str]) -> bool {
-    let import = format!("import {}", packages.join(", "));
-    let there = Command::new("python3").args(["-c", &import]).output();
-    let there = there.is_ok_and(|done| done.status.success());
+    let there = imports("python3", packages);
     if !there {
-        eprintln!("skipped: python3 lacks one of {packages:?} (tools/check.sh gives it them)");
+        skipped(&format!("python3 lacks one of {packages:?} (tools/check.sh gives it them)"));
     }
     there
+}
+
+/// The interpreter that has all of `packages`, if there is one: python3, or that of KD_CACHE_TEST_PYTHON. Where it is none, the
+/// test is skipped, and this says so.
+#[cfg(feature = "torch")]
+pub fn python_with(packages: &[&str]) -> Option<String> {
+    let python = std::env::var("KD_CACHE_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let there = imports(&python, packages);
+    if !there {
+        let problem = format!("{python} lacks one of {packages:?}");
+        skipped(&format!("{problem}; set KD_CACHE_TEST_PYTHON to one that has them"));
+    }
+    there.then_some(python)
+}
+
+fn imports(python: &str, packages: &[&str]) -> bool {
+    let import = format!("import {}", packages.join(", "));
+    Command::new(python).args(["-c", &import]).output().is_ok_and(|done| done.status.success())
+}
+
+/// Says that the test of this thread is skipped: also to the file of KD_CACHE_TESTS_SKIPPED, a line each, because of a test that
+/// passes nobody sees what it said.
+fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+    if let Some(path) = std::env::var_os("KD_CACHE_TESTS_SKIPPED") {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{name}: {why}").unwrap();
+    }
 }
 
 /// What a program said.
