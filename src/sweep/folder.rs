@@ -105,6 +105,7 @@ impl SweepFolder {
         match file.try_lock() {
             Ok(()) => Ok(SweepLock(file)),
             Err(TryLockError::WouldBlock) => Err(SweepError::Locked { path: self.0.clone() }),
+            Err(TryLockError::Error(source)) if durable::is_not_offered(&source) => Ok(SweepLock(file)),
             Err(TryLockError::Error(source)) => Err(write(&path, source)),
         }
     }

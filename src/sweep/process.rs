@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use super::SweepError;
+use crate::durable::is_not_offered;
 
 /// Exit code of a run that was interrupted.
 const INTERRUPTED: i32 = 130;
@@ -69,6 +70,7 @@ impl Process {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(source)) if is_not_offered(&source) => {}
             Err(TryLockError::Error(source)) => return Err(write(source)),
         }
         file.set_len(0).map_err(write)?;
