@@ -88,7 +88,7 @@ storage = { values = "counts" }
 ];
 
 /// Faults that have nothing to do with each other: what is set, and how the one fault begins that comes of it.
-const OF_TRAIN: [(&str, &str); 22] = [
+const OF_TRAIN: [(&str, &str); 23] = [
     ("train.device=gpu", "train.device: expected cpu, cuda or cuda:N"),
     ("train.epoch=3", "train.epoch: unknown key; did you mean epochs?"),
     ("train.batch=many", "train.batch: expected an integer, found \"many\""),
@@ -116,6 +116,7 @@ const OF_TRAIN: [(&str, &str); 22] = [
     ("preprocess.crop=65", "preprocess.crop: expected at most the resized image's shorter side, 64"),
     ("preprocess.std=[0.0, 1.0, 1.0]", "preprocess.std: expected positive values, found 0"),
     ("tracking.mlflow.uri=mlruns", "tracking.mlflow.uri: expected http://"),
+    ("optimizer.lr=1", "optimizer.lr: unknown key; did you mean learning_rate?"),
     ("tracking.evry=1", "tracking.evry: unknown key; did you mean every?"),
 ];
 

@@ -108,9 +108,9 @@ fn forms_turn_into_each_other_without_loss() {
             let settings = ConvertSettings {
                 form,
                 values: None,
-                step: 0.1,
-                step_growth: 0.0,
-                curve_step: 0.1,
+                step: None,
+                step_growth: None,
+                curve_step: None,
                 level: 3,
             };
             let done =
@@ -174,9 +174,9 @@ fn what_was_half_precision_once_is_sound_in_every_form() {
         let settings = ConvertSettings {
             form: StorageForm::Arrow,
             values: Some(values),
-            step: 0.002,
-            step_growth: 0.0,
-            curve_step: 0.002,
+            step: (!lossless).then_some(0.002),
+            step_growth: (!lossless).then_some(0.0),
+            curve_step: (!lossless).then_some(0.002),
             level: 3,
         };
         let done = convert(&from, &to, &settings, &AtomicBool::new(false), &Silent).unwrap();
@@ -213,7 +213,38 @@ fn floats_become_steps_on_request_and_never_floats_again() {
         .refused(&["--step", "found 9"]);
     kd_cache(&args(&floats, &back, &["--values", "quantized", "--step-growth", "2"]))
         .refused(&["--step-growth", "found 2"]);
+    // Steps of what is not to become any, or has some, would be left aside.
+    for (from, more) in
+        [(&steps, &["--values", "quantized", "--step", "0.1"][..]), (&floats, &["--curve-step", "0.1"])]
+    {
+        kd_cache(&args(from, &back, more)).refused(&[
+            more[more.len() - 2],
+            "--values quantized",
+            "leave it out",
+        ]);
+    }
     assert!(!back.exists());
+}
+
+/// What is damaged would have a digest of its own from then on.
+#[test]
+fn damage_is_not_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    let manifest = Synthetic { values: ValueEncoding::F32, ..Synthetic::with_shape() }.write(&from);
+    for file in [manifest.shards[1].file.as_str(), "tail_model.arrow"] {
+        let whole = std::fs::read(from.join(file)).unwrap();
+        // The lowest bit of a number somewhere in the midst: nothing else than the digest tells.
+        let mut bytes = whole.clone();
+        let at = whole.len() / 2 / 64 * 64;
+        bytes[at] ^= 1;
+        std::fs::write(from.join(file), bytes).unwrap();
+        let to = dir.path().join("to");
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        kd_cache(&["convert".to_owned(), text(&from), text(&to), "--form".into(), "parquet".into()])
+            .refused(&[file, "content: expected sha256:"]);
+        std::fs::write(from.join(file), whole).unwrap();
+    }
 }
 
 #[test]
@@ -224,9 +255,9 @@ fn an_interrupted_conversion_goes_on() {
     let settings = ConvertSettings {
         form: StorageForm::Parquet,
         values: None,
-        step: 0.1,
-        step_growth: 0.0,
-        curve_step: 0.1,
+        step: None,
+        step_growth: None,
+        curve_step: None,
         level: 3,
     };
     let stopped = convert(&from, &to, &settings, &AtomicBool::new(true), &Silent).unwrap();

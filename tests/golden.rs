@@ -154,9 +154,9 @@ fn packed_targets_become_the_lists_of_the_fixture() {
         let settings = ConvertSettings {
             form: StorageForm::Parquet,
             values: None,
-            step: 0.1,
-            step_growth: 0.0,
-            curve_step: 0.1,
+            step: None,
+            step_growth: None,
+            curve_step: None,
             level: 3,
         };
         convert(&from, &to, &settings, &AtomicBool::new(false), &Silent).unwrap();

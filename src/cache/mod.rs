@@ -18,6 +18,7 @@ pub mod format;
 
 mod codebook_file;
 mod columns;
+mod contents;
 mod durable;
 mod error;
 mod feature_read;

@@ -7,11 +7,12 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use super::codebook_file::Coding;
+use super::contents::check_file;
 use super::format::{BUILD_FOLDER, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE};
 use super::read_ahead::Wanted;
 use super::{
-    CacheError, EncoderTable, FileEntry, Manifest, ShardReader, TokenRow, ipc, journal, parquet_file,
-    tail_file,
+    CacheError, EncoderTable, FileEntry, Manifest, ShardEntry, ShardReader, TokenRow, ipc, journal,
+    parquet_file, tail_file,
 };
 use crate::config::StorageForm;
 use crate::ids::{SampleId, ShardIndex};
@@ -198,6 +199,25 @@ impl CacheReader {
             Some(shard) => Ok(shard),
             None => self.open_shard(index),
         }
+    }
+
+    /// Reads all of a shard's file and compares it with its digest, which opening does not: for who makes something of it that has
+    /// digests of its own.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`], [`CacheError::Read`].
+    pub fn check_shard(&self, index: ShardIndex) -> Result<(), CacheError> {
+        let ShardEntry { file, bytes, digest, .. } = &self.manifest.shards[index.as_usize()];
+        check_file(&self.dir, file, *bytes, digest)
+    }
+
+    /// The same of the files beside the shards.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`], [`CacheError::Read`].
+    pub fn check_beside(&self) -> Result<(), CacheError> {
+        let each = |entry: &FileEntry| check_file(&self.dir, &entry.file, entry.bytes, &entry.digest);
+        self.manifest.files_beside().try_for_each(each)
     }
 
     #[cold]

@@ -5,6 +5,7 @@
 //! does not exist.
 
 use super::codebook_file::{self, Coding};
+use super::contents::check_file;
 use super::format::{
     BUILD_FOLDER, CODEBOOK_FILE, ENCODER_FILE, FORMER_FILE, JOURNAL_FILE, MANIFEST_FILE, PLAN_FILE,
     SAMPLE_FILE, SHARDS_FOLDER, TAIL_MODEL_FILE, shard_file,
@@ -347,17 +348,6 @@ fn reopen(dir: &Path, manifest: Manifest) -> Result<(), CacheError> {
     durable::rename(&path, &build.join(FORMER_FILE))?;
     drop(lock);
     Ok(())
-}
-
-/// Checks size and content of a file of the cache.
-fn check_file(dir: &Path, file: &str, bytes: u64, digest: &Digest) -> Result<(), CacheError> {
-    let path = dir.join(file);
-    let found = Digest::of_file(&path).map_err(|source| CacheError::Read { path: path.clone(), source })?;
-    if found == *digest {
-        return Ok(());
-    }
-    let expected = format!("{digest} ({bytes} bytes)");
-    Err(CacheError::Damaged { path, what: "content".into(), expected, found: found.to_string() })
 }
 
 /// Refuses to build into a folder with files of somebody else's.

@@ -201,8 +201,16 @@ fn did_you_mean(found: &str, known: &[&str]) -> String {
     likely(found, known).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default()
 }
 
+/// What others call keys of ours.
+const OTHER_WORDS: [(&str, &str); 4] =
+    [("lr", "learning_rate"), ("wd", "weight_decay"), ("batch_size", "batch"), ("num_epochs", "epochs")];
+
 /// The nearest of `known`, if it is near enough to be meant.
 pub(super) fn likely<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
+    let ours = OTHER_WORDS.iter().find(|(other, _)| *other == found).map(|(_, ours)| *ours);
+    if let Some(known) = known.iter().find(|known| Some(**known) == ours) {
+        return Some(known);
+    }
     nearest(found, known).filter(|(likeness, _)| *likeness > 0.75).map(|(_, nearest)| nearest)
 }
 

@@ -164,7 +164,7 @@ pub struct TeacherConfig {
     pub device: String,
     /// Threads of the teacher's runtime; default: one per core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4096))]
     pub threads: Option<usize>,
 }
 

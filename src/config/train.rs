@@ -157,7 +157,7 @@ pub struct TrainSection {
     pub deterministic: bool,
     /// Threads of libtorch; default: one per core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4096))]
     pub threads: Option<usize>,
     /// Mixes samples in a buffer, for caches and datasets that do not fit into memory; default: all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,8 @@
 //! libtorch's errors for people.
 
 use std::any::Any;
+use std::fs::File;
+use std::path::Path;
 
 use tch::TchError;
 
@@ -19,6 +21,23 @@ pub fn panicked(payload: &(dyn Any + Send)) -> Option<String> {
     const BEGINS: &str = "called `Result::unwrap()` on an `Err` value: Torch(\"";
     let said = payload.downcast_ref::<String>()?.strip_prefix(BEGINS)?;
     Some(plain(&said.trim_end_matches("\")").replace("\\n", "\n").replace("\\\"", "\"")))
+}
+
+/// What to say of a file that is no TorchScript but something else that PyTorch writes under the same suffixes: weights, a pickled module or an
+/// exported program, which libtorch takes for a TorchScript that was damaged.
+pub(crate) fn other_than_torchscript(path: &Path) -> Option<&'static str> {
+    let archive = zip::ZipArchive::new(File::open(path).ok()?).ok()?;
+    let has = |end: &str| archive.file_names().flatten().any(|name| name.ends_with(end));
+    match () {
+        () if has("constants.pkl") => None,
+        () if has("/data.pkl") => Some(
+            "; it is what torch.save writes of weights or a pickled module: save torch.jit.script(model) or a trace of it, or export it to ONNX",
+        ),
+        () if has("model.json") || has("serialized_exported_program.json") => Some(
+            "; it is what torch.export.save writes: save torch.jit.script(model) or a trace of it, or export it to ONNX",
+        ),
+        () => None,
+    }
 }
 
 fn plain(text: &str) -> String {
@@ -47,6 +66,26 @@ mod tests {
         assert!(!said.contains("frame #0") && !said.contains("Exception raised"), "{said}");
         assert_eq!(panicked(&*panic_of(|| panic!("index {} out of bounds", 3))), None);
         assert_eq!(panicked(&*panic_of(|| panic!("plain"))), None);
+    }
+
+    #[test]
+    fn what_else_pytorch_writes_is_told_from_torchscript() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = |name: &str, entries: &[&str]| {
+            let path = dir.path().join(name);
+            let mut writer = zip::ZipWriter::new(File::create(&path).unwrap());
+            for entry in entries {
+                writer.start_file(*entry, zip::write::SimpleFileOptions::default()).unwrap();
+            }
+            writer.finish().unwrap();
+            other_than_torchscript(&path)
+        };
+        assert!(archive("w.pt", &["w/data.pkl", "w/data/0"]).unwrap().contains("torch.save"));
+        assert!(archive("e.pt2", &["e/models/model.json"]).unwrap().contains("torch.export"));
+        assert_eq!(archive("s.pt", &["s/data.pkl", "s/constants.pkl", "s/code/__torch__.py"]), None);
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/teachers/linear.pt");
+        assert_eq!(other_than_torchscript(&fixture), None);
+        assert_eq!(other_than_torchscript(&dir.path().join("none")), None);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(crate) use kernels::{Argument, Reads, SHARED, Source};
 pub use kernels::{KernelError, kernels_on};
 pub use logits::DeviceLogits;
 pub(crate) use memory::{Floats, filled, numbers, to_host};
+pub(crate) use message::other_than_torchscript;
 pub use message::{panicked, plain_message};
 /// Numbers that tensors are made of.
 #[cfg(feature = "onnx")]

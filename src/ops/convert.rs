@@ -12,7 +12,7 @@ use super::{InspectReport, Progress};
 use crate::cache::{
     Beginnings, CacheError, CacheReader, CacheWriter, Coding, Found, Manifest, ShardRows, read_encoder,
 };
-use crate::config::{StorageForm, ValueEncoding};
+use crate::config::{DEFAULT_CURVE_STEP, DEFAULT_STEP, DEFAULT_STEP_GROWTH, StorageForm, ValueEncoding};
 use crate::encoding::{Codebook, StepsError};
 use crate::ids::{SampleId, ShardIndex};
 use crate::permutation::Permutation;
@@ -46,6 +46,19 @@ pub enum ConvertError {
         /// What they are.
         kept: &'static str,
     },
+    /// Steps of what does not become quantized.
+    #[error(
+        "--{option}: expected --values quantized of values that are not yet, found {kept} ones in {path} that are not to be; \
+         leave it out"
+    )]
+    Superfluous {
+        /// The cache.
+        path: std::path::PathBuf,
+        /// What was given.
+        option: &'static str,
+        /// What they are.
+        kept: &'static str,
+    },
 }
 
 /// What the other cache is to be like.
@@ -55,12 +68,12 @@ pub struct ConvertSettings {
     pub form: StorageForm,
     /// What its logits and curves are; those of the cache it is made from unless given.
     pub values: Option<ValueEncoding>,
-    /// The step of quantized logits, in nats, where they are floats to begin with.
-    pub step: f64,
-    /// By how much of it each further step is larger.
-    pub step_growth: f64,
-    /// The step of quantized curves, in nats, where they are floats to begin with.
-    pub curve_step: f64,
+    /// The step of logits that become quantized, in nats; unless given [`DEFAULT_STEP`].
+    pub step: Option<f64>,
+    /// By how much of it each further step is larger; unless given [`DEFAULT_STEP_GROWTH`].
+    pub step_growth: Option<f64>,
+    /// The step of curves that become quantized, in nats; unless given [`DEFAULT_CURVE_STEP`].
+    pub curve_step: Option<f64>,
     /// The zstd level of Parquet.
     pub level: i32,
 }
@@ -114,6 +127,7 @@ pub fn convert(
         Found::Writer(writer) => *writer,
     };
     if !writer.is_planned() {
+        reader.check_beside()?;
         let codebook = codebook(&reader, writer.manifest())?;
         let (model, encoder) = (reader.tail_model(), read_encoder(from, source)?);
         writer.begin(Beginnings { model, encoder: encoder.as_ref(), codebook: codebook.as_ref() })?;
@@ -155,9 +169,17 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
             kept: kept.as_str(),
         });
     }
-    if values == ValueEncoding::Quantized && source.storage.values != values {
-        (plan.storage.step, plan.storage.curve_step) = (Some(settings.step), Some(settings.curve_step));
-        plan.storage.step_growth = Some(settings.step_growth).filter(|growth| *growth != 0.0);
+    let ConvertSettings { step, step_growth, curve_step, .. } = *settings;
+    if values == ValueEncoding::Quantized && kept != values {
+        plan.storage.step = Some(step.unwrap_or(DEFAULT_STEP));
+        plan.storage.curve_step = Some(curve_step.unwrap_or(DEFAULT_CURVE_STEP));
+        plan.storage.step_growth =
+            Some(step_growth.unwrap_or(DEFAULT_STEP_GROWTH)).filter(|growth| *growth != 0.0);
+    } else {
+        let given = [("step", step), ("step-growth", step_growth), ("curve-step", curve_step)];
+        if let Some((option, _)) = given.into_iter().find(|(_, given)| given.is_some()) {
+            return Err(ConvertError::Superfluous { path: from.to_owned(), option, kept: kept.as_str() });
+        }
     }
     plan.storage.values = values;
     plan.scale()?;
@@ -190,6 +212,8 @@ fn codebook(reader: &CacheReader, plan: &Manifest) -> Result<Option<Codebook>, C
 
 /// The rows of a shard.
 fn rows(reader: &CacheReader, index: ShardIndex) -> Result<ShardRows, CacheError> {
+    // What is damaged would be sound from then on.
+    reader.check_shard(index)?;
     let reader = reader.of_shard(index);
     let shard = reader.shard(index)?;
     let first: u64 = reader.manifest().shards[..index.as_usize()].iter().map(|shard| shard.rows).sum();

@@ -50,7 +50,7 @@ pub enum SourceError {
     },
     /// Tokens that the teacher has no logit for.
     #[error(
-        "{path}: expected a logit for each of the dataset's {vocabulary} tokens, found {classes}; use the teacher's own tokenizer"
+        "{path}: expected a logit for each of the dataset's {vocabulary} tokens, found {classes}; use the teacher's own tokenizer, or name the head of a model that ends in hidden states (teacher.head)"
     )]
     Vocabulary {
         /// The model file.

@@ -6,6 +6,7 @@ use tch::nn::VarStore;
 use tch::{CModule, IValue, Tensor};
 
 use super::{Answer, Input, Model, State, Student, StudentError, Wanted};
+use crate::libtorch::{other_than_torchscript, plain_message};
 
 pub(super) struct TorchScriptStudent {
     module: CModule,
@@ -18,7 +19,13 @@ impl TorchScriptStudent {
         let loading = |error: tch::TchError| {
             StudentError::libtorch(format!("student.path: loading {}", path.display()), &error)
         };
-        let module = CModule::load_on_device(path, vs.device()).map_err(loading)?;
+        let module = CModule::load_on_device(path, vs.device()).map_err(|error| {
+            let other = other_than_torchscript(path).unwrap_or_default();
+            StudentError::Libtorch {
+                doing: format!("student.path: loading {}", path.display()),
+                problem: plain_message(&error) + other,
+            }
+        })?;
         let mut known: Vec<Tensor> = Vec::new();
         for (name, parameter) in module.named_parameters().map_err(loading)? {
             // A weight that two layers share has a name in each: it is one variable, to be stepped once.

@@ -74,7 +74,7 @@ pub enum TeacherError {
     },
     /// The model's input is not what the prepared samples are.
     #[error(
-        "{path}: input {name:?} is {found}, but the prepared samples are {expected}; change preprocess.layout, the data or the model"
+        "{path}: input {name:?} is {found}, but the prepared samples are {expected}; change preprocess (layout, size, resize, crop), the data or the model"
     )]
     Input {
         /// The model file.
@@ -252,6 +252,12 @@ pub enum TeacherError {
 /// What to say of a file that `kind` could not load, where its name is that of another kind.
 #[cfg(any(feature = "onnx", feature = "torch"))]
 pub(super) fn hint(path: &std::path::Path, kind: TeacherKind) -> &'static str {
+    #[cfg(feature = "torch")]
+    if kind == TeacherKind::Torchscript
+        && let Some(hint) = crate::libtorch::other_than_torchscript(path)
+    {
+        return hint;
+    }
     match (path.extension().and_then(std::ffi::OsStr::to_str), kind) {
         (Some("onnx"), TeacherKind::Torchscript) => {
             "; by its name it is an ONNX model: set teacher.kind = \"onnx\""

@@ -275,7 +275,7 @@ pub(super) fn validation(
         return Err(TrainError::OfTokens { key, problem: problem.into() });
     }
     if let Some(cache) = cache.as_ref().filter(|_| of_tokens) {
-        check_classes(Some(classes), cache)?;
+        check_set_classes(&format!("{key}.cache"), classes, cache)?;
         refuse_draws(&format!("{key}.cache"), cache)?;
     }
     if of_tokens && let Some(cache) = cache {
@@ -290,7 +290,7 @@ pub(super) fn validation(
         let key = format!("{key}.cache");
         refuse_views(&key, cache)?;
         refuse_draws(&key, cache)?;
-        check_classes(Some(classes), cache)?;
+        check_set_classes(&key, classes, cache)?;
     }
     let preprocess =
         Preprocess::new(preprocess.unwrap_or(&PreprocessConfig::default()), dataset.sample_shape())?;
@@ -397,6 +397,21 @@ fn check_classes(given: Option<usize>, cache: &CacheReader) -> Result<usize, Tra
         }),
         _ => Ok(cached),
     }
+}
+
+/// The same of a set's cache, `key`, where the student's classes are settled.
+fn check_set_classes(key: &str, classes: usize, cache: &CacheReader) -> Result<(), TrainError> {
+    let cached = cache.manifest().classes;
+    if cached == classes {
+        return Ok(());
+    }
+    Err(TrainError::Mismatch {
+        key: key.to_owned(),
+        cache: cache.dir().to_owned(),
+        cached: format!("{cached} classes"),
+        found: format!("a student of {classes} classes"),
+        hint: "give a cache of the same teacher's",
+    })
 }
 
 /// The views that the teacher saw, which a config need not give and may not change.

@@ -231,14 +231,14 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, value_name = "VALUES")]
     pub values: Option<Values>,
     /// Step of logits that become quantized, at the largest, in nats
-    #[arg(long, value_name = "NATS", default_value_t = DEFAULT_STEP)]
-    pub step: f64,
+    #[arg(long, value_name = "NATS", help = format!("Step of logits that become quantized, at the largest, in nats [default: {DEFAULT_STEP}]"))]
+    pub step: Option<f64>,
     /// By how much of it each further step is larger, 0 for steps that are all alike
-    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_STEP_GROWTH)]
-    pub step_growth: f64,
+    #[arg(long, value_name = "SHARE", help = format!("By how much of it each further step is larger, 0 for steps that are all alike [default: {DEFAULT_STEP_GROWTH}]"))]
+    pub step_growth: Option<f64>,
     /// Step of tail curves that become quantized, in nats
-    #[arg(long, value_name = "NATS", default_value_t = DEFAULT_CURVE_STEP)]
-    pub curve_step: f64,
+    #[arg(long, value_name = "NATS", help = format!("Step of tail curves that become quantized, in nats [default: {DEFAULT_CURVE_STEP}]"))]
+    pub curve_step: Option<f64>,
     /// zstd level of Parquet
     #[arg(long, value_name = "N", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
     pub level: i32,

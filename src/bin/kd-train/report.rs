@@ -28,7 +28,12 @@ pub fn evaluations(validation: &BTreeMap<String, Evaluation>) -> String {
     let mut text = String::new();
     for (name, set) in validation {
         let shown: Vec<String> = set.each().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        text.push_str(&format!("{name}: {} samples, {}\n", set.samples, shown.join(", ")));
+        let shown = if shown.is_empty() {
+            "nothing to measure it by: it has neither labels nor a cache".to_owned()
+        } else {
+            shown.join(", ")
+        };
+        text.push_str(&format!("{name}: {} samples, {shown}\n", set.samples));
     }
     text
 }
