@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{build, files, fixture, kd_cache, python_has, repository, targets, write};
+use crate::common::{build, files, fixture, kd_cache, python_has, repository, talking_build, targets, write};
 use kd_cache::cache::CacheReader;
 use kd_cache::target::{FeatureBatch, TargetBatch};
 
@@ -33,11 +33,11 @@ fn of_tokens(dir: &Path, behaviour: &str) -> PathBuf {
     write(dir, &format!("{behaviour}.toml"), &text)
 }
 
-fn of_images(dir: &Path) -> PathBuf {
+fn of_images(dir: &Path, behaviour: &str) -> PathBuf {
     let text = format!(
         "[dataset]\nkind = \"idx\"\nimages = {:?}\nlimit = 12\n{}[head]\nk = 4\n[storage]\nvalues = \"f32\"\n",
         fixture("fashion-mnist/train-images-idx3-ubyte.gz"),
-        teacher("pieces").replace("batch = 1", "batch = 5")
+        teacher(behaviour).replace("batch = 1", "batch = 5")
     );
     write(dir, "images.toml", &text)
 }
@@ -121,7 +121,16 @@ fn any_program_is_a_teacher_of_images() {
     }
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
-    build(&of_images(dir.path()), &cache, &[]).code(0);
+    let said = talking_build(&of_images(dir.path(), "pieces"), &cache, &[]).code(0);
+    assert!(!said.err.contains("warning"), "{}", said.err);
+    // Of one that is not always of the same mind the build warns.
+    for (behaviour, words) in
+        [("random", "from one time to the next"), ("among", "what else is in the batch")]
+    {
+        let out = dir.path().join(behaviour);
+        let said = talking_build(&of_images(dir.path(), behaviour), &out, &[]).code(0);
+        assert!(said.err.contains(words) && said.err.contains("evaluation mode"), "{}", said.err);
+    }
     let images = std::fs::read(fixture("fashion-mnist/train-images-idx3-ubyte.gz")).unwrap();
     let mut raw = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&images[..]), &mut raw).unwrap();
@@ -165,7 +174,7 @@ fn a_program_gives_features_beside_its_logits() {
     }
     let cache = dir.path().join("images");
     let set = ["features=[{ name = \"numbers\", output = \"sums\", values = \"i8\" }]"];
-    build(&of_images(dir.path()), &cache, &set).code(0);
+    build(&of_images(dir.path(), "pieces"), &cache, &set).code(0);
     let found = vectors(&cache);
     assert_eq!(found.rows(), 12);
     for row in 0..12 {

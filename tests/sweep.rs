@@ -65,6 +65,16 @@ impl Case {
     }
 }
 
+/// What only the cache can refuse is refused before anything runs, too.
+#[test]
+fn a_temperature_that_the_cache_does_not_cover_is_told_first() {
+    let case = Case::new();
+    let config = case.config("sweep", "[grid]\nloss.temperature = [1, 0.5]\n");
+    case.sweep(&config, "out", &[])
+        .refused(&["loss.temperature: temperature 0.5 is below 1", "temperature=0.5"]);
+    assert!(!case.out("out/runs/temperature=1").exists());
+}
+
 /// What must not depend on who runs it: config, student, and every epoch but for its clock.
 fn results(run: &Path) -> (String, Vec<u8>, Vec<Value>) {
     let config = std::fs::read_to_string(run.join("config.toml")).unwrap();

@@ -78,7 +78,7 @@ fn of_several(samples: &Samples) -> Result<Option<(SampleView, TokenRow, Range<u
 
 /// The mean difference of two answers `[positions, classes]`, each position's relative to the size of its logits; a constant
 /// that is added to all of them is none, and what is far below the largest (masked classes) counts as [`LOWEST`].
-fn difference(one: &[f32], other: &[f32], classes: usize) -> f64 {
+pub(super) fn difference(one: &[f32], other: &[f32], classes: usize) -> f64 {
     let centred = |row: &[f32]| {
         let largest = row.iter().copied().fold(f32::MIN, f32::max);
         let row: Vec<f64> = row.iter().map(|z| f64::from((z - largest).max(LOWEST))).collect();

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::source::{Source, SourceError};
-use super::{InspectReport, Progress, apart, pipeline, prepass};
+use super::{InspectReport, Progress, apart, pipeline, prepass, steady};
 use crate::cache::{CacheError, CacheWriter, Found, Manifest, ShardEntry, read_encoder, read_tail_model};
 use crate::config::{CacheConfig, NumberOrAuto, OutputKind};
 use crate::tail_model::{FitError, TailEncoder};
@@ -116,9 +116,8 @@ pub fn build(
         progress.say(&format!("teacher.output_kind = \"auto\": the teacher's outputs are taken as {kind}"));
     }
     if !writer.is_planned() {
-        if let Some(warning) = apart::warning(&mut source) {
-            progress.say(&warning);
-        }
+        let warnings = [apart::warning(&mut source), steady::warning(&mut source)];
+        warnings.iter().flatten().for_each(|warning| progress.say(warning));
         let fitted = prepass::run(&mut source, &mut writer, stop, progress);
         match fitted {
             Ok(true) => {}

@@ -19,6 +19,7 @@ mod report;
 mod samples;
 mod show;
 mod source;
+mod steady;
 mod verify;
 
 pub use build::{BuildError, BuildOutcome, BuildReport, BuildUntil, build};

@@ -10,6 +10,7 @@ use super::report::PointReport;
 use super::{SweepError, SweepFolder};
 use crate::cache::CacheReader;
 use crate::config::{ConfigError, Fault, Point, SweepConfig, TrainConfig, load_str};
+use crate::target::Temperature;
 use crate::train::{FoundRun, RunCaches, RunFolder, TrainReport, difference};
 
 /// The key of the cache among those that change.
@@ -71,19 +72,32 @@ pub(super) fn points(config: &SweepConfig) -> Result<Vec<Planned>, SweepError> {
             Err(error) => return Err(error.into()),
         }
     }
-    faults.none(&config.base, config.points().len())?;
+    std::mem::take(&mut faults).none(&config.base, config.points().len())?;
     let mut known = BTreeMap::new();
     for planned in &mut planned {
         let Some(cache) = &planned.cache else { continue };
         if !known.contains_key(cache) {
             let reader = CacheReader::open(cache)?;
-            known.insert(cache.clone(), (reader.manifest().bytes(), RunCaches::of([&reader])?));
+            let caches = RunCaches::of([&reader])?;
+            known.insert(cache.clone(), (reader.manifest().clone(), caches));
         }
-        if let Some((bytes, caches)) = known.get(cache) {
-            planned.cache_bytes = Some(*bytes);
+        if let Some((manifest, caches)) = known.get(cache) {
+            planned.cache_bytes = Some(manifest.bytes());
             planned.caches.clone_from(caches);
+            let loss = &planned.config.loss;
+            let of_targets = loss.weights.of_targets();
+            for temperature in loss.temperature.ends().into_iter().filter(|_| of_targets) {
+                let refused = Temperature::new(temperature).ok().map(|at| manifest.require_covered(at));
+                if let Some(Err(refused)) = refused {
+                    faults.add(
+                        Fault::new("loss.temperature", refused.to_string()).to_string(),
+                        &planned.point.name,
+                    );
+                }
+            }
         }
     }
+    faults.none(&config.base, config.points().len())?;
     Ok(planned)
 }
 

@@ -1,7 +1,7 @@
 """A teacher as a program (schemas/teacher-command.md), whose logits anybody can compute: for tests.
 
 Its arguments, the model among them, are how it behaves: a type of logits (f32, f16, bf16, f64), `pieces` (an answer in
-record batches of two rows), `masked` (all classes but three, as is advised where a logit would be −∞), or a fault: `dies`, `prints`, `short`, `long`, `undigested`, `shape`, `ignorant` (of features).
+record batches of two rows), `masked` (all classes but three, as is advised where a logit would be −∞), `random` and `among` (answers of the moment, or of the batch), or a fault: `dies`, `prints`, `short`, `long`, `undigested`, `shape`, `ignorant` (of features).
 """
 
 import hashlib
@@ -63,6 +63,10 @@ def main():
                 rows = rows[:-1]
             if "long" in behaviour:
                 rows = np.concatenate([rows, rows])
+            if "random" in behaviour:
+                rows = rows + np.random.default_rng().normal(size=rows.shape).astype(np.float32)
+            if "among" in behaviour:
+                rows = rows - rows.mean(0)
             if "masked" in behaviour:
                 rows[:, 3:] = -1e9
             if dtype == "bf16":
