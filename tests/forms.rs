@@ -239,7 +239,7 @@ fn damage_is_not_converted() {
         let at = whole.len() / 2 / 64 * 64;
         bytes[at] ^= 1;
         std::fs::write(from.join(file), bytes).unwrap();
-        let to = dir.path().join("to");
+        let to = dir.path().join(file.replace('/', "-"));
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         kd_cache(&["convert".to_owned(), text(&from), text(&to), "--form".into(), "parquet".into()])
             .refused(&[file, "content: expected sha256:"]);
