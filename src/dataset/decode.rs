@@ -60,7 +60,7 @@ pub(super) fn dimensions(file: &[u8]) -> Result<(u64, u64), String> {
 }
 
 /// Finds a file that is no image, or is cut off, mostly without decoding it: what is cut off lacks the mark that stands at the end of a
-/// JPEG or PNG, and only what has none is decoded. The error says what is wrong with it.
+/// JPEG or PNG, or the length that a WebP begins with, and only what does, or has neither, is decoded. The error says what is wrong with it.
 pub(super) fn check(file: &[u8]) -> Result<(), String> {
     /// Behind the mark some programs leave something of their own.
     const BEHIND: usize = 1024;
@@ -70,6 +70,10 @@ pub(super) fn check(file: &[u8]) -> Result<(), String> {
         // Within what is compressed these bytes do not stand side by side.
         _ if file.starts_with(&JPEG) => ends_with(&[0xff, 0xd9]),
         _ if file.starts_with(&PNG) => ends_with(b"IEND"),
+        // WebP says how long it is.
+        [b'R', b'I', b'F', b'F', a, b, c, d, rest @ ..] => {
+            u32::from_le_bytes([*a, *b, *c, *d]) as usize <= rest.len()
+        }
         _ => false,
     };
     dimensions(file)?;

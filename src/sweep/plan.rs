@@ -86,7 +86,9 @@ pub(super) fn points(config: &SweepConfig) -> Result<Vec<Planned>, SweepError> {
             planned.caches.clone_from(caches);
             let loss = &planned.config.loss;
             let of_targets = loss.weights.of_targets();
-            for temperature in loss.temperature.ends().into_iter().filter(|_| of_targets) {
+            let mut ends = loss.temperature.ends().to_vec();
+            ends.dedup();
+            for temperature in ends.into_iter().filter(|_| of_targets) {
                 let refused = Temperature::new(temperature).ok().map(|at| manifest.require_covered(at));
                 if let Some(Err(refused)) = refused {
                     faults.add(
