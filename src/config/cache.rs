@@ -31,7 +31,7 @@ pub const DEFAULT_CURVE_STEP: f64 = 0.0625;
 pub const DEFAULT_LEVEL: i32 = 19;
 /// Default of [`StorageConfig::shard_samples`], where these are not many or large.
 pub const DEFAULT_SHARD_SAMPLES: u64 = 8192;
-/// Positions of a shard by default, at most: of a language model on a CPU an hour's work, or less.
+/// Positions of a shard by default, at most.
 const SHARD_POSITIONS: u64 = 1 << 19;
 /// Numbers of four bytes that are kept of a shard's positions by default, at most: 2 GiB before they are written.
 const SHARD_NUMBERS: u64 = 1 << 29;
