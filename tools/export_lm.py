@@ -9,7 +9,7 @@ MODEL: a folder in Hugging Face's form, or a .gguf file. Writes into OUT
                               model is over 2 GB lies beside it in model.onnx.data
     head.onnx or head.pt      with --split-head: hidden states [n, hidden] to logits [n, vocabulary]; the model's
                               output is then `hidden` [batch, sequence, hidden]
-    tokenizer.json            the tokenizer, where it has that form
+    tokenizer.json            the tokenizer, where it has that form, and tokenizer_config.json: what begins and ends a text
 
 The inputs, int64 [batch, sequence], both sizes open, in this order:
 
@@ -37,7 +37,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from language_model import load
+from language_model import load, write_tokenizer
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 # Largest difference from the original's logits in single precision: rounding of the type, grown through the layers.
@@ -57,6 +57,8 @@ def check_supported(model):
     takes = inspect.signature(model.forward).parameters
     if "position_ids" not in takes:
         raise Refused(f"{type(model).__name__} takes no position_ids: packed documents cannot restart their positions")
+    if getattr(model.config, "alibi", False):
+        raise Refused(f"{type(model).__name__} with alibi goes by distances in the row, not by position_ids: packed documents cannot restart")
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise Refused(f"layers of type {', '.join(sorted(unknown))}: expected full_attention or sliding_attention")
@@ -122,7 +124,15 @@ def wrappers(model, split_head):
         whether that is one product or scales and caps too."""
 
         def forward(self, *_, inputs_embeds, **__):
-            return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+            output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+            # Mixtures of experts look for it.
+            output.router_logits = None
+            return output
+
+        @property
+        def decoder(self):
+            # OPT's layers are one deeper.
+            return self
 
     class Head(torch.nn.Module):
         def __init__(self):
@@ -170,15 +180,18 @@ def write_onnx(module, inputs, names, output, dims, path):
     with warnings.catch_warnings():
         # Of names of sizes that several inputs share.
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module,
-            inputs,
-            input_names=names,
-            output_names=[output],
-            dynamic_shapes=tuple(dims for _ in names),
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                inputs,
+                input_names=names,
+                output_names=[output],
+                dynamic_shapes=tuple(dims for _ in names),
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise Refused("PyTorch's exporter has no ONNX for the model; try --format torchscript") from error
     program.save(str(path), external_data=external)
     onnx.checker.check_model(str(path))
 
@@ -325,11 +338,8 @@ def export(args, tolerance, agreement) -> int:
     tokenizer, model = load(args.model)
     check_supported(model)
     args.out.mkdir(parents=True, exist_ok=True)
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
+    if not write_tokenizer(tokenizer, args.out):
         print("export_lm: warning: the tokenizer has no tokenizer.json; none is written", file=sys.stderr)
-    else:
-        fast.save(str(args.out / "tokenizer.json"))
 
     # The original's answers first: exporting takes the model apart.
     text = args.text.read_text(encoding="utf-8", errors="replace")

@@ -82,6 +82,16 @@ def main() -> int:
     import onnx
     import torch
 
+    class Logits(torch.nn.Module):
+        """The first of a student's several answers."""
+
+        def __init__(self, student):
+            super().__init__()
+            self.student = student
+
+        def forward(self, inputs):
+            return self.student(inputs)[0]
+
     warnings.filterwarnings("ignore")
     generator = np.random.default_rng(0)
     if args.tokens is not None:
@@ -95,6 +105,11 @@ def main() -> int:
         example = torch.zeros([2, *shape])
 
     module = torch.jit.load(args.model, map_location="cpu").eval()
+    with torch.no_grad():
+        answer = module(example)
+    if not isinstance(answer, torch.Tensor):
+        # Logits first, and then what losses looked at while it learned.
+        module = Logits(module)
     # Frozen weights stay constants of the graph: shapes are folded where they can be.
     torch.onnx.export(
         module,

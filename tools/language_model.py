@@ -3,7 +3,9 @@
 What the tools share that read such models. Needs PyTorch and transformers (and gguf and accelerate for a .gguf file).
 """
 
+import json
 import os
+import sys
 from pathlib import Path
 
 # transformers reads these when it is first imported.
@@ -15,6 +17,19 @@ def load(path, dtype="float32"):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = Path(path)
+    if not path.exists():
+        sys.exit(f"error: {path}: no such folder or file; nothing is fetched from a hub")
     where = (str(path), {}) if path.is_dir() else (str(path.parent), {"gguf_file": path.name})
     tokenizer = AutoTokenizer.from_pretrained(where[0], **where[1])
     return tokenizer, AutoModelForCausalLM.from_pretrained(where[0], **where[1], dtype=dtype).eval()
+
+
+def write_tokenizer(tokenizer, folder):
+    """Writes tokenizer.json, and beside it what begins and ends a text; False where the tokenizer has no such form."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        return False
+    fast.save(str(folder / "tokenizer.json"))
+    special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special) + "\n", encoding="utf-8")
+    return True

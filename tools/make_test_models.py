@@ -292,6 +292,15 @@ class StudentOfTokens(torch.nn.Module):
         return self.head(self.tokens(tokens))
 
 
+class StudentSoftmax(Student):
+    """Probabilities where logits are wanted."""
+
+    def forward(self, x):
+        x = torch.nn.functional.relu(self.norm(self.conv(x)))
+        x = torch.nn.functional.max_pool2d(x, 2).flatten(1)
+        return self.head(self.dropout(x)).softmax(-1)
+
+
 def students():
     (FIXTURES / "students").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -299,6 +308,12 @@ def students():
     torch.jit.script(StudentReturning()).save(str(FIXTURES / "students" / "returning.pt"))
     torch.jit.script(StudentTied()).save(str(FIXTURES / "students" / "tied.pt"))
     torch.jit.script(StudentOfTokens()).save(str(FIXTURES / "students" / "tokens.pt"))
+    # What students must not do.
+    torch.manual_seed(0)
+    torch.jit.script(StudentSoftmax()).save(str(FIXTURES / "students" / "softmax.pt"))
+    traced = torch.jit.trace(Student().train(), torch.zeros(4, 1, 28, 28), check_trace=False)
+    traced.save(str(FIXTURES / "students" / "traced.pt"))
+    torch.jit.script(Student().half()).save(str(FIXTURES / "students" / "half.pt"))
 
 
 VOCABULARY, HIDDEN, PLACES = 50, 8, 16

@@ -97,10 +97,23 @@ def main():
     device = torch.device(about.get("device", "cpu"))
     _, model = load(options.model, options.dtype)
     model = model.to(device)
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most and int(about.get("length", 0)) > most:
+        print(
+            f"teacher_transformers: warning: rows have up to {about['length']} tokens, and the model {most} positions: longer documents are "
+            f"refused when they come; dataset.rows.length = {most} cuts them",
+            file=sys.stderr,
+        )
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[options.dtype]
 
     def logits(question):
-        whole = answer(model, question["input_ids"].to_pylist(), question["position_ids"].to_pylist())
+        places = question["position_ids"].to_pylist()
+        if most and (longest := max(max(row) for row in places) + 1) > most:
+            sys.exit(
+                f"teacher_transformers: error: a document of {longest} tokens in a row, and the model has {most} positions; set "
+                f"dataset.rows.length = {most} or less"
+            )
+        whole = answer(model, question["input_ids"].to_pylist(), places)
         for part in whole.split(CHUNK):
             bits = part.contiguous().view(torch.int16) if name == "bf16" else part
             values = bits.cpu().numpy()
