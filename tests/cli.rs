@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
-use crate::common::{build, cache_config, files, kd_cache, kd_cache_command, kd_train, train_config};
+use crate::common::{
+    Said, build, cache_config, files, kd_cache, kd_cache_command, kd_train, kd_train_command, train_config,
+};
 use crate::synthetic::Synthetic;
 use arrow::array::{Array, AsArray, RecordBatch, UInt8Array};
 use arrow::ipc::reader::FileReader;
@@ -173,6 +175,24 @@ fn reports_go_to_standard_output_and_everything_else_to_standard_error() {
             assert!(said.out.contains(word), "{word:?} is not in:\n{}", said.out);
         }
     }
+}
+
+/// Whatever has become of standard error (a full disk, a closed terminal, `2>&1 | head`), the work goes on.
+#[test]
+fn work_does_not_depend_on_what_is_told_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (config, cache) = (cache_config(dir.path(), "linear.onnx"), dir.path().join("cache"));
+    let build = args!["build", "--config", config, "--out", cache, "--format", "json"];
+    let built = kd_cache_command(&build).stderr(nowhere()).output().unwrap();
+    assert_eq!(Said::from(built).code(0).json()["outcome"], json!("built"));
+    let (config, run) = (train_config(dir.path()), dir.path().join("run"));
+    let train = args!["--config", config, "--cache", cache, "--out", run, "--format", "json"];
+    let trained = kd_train_command(&train).stderr(nowhere()).output().unwrap();
+    assert_eq!(Said::from(trained).code(0).json()["epochs"], json!(2));
+    // What is asked of them is an error, but none that can be told.
+    let wrong = kd_cache_command(&["inspect", "nowhere"]).stderr(nowhere()).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
 }
 
 #[test]

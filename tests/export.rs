@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
 use crate::common::{files, kd_cache, kd_cache_command, python_has};
 use crate::synthetic::Synthetic;
 use half::f16;
 use kd_cache::cache::CacheReader;
 use kd_cache::config::ValueEncoding;
+use kd_cache::ops::{self, ExportError, ExportForm, ExportSettings, ExportTo};
 use kd_cache::target::{PositionTarget, TargetBatch, Temperature};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -334,4 +336,22 @@ fn a_row_that_no_reader_can_use_leaves_no_file() {
         said.refused(&["00002.arrow: row 0: expected class ids below 20 and finite values"]);
     }
     assert!(files(dir.path()) == before, "something was left");
+}
+
+/// Who stops it finds what was there before, and nothing beside it.
+#[test]
+fn an_export_that_is_stopped_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    cache(dir.path(), &Synthetic::fixture());
+    let out = dir.path().join("out.npz");
+    std::fs::write(&out, "before").unwrap();
+    for form in [ExportForm::Npz, ExportForm::Jsonl] {
+        let settings = ExportSettings { form, temperature: None, samples: None };
+        let to = ExportTo::File(&out);
+        let stopped =
+            ops::export(&dir.path().join("cache"), &settings, to, &AtomicBool::new(true), &ops::Silent);
+        assert!(matches!(stopped, Err(ExportError::Interrupted)), "{stopped:?}");
+        assert_eq!(std::fs::read(&out).unwrap(), b"before");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 }

@@ -224,7 +224,10 @@ fn onnx_models_say_what_the_student_says() {
     let case = Case::of_images();
     let small = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/small.pt"));
     let conv = "student={ kind = \"conv\", channels = [4, 8] }";
-    for (name, set) in [("mlp", "seed=1"), ("conv", conv), ("module", small.as_str())] {
+    let pair = format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture("students/pair.pt"));
+    for (name, set) in
+        [("mlp", "seed=1"), ("conv", conv), ("module", small.as_str()), ("pair", pair.as_str())]
+    {
         let run = case.run(name, &[set]);
         let report = case.export(&run, "onnx", &with).code(0).json();
         let check = &report["check"];

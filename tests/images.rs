@@ -151,6 +151,54 @@ fn a_folder_of_images_of_any_size_is_built_verified_and_learnt_from() {
     train(&training, &cache, &dir.path().join("other"), &[]).refused(&["dataset: ", "fingerprint"]);
 }
 
+/// The same grey images as an IDX file, which has one channel, and as PNGs, which have three alike.
+fn grey(root: &Path) -> (PathBuf, PathBuf) {
+    const SIDE: u32 = 28;
+    let folder = root.join("grey");
+    let mut idx: Vec<u8> = [0x0803, IMAGES, SIDE, SIDE].iter().flat_map(|n| n.to_be_bytes()).collect();
+    for at in 0..IMAGES {
+        let image = image::GrayImage::from_fn(SIDE, SIDE, |x, y| image::Luma([(x * 7 + y * at) as u8]));
+        let class = folder.join(format!("class-{}", at * CLASSES / IMAGES));
+        std::fs::create_dir_all(&class).unwrap();
+        image.save(class.join(format!("{at:02}.png"))).unwrap();
+        idx.extend(image.as_raw());
+    }
+    let file = root.join("grey-idx3-ubyte");
+    std::fs::write(&file, idx).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn grey_images_in_a_folder_have_one_channel_and_those_of_a_file_three_where_that_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, idx) = grey(dir.path());
+    let (config, training) = configs(dir.path(), &folder);
+    let idx = format!("dataset={{ kind = \"idx\", images = {idx:?} }}");
+    let built = |name: &str, set: &[&str]| {
+        let cache = dir.path().join(name);
+        build(&config, &cache, set).code(0);
+        (targets(&cache).1, cache)
+    };
+    // A teacher of grey images.
+    let teacher = format!("teacher.path={:?}", fixture("teachers/linear.onnx"));
+    build(&config, &dir.path().join("refused"), &["preprocess={ size = [28, 28] }", &teacher]).refused(&[
+        "[?, 1, 28, 28]",
+        "[batch, 3, 28, 28]",
+        "change preprocess.layout (or channels",
+    ]);
+    let (of_idx, _) = built("idx-1", &["preprocess={}", &idx, &teacher]);
+    let (of_folder, cache) = built("folder-1", &["preprocess={ channels = 1, size = [28, 28] }", &teacher]);
+    assert_eq!(of_idx, of_folder);
+    // The student sees one channel, as the cache says.
+    train(&training, &cache, &dir.path().join("run"), &[]).code(0);
+    // A teacher of colours.
+    let (of_folder, _) = built("folder-3", &["preprocess={ size = [28, 28] }"]);
+    let (of_idx, _) = built("idx-3", &["preprocess={ channels = 3 }", &idx]);
+    assert_eq!(of_idx, of_folder);
+    build(&config, &dir.path().join("refused"), &["preprocess={ channels = 2 }"])
+        .refused(&["preprocess.channels: expected 1 (grey) or 3 (red, green and blue), found 2"]);
+}
+
 #[test]
 fn threads_and_batches_change_nothing_in_what_the_teacher_sees() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,9 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use crate::common::{Said, fixture, kd_cache, targets};
 use kd_cache::cache::CacheReader;
+use kd_cache::config::{DEFAULT_LEVEL, StorageForm, ValueEncoding};
+use kd_cache::foreign::ForeignFormat;
+use kd_cache::ops::{self, ImportSettings};
 use kd_cache::target::{PositionTarget, TargetBatch, Temperature};
 use serde_json::{Map, Value, json};
 
@@ -450,4 +454,50 @@ fn a_trainer_says_what_imported_tails_are_at_another_temperature() {
     let truth = truth.iter().sum::<f64>() / truth.len() as f64;
     assert!(least < truth && truth < most && most < 100.0, "{least} {truth} {most}");
     assert!((taken - most).abs() < 0.11, "a curve through two points is the upper bound: {taken} and {most}");
+}
+
+/// Without ranks the token that followed is known as one more than the k that were asked for, and the least of them.
+#[test]
+fn entries_of_plain_numbers_are_the_same_as_those_with_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ranked, plain) = (dir.path().join("ranked.jsonl"), dir.path().join("plain.jsonl"));
+    let rows: Vec<Value> = (0..3).map(vllm).collect();
+    write_lines(&ranked, &rows);
+    let mut without = rows.clone();
+    for entry in without.iter_mut().flat_map(|row| row["prompt_logprobs"].as_array_mut().unwrap()) {
+        for value in entry.as_object_mut().into_iter().flatten().map(|(_, value)| value) {
+            *value = value["logprob"].clone();
+        }
+    }
+    write_lines(&plain, &without);
+    let cache = |file: &Path, name: &str| {
+        let out = dir.path().join(name);
+        import("vllm-jsonl", file, &out, &["--classes", "40"]).code(0);
+        targets(&out)
+    };
+    assert_eq!(cache(&ranked, "ranked"), cache(&plain, "plain"));
+}
+
+/// Who stops it in the first reading does not wait for its end, and nothing is there.
+#[test]
+fn a_reading_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, cache) = (dir.path().join("rows.jsonl"), dir.path().join("cache"));
+    write_lines(&file, &[vllm(0), vllm(1)]);
+    let settings = ImportSettings {
+        from: ForeignFormat::VllmJsonl,
+        paths: vec![file],
+        codec: None,
+        tokenizer: None,
+        classes: Some(CLASSES),
+        teacher: "made-up".into(),
+        k: None,
+        form: StorageForm::Arrow,
+        values: ValueEncoding::F32,
+        level: DEFAULT_LEVEL,
+        shard_samples: 2,
+    };
+    let stopped = ops::import(&settings, &cache, &AtomicBool::new(true), &ops::Silent).unwrap();
+    assert!(stopped.is_none() && !cache.exists());
+    assert!(ops::import(&settings, &cache, &AtomicBool::new(false), &ops::Silent).unwrap().is_some());
 }

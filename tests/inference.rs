@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Case, Said, build, cache_config, files, fixture, kd_train, lines, python_has, repository, train_config,
-    write,
+    Case, Said, build, cache_config, files, fixture, kd_train, kd_train_command, lines, python_has,
+    repository, train_config, write,
 };
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
@@ -101,6 +101,16 @@ fn predictions_are_parquet() {
     predict(&case, "run", "p.parquet", &[]).code(0);
     assert_eq!(names(&read(&case.out("p.parquet"))), expected[..4]);
     assert!(!case.out("p.parquet.tmp").exists());
+    // - is standard output, whatever lies there.
+    let here = case.out("here");
+    std::fs::create_dir(&here).unwrap();
+    std::fs::write(here.join("-"), "mine").unwrap();
+    let said = kd_train_command(&args!["predict", case.out("run"), "--dataset", "test", "--out", "-"])
+        .current_dir(&here)
+        .output()
+        .unwrap();
+    assert!(said.stdout == std::fs::read(case.out("p.jsonl")).unwrap());
+    assert_eq!(std::fs::read(here.join("-")).unwrap(), b"mine");
     predict(&case, "run", "p.jsonl", &["--top", "3"]).refused(&["--top", "FILE.parquet"]);
     predict(&case, "run", "nowhere/p.parquet", &[]).refused(&["cannot write", "nowhere/p.parquet"]);
     // More than there are is all of them.

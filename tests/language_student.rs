@@ -103,6 +103,12 @@ fn a_student_learns_what_the_teacher_says_of_every_token() {
     let twice = case.train("twice", &["train.epochs=2"]).code(0).json();
     assert_eq!((&again["train_loss"], &again["validation"]), (&twice["train_loss"], &twice["validation"]));
 
+    // A bucket is of no class, so that nothing can be said of draws.
+    case.refused(
+        &["loss.tail=bucket", "train.select_by=seen.acceptance"],
+        &["train.select_by", "has no measure \"acceptance\""],
+    );
+
     let folder = case.out("run").join("transformers");
     let card: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     for (key, value) in [

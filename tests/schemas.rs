@@ -4,6 +4,7 @@
 //! To write them anew: `KD_CACHE_UPDATE_SCHEMAS=1 cargo test --release --test suite schemas::`
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use crate::synthetic::Synthetic;
 use kd_cache::cache::Manifest;
@@ -266,7 +267,8 @@ fn exports_fit() {
         Synthetic { k, labelled, ..Synthetic::fixture() }.write(&cache);
         for temperature in [None, Some(Temperature::new(2.0).unwrap())] {
             let settings = ExportSettings { form: ExportForm::Jsonl, temperature, samples: Some(0..3) };
-            let report = export(&cache, &settings, ExportTo::File(&out), &Silent).unwrap();
+            let report =
+                export(&cache, &settings, ExportTo::File(&out), &AtomicBool::new(false), &Silent).unwrap();
             hold("export", &value(&report), &[("/form", json!("csv")), ("/rows", Value::Null)]);
             let target = if temperature.is_some() { "/probabilities" } else { "/logits" };
             for line in std::fs::read_to_string(&out).unwrap().lines() {

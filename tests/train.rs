@@ -145,7 +145,9 @@ fn every_student_trains_and_is_exported() {
         ("torchscript", small.as_str()),
     ] {
         let set = [student, "train.epochs=1", "dataset.limit=512"];
-        let report = case.train(name, &set).code(0).json();
+        let said = case.train(name, &set).code(0);
+        assert!(!said.err.contains("warning"), "{}", said.err);
+        let report = said.json();
         let run = case.out(name);
         // The exported module is the student that was measured.
         let eval = kd_train(&args!["eval", run, "--format", "json"]).code(0).json();
@@ -154,6 +156,27 @@ fn every_student_trains_and_is_exported() {
         let entropy = |set: &Value| set["cross_entropy"].as_f64().unwrap();
         assert!((entropy(expected) - entropy(found)).abs() < 1e-4, "{name}: {expected} and {found}");
     }
+}
+
+/// However quiet it is to be, a module that does what a student must not is told of; what is no student's module is refused.
+#[test]
+fn modules_that_are_no_students_are_told_of() {
+    let case = Case::new();
+    let module = |name: &str| format!("student={{ kind = \"torchscript\", path = {:?} }}", fixture(name));
+    for (name, words) in [
+        ("softmax", "the student returns probabilities"),
+        ("traced", "differ from one time to the next, as with dropout that is on"),
+    ] {
+        let set = [&module(&format!("students/{name}.pt")), "train.epochs=1", "preprocess.layout=nchw"];
+        let said = case.train(name, &set).code(0);
+        assert!(said.err.starts_with("warning: the student") && said.err.contains(words), "{}", said.err);
+    }
+    case.refused(
+        &[&module("students/half.pt")],
+        &["half.pt", "expected weights in single precision, found Half", "model.float()"],
+    );
+    case.refused(&[&module("teachers/softmax.onnx")], &["cannot be trained", "torch.jit.script"]);
+    case.refused(&[&module("teachers")], &["a folder"]);
 }
 
 #[test]

@@ -49,6 +49,13 @@ fn validation_comes_every_so_many_epochs() {
     let report = case.train("still", &[still, patient].concat()).code(0).json();
     assert_eq!((&report["epochs"], &report["best_epoch"]), (&json!(9), &json!(3)));
     assert_eq!(measured("still"), [3, 6, 9]);
+    // Where the training loss chooses an epoch that was not measured, the student that is kept is.
+    let by_loss = ["train.select_by=train_loss", "train.validate_every=40", "train.patience=1"];
+    let report = case.train("by-loss", &[&still[..], &by_loss].concat()).code(0).json();
+    assert_eq!(measured("by-loss"), [0; 0], "{report}");
+    let eval = kd_train(&args!["eval", case.out("by-loss"), "--format", "json"]).code(0).json();
+    assert_eq!(report["validation"], eval["validation"]);
+    assert!(report["validation"]["test"]["accuracy"].as_f64().is_some(), "{report}");
     case.refused(&["train.validate_every=0"], &["train.validate_every", "at least 1"]);
 }
 
@@ -100,6 +107,32 @@ fn accumulated_batches_are_one_large_batch() {
     assert!((loss(&large) - loss(&small)).abs() < 1e-5, "{large} {small}");
     let accuracy = |report: &Value| report["validation"]["test"]["cross_entropy"].as_f64().unwrap();
     assert!((accuracy(&large) - accuracy(&small)).abs() < 1e-5);
+}
+
+#[test]
+fn a_last_batch_that_is_smaller_is_left_out_where_that_is_asked_for() {
+    let case = Case::new();
+    let run = |name: &str, set: &[&str]| {
+        case.train(name, &[&["train.epochs=2", "train.drop_last=true"], set].concat()).code(0).json()
+    };
+    // 512 = 5 · 100 + 12, and of five batches the last makes a step alone.
+    assert_eq!(run("hundred", &["train.batch=100"])["steps"], json!(10));
+    let two = ["train.batch=100", "train.accumulate=2"];
+    assert_eq!(run("two", &two)["steps"], json!(6));
+    for steps in ["train.max_steps=1", "train.max_steps=4", "train.max_steps=900"] {
+        let resume = steps != "train.max_steps=1";
+        case.run("parts", resume, &[&["train.epochs=2", "train.drop_last=true", steps], &two[..]].concat())
+            .code(0);
+    }
+    assert!(case.results("parts") == case.results("two"));
+    // Where every batch is whole, nothing is left out.
+    run("all", &["train.batch=128"]);
+    case.train("without", &["train.epochs=2", "train.batch=128"]).code(0);
+    assert!(case.results("all") == case.results("without"));
+    case.refused(
+        &["train.drop_last=true", "train.batch=513"],
+        &["train.drop_last: expected at least train.batch = 513 samples, found 512", "smaller train.batch"],
+    );
 }
 
 #[test]

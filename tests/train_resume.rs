@@ -283,6 +283,63 @@ fn a_run_goes_on_from_the_cache_that_it_was_begun_with() {
     case.resume("old", &targets).code(0);
 }
 
+/// Samples may lie elsewhere when a run goes on; others are refused, also where they are called the same.
+#[test]
+fn a_run_goes_on_with_the_samples_that_it_was_begun_with() {
+    let case = Case::new();
+    let part = |set: &str, part: &str| match (set, part) {
+        ("train", "images") => fixture("fashion-mnist/train-images-idx3-ubyte.gz"),
+        ("train", _) => fixture("fashion-mnist/train-labels-idx1-ubyte.gz"),
+        (_, "images") => fixture("fashion-mnist/t10k-images-idx3-ubyte.gz"),
+        _ => fixture("fashion-mnist/t10k-labels-idx1-ubyte.gz"),
+    };
+    // Copies both sets to a folder, and gives the keys that name them there.
+    let staged = |folder: &str, of_test: &str| {
+        let folder = case.out(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut keys = Vec::new();
+        for (key, name, set) in [("dataset", "train", "train"), ("validation.test.dataset", "test", of_test)]
+        {
+            for file in ["images", "labels"] {
+                let path = folder.join(format!("{name}-{file}.gz"));
+                std::fs::copy(part(set, file), &path).unwrap();
+                keys.push(format!("{key}.{file}={path:?}"));
+            }
+        }
+        keys
+    };
+    let with = |keys: &[String], more: &[&str]| -> Vec<String> {
+        keys.iter().cloned().chain(more.iter().map(|key| (*key).to_owned())).collect()
+    };
+    let run = |name: &str, resume: bool, keys: &[String]| {
+        case.run(name, resume, &keys.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let here = staged("here", "test");
+    let (cut, rest) = (["train.epochs=3", "train.max_steps=5"], ["train.epochs=3"]);
+    run("whole", false, &with(&here, &rest)).code(0);
+    run("run", false, &with(&here, &cut)).code(0);
+    // Others, there and in the old place.
+    for place in ["there", "here"] {
+        let other = staged(place, "train");
+        let words = ["--resume: validation.test", "was begun with", "give what it was begun with"];
+        run("run", true, &with(&other, &rest)).refused(&words);
+    }
+    run("run", true, &with(&here, &rest))
+        .refused(&["--resume: validation.test:", "with fingerprint sha256:"]);
+    // The same, elsewhere.
+    let there = staged("there", "test");
+    std::fs::remove_dir_all(case.out("here")).unwrap();
+    run("run", true, &with(&there, &rest)).code(0);
+    assert!(case.results("run") == case.results("whole"));
+    // Who uses the run looks where they were last.
+    kd_train(&args!["eval", case.out("run")]).code(0);
+    // Of a run that did not keep what they were, the places must be the same.
+    run("old", false, &with(&there, &cut)).code(0);
+    std::fs::remove_file(case.out("old/data.json")).unwrap();
+    run("old", true, &with(&staged("here", "test"), &rest)).refused(&["--resume: dataset.images"]);
+    run("old", true, &with(&there, &rest)).code(0);
+}
+
 /// `train.max_steps` ends a run with an epoch whose turn it is not to be measured: it chose the student, and goes on doing so.
 #[test]
 fn a_run_that_ended_out_of_turn_and_has_nothing_to_add_stays_as_it_is() {

@@ -54,11 +54,16 @@ pub enum Layout {
     Flat,
 }
 
-/// How a sample's bytes become a model's input: resized, cropped, and then
+/// How a sample's bytes become a model's input: grey or of three channels, resized, cropped, and then
 /// `(value × scale − mean) / std`, per channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreprocessConfig {
+    /// Images: 1 for grey, as PIL's `convert("L")`; 3 for colours, which grey images have three times alike: torchvision's
+    /// `Grayscale(1)`, and `Grayscale(3)` of grey images, before anything else. Default: as they are; files in a folder have 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3))]
+    pub channels: Option<u8>,
     /// Images: the length of the shorter side after resizing; the longer one keeps the shape, as
     /// torchvision's `Resize` with one number.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,8 +77,8 @@ pub struct PreprocessConfig {
     #[serde(skip_serializing_if = "Interpolation::is_default")]
     #[schemars(skip_serializing_if = "super::outline::never")]
     pub interpolation: Interpolation,
-    /// Images: the side of the square that is cut out of the middle, after resizing if there is any, as
-    /// torchvision's `CenterCrop`: what a smaller image lacks is black.
+    /// Images: the side of the square that is cut out of the middle, as torchvision's `CenterCrop`; after resizing, if there is
+    /// any, no more than the shorter side is then, and without what a smaller image lacks is black.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = LARGEST_SIDE))]
     pub crop: Option<u32>,
@@ -91,6 +96,7 @@ pub struct PreprocessConfig {
 impl Default for PreprocessConfig {
     fn default() -> Self {
         Self {
+            channels: None,
             resize: None,
             size: None,
             interpolation: Interpolation::default(),
@@ -106,7 +112,7 @@ impl Default for PreprocessConfig {
 impl PreprocessConfig {
     /// Everything that is wrong with the values; keys are given below `prefix`.
     pub fn validate(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = self.validate_geometry(prefix);
+        let mut faults = self.validate_images(prefix);
         if self.mean.is_empty() || self.std.is_empty() || self.mean.len() != self.std.len() {
             let found = format!("found {} and {}", self.mean.len(), self.std.len());
             let problem = format!("expected as many values as in {prefix}.std, and at least one; {found}");

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
+use super::output_name::{self, OutputName};
 
 /// The longest name of a feature.
 pub const MAX_FEATURE_NAME: usize = 48;
@@ -18,6 +19,8 @@ pub struct FeatureConfig {
     pub name: String,
     /// Which output it is. ONNX: the name of an output of the graph. TorchScript: its place in the tuple that the
     /// module returns, from 0, or its key in the dictionary. With `command` what the program calls it.
+    #[serde(deserialize_with = "output_name::required")]
+    #[schemars(with = "OutputName")]
     pub output: String,
     /// How its numbers are written.
     #[serde(default)]

@@ -141,6 +141,11 @@ impl fmt::Display for PreprocessConfig {
             Interpolation::Bilinear => "",
             Interpolation::Bicubic => " bicubic",
         };
+        match self.channels {
+            Some(1) => write!(f, "grey, ")?,
+            Some(channels) => write!(f, "{channels} channels, ")?,
+            None => {}
+        }
         if let Some(shorter) = self.resize {
             write!(f, "resize {shorter}{interpolation}, ")?;
         }
@@ -156,14 +161,18 @@ impl fmt::Display for PreprocessConfig {
 }
 
 impl PreprocessConfig {
-    /// Whether images change in size.
-    pub fn has_geometry(&self) -> bool {
-        self.resize.is_some() || self.size.is_some() || self.crop.is_some()
+    /// Whether images change in size or channels.
+    pub fn changes_images(&self) -> bool {
+        self.channels.is_some() || self.resize.is_some() || self.size.is_some() || self.crop.is_some()
     }
 
-    /// What is wrong with the keys of geometry.
-    pub(super) fn validate_geometry(&self, prefix: &str) -> Vec<Fault> {
+    /// What is wrong with the keys that images alone have.
+    pub(super) fn validate_images(&self, prefix: &str) -> Vec<Fault> {
         let mut faults = Vec::new();
+        if let Some(found) = self.channels.filter(|channels| ![1, 3].contains(channels)) {
+            let problem = format!("expected 1 (grey) or 3 (red, green and blue), found {found}");
+            faults.push(Fault::new(format!("{prefix}.channels"), problem));
+        }
         if self.resize.is_some() && self.size.is_some() {
             let problem = format!(
                 "expected either {prefix}.resize (the shorter side) or {prefix}.size (both), found both"

@@ -256,7 +256,7 @@ mod tests {
         let found = faults(GOOD, &["preprocess.men=[0.1,0.2]", "preprocess.std=[1.0,1.0]"]);
         assert_eq!(
             found,
-            ["preprocess.men: unknown key; did you mean mean? (known: crop, \
+            ["preprocess.men: unknown key; did you mean mean? (known: channels, crop, \
                  interpolation, layout, mean, resize, scale, size, std)"]
         );
     }

@@ -21,7 +21,8 @@ pub struct MixtureConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MixtureAverage {
-    /// Probabilities: what any of them thinks possible stays possible.
+    /// Probabilities: what any of them thinks possible stays possible. `kl` is then the weighted mean of the divergences from each of
+    /// them, which has the gradients of that from the average and is larger by how far they are apart.
     #[default]
     Probabilities,
     /// Logits: what any of them thinks impossible becomes so. Needs mass on every class, which is written out.

@@ -20,6 +20,7 @@ mod mend;
 mod mixture;
 mod optim;
 mod outline;
+mod output_name;
 mod returned;
 mod schedule;
 mod shape;

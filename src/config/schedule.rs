@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Fault;
 
-/// How the learning rate changes over the steps. Lengths are in epochs, fractions of them too; with `per = "epoch"` they are
-/// rounded to whole ones.
+/// How the learning rate changes over the steps. Lengths are in epochs, fractions of them too; with `per = "epoch"` a warm-up
+/// is rounded to whole ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScheduleConfig {

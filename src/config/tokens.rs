@@ -174,6 +174,10 @@ pub struct RowsConfig {
     /// tokenizer's end-of-sequence token where it can be found, or else nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_of_document: Option<TokenName>,
+    /// Of text: what each document begins with, as teachers expect that were trained with one (Gemma, Llama 3). Default: nothing,
+    /// whatever the tokenizer would put there by itself; a build says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begin_of_document: Option<TokenName>,
 }
 
 impl Default for RowsConfig {
@@ -183,6 +187,7 @@ impl Default for RowsConfig {
             packing: Packing::default(),
             keep_rest: true,
             end_of_document: None,
+            begin_of_document: None,
         }
     }
 }
@@ -296,6 +301,10 @@ impl TokensConfig {
             let problem =
                 format!("expected an id below {prefix}.vocabulary = {vocabulary}, found {separator}");
             faults.push(Fault::new(format!("{prefix}.separator"), problem));
+        }
+        if self.rows.begin_of_document.is_some() {
+            let problem = "is of text, and these are tokens, taken as they are; remove the key";
+            faults.push(Fault::new(format!("{prefix}.rows.begin_of_document"), problem));
         }
         if self.tokenizer.is_none()
             && let Some(text @ TokenName::Text(_)) = &self.rows.end_of_document

@@ -95,9 +95,13 @@ pub struct TrainSection {
     /// Passes over the samples.
     #[schemars(range(min = 1))]
     pub epochs: u32,
-    /// Samples in a batch. The last, smaller batch of an epoch is used too.
+    /// Samples in a batch.
     #[schemars(range(min = 1))]
     pub batch: usize,
+    /// Whether an epoch leaves out its last batch where that is smaller: others then in each epoch, as order is drawn anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip_serializing_if = "super::outline::never")]
+    pub drop_last: bool,
     /// Batches for each step: their gradients are those of one batch of as many samples.
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
@@ -110,7 +114,8 @@ pub struct TrainSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub clip_value: Option<f64>,
-    /// Decay of an exponential moving average of the weights: it is measured, kept and exported in their place.
+    /// Decay of an exponential moving average of the weights: it is measured, kept and exported in their place. At the n-th
+    /// step it is min(ema, (1 + n) / (10 + n)), so that the first weights are soon forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
     pub ema: Option<f64>,
@@ -123,7 +128,7 @@ pub struct TrainSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_steps: Option<u64>,
-    /// Measures the validation sets after every so many epochs, and after the last.
+    /// Measures the validation sets after every so many epochs and after the last of them; the student that is kept always is.
     #[serde(default = "one_epoch", skip_serializing_if = "is_one")]
     #[schemars(skip_serializing_if = "super::outline::never")]
     #[schemars(range(min = 1))]
@@ -268,6 +273,16 @@ impl Config for TrainConfig {
 }
 
 impl TrainSection {
+    /// How many of `samples` an epoch learns from.
+    pub fn used_of(&self, samples: u64) -> u64 {
+        if self.drop_last { samples - samples % self.batch.max(1) as u64 } else { samples }
+    }
+
+    /// Batches of an epoch over `samples`.
+    pub fn batches_of(&self, samples: u64) -> u64 {
+        self.used_of(samples).div_ceil(self.batch.max(1) as u64)
+    }
+
     /// Whether the validation sets are measured after `epoch`, from 1.
     pub fn validates_after(&self, epoch: u32) -> bool {
         epoch.is_multiple_of(self.validate_every.max(1)) || epoch == self.epochs

@@ -3,10 +3,12 @@
 mod decode;
 mod folder;
 mod idx;
+mod relabelled;
 mod split;
 mod tokens;
 
 pub use folder::FolderError;
+pub use relabelled::with_classes_of;
 pub use tokens::{Sequence, TokenDataset, Tokenizer, TokenizerIdentity, TokensError, files, fingerprint};
 
 use std::borrow::Cow;
@@ -61,6 +63,11 @@ pub trait Dataset: Send + Sync {
 
     /// Identifies the labels, or `None` in an unlabelled dataset.
     fn labels_digest(&self) -> Option<&Digest>;
+
+    /// What the classes are called that labels count, where that is known.
+    fn class_names(&self) -> Option<&[String]> {
+        None
+    }
 }
 
 /// A dataset of one kind or the other.
@@ -191,6 +198,20 @@ pub enum DatasetError {
         /// Number of classes.
         classes: usize,
     },
+    /// A class that is to be counted as in another dataset, which has none of that name.
+    #[error(
+        "{key}: expected folders named as the classes that the student was trained on ({}), found {name:?}: labels are \
+         counted by these names; rename the folder, or leave it out",
+        some_of(known)
+    )]
+    ClassName {
+        /// The config's name for the dataset.
+        key: String,
+        /// The class.
+        name: String,
+        /// What classes there are.
+        known: Vec<String>,
+    },
     /// An id that the dataset does not have.
     #[error("the dataset has no sample {sample} (it has {samples} samples)")]
     NoSuchSample {
@@ -199,4 +220,11 @@ pub enum DatasetError {
         /// Samples in the dataset.
         samples: u64,
     },
+}
+
+/// The first of many names.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", names[..names.len().min(SHOWN)].join(", "))
 }

@@ -65,6 +65,10 @@ fn rows_of(
         }
         for position in 0..ids.len() {
             let (ids, values) = (ids.value(position), values.value(position));
+            if codec.is_none() && ids.len() != values.len() {
+                let problem = format!("{} ids and {} values", ids.len(), values.len());
+                return Err(row.place.wrong_at(position, &problem));
+            }
             let entry = match codec {
                 Some(codec) => {
                     let (ids, values) = (ids.as_primitive::<UInt8Type>(), values.as_primitive::<UInt8Type>());

@@ -44,7 +44,10 @@ pub(super) fn rows(path: &Path) -> Result<ForeignRows<'_>, ForeignError> {
     }
     Ok(Box::new((0..rows).map(move |number| {
         let mut row = ForeignRow::new(Place::new(path, format!("row {number}")));
-        let own = lengths.as_ref().map_or(length, |lengths| lengths.values[number] as usize);
+        let own = lengths
+            .as_ref()
+            .map_or(Ok(length), |lengths| whole(lengths.values[number]).map(|own| own as usize));
+        let own = own.map_err(|_| row.place.wrong("expected a length that is a whole number"))?;
         if own > length {
             return Err(row.place.wrong(format!("expected a length of at most {length}, found {own}")));
         }

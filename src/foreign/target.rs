@@ -93,8 +93,9 @@ impl Head {
     /// logarithm of what the others have on the same scale, rounding apart: −∞ where there are no others.
     ///
     /// # Panics
-    /// When there are fewer classes.
+    /// When `ids` has more than [`Self::len`] elements, or `values` another number.
     pub fn put(&self, ids: &mut [u32], values: &mut [f32]) -> f32 {
+        assert!(ids.len() <= self.entry.len() && ids.len() == values.len(), "more classes than there are");
         let largest = self.entry[0].1;
         let mut held = 0.0;
         for ((id, value), (class, logprob)) in ids.iter_mut().zip(values.iter_mut()).zip(&self.entry) {

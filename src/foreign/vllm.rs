@@ -67,19 +67,37 @@ fn row(place: Place, prompt: Prompt, text: Option<&Value>) -> Result<ForeignRow,
     }
     let text = prompt.prompt.as_ref().or(text).and_then(Value::as_str).map(str::to_owned);
     let mut row = ForeignRow { text, ..ForeignRow::new(place) };
+    let asked = asked(&entries, &tokens);
     for (at, entry) in entries.into_iter().enumerate().skip(1) {
         // Of the token before it.
         let entry = entry.ok_or_else(|| row.place.wrong_at(at - 1, "prompt_logprobs is null"))?;
-        let entry = classes(&entry, tokens[at]).map_err(|problem| row.place.wrong_at(at - 1, &problem))?;
+        let entry =
+            classes(&entry, tokens[at], asked).map_err(|problem| row.place.wrong_at(at - 1, &problem))?;
         row.push(entry);
     }
     row.close(tokens)
 }
 
-/// An entry's classes, without the one that was added because it followed.
-fn classes(entry: &Map<String, Value>, followed: u32) -> Result<Vec<(u32, f32)>, String> {
+/// How many classes were asked for, by the entries of a row: the fewest that one has, and one less where each has as many and the token that
+/// followed is the least probable of every one, for it was added then.
+fn asked(entries: &[Option<Map<String, Value>>], tokens: &[u32]) -> usize {
+    let given = || entries.iter().zip(tokens).filter_map(|(entry, token)| Some((entry.as_ref()?, token)));
+    let fewest = given().map(|(entry, _)| entry.len()).min().unwrap_or(0);
+    let is_added = |(entry, token): (&Map<String, Value>, &u32)| {
+        let followed = entry.get(&token.to_string()).and_then(Value::as_f64);
+        let others = entry.iter().filter(|(id, _)| **id != token.to_string());
+        let mut others = others.filter_map(|(_, value)| value.as_f64());
+        followed.is_some_and(|followed| others.all(|other| other > followed))
+    };
+    let all_alike = given().all(|(entry, _)| entry.len() == fewest);
+    fewest - usize::from(fewest > 1 && all_alike && given().all(is_added))
+}
+
+/// An entry's classes, without the one that was added because it followed: the one whose rank is beyond them, or, where nobody gives ranks, the
+/// least probable of more than were `asked` for.
+fn classes(entry: &Map<String, Value>, followed: u32, asked: usize) -> Result<Vec<(u32, f32)>, String> {
     let mut found = Vec::with_capacity(entry.len());
-    let mut added = None;
+    let (mut added, mut ranked) = (None, false);
     for (id, value) in entry {
         let class: u32 = id.parse().map_err(|_| format!("expected the id of a token, found \"{id}\""))?;
         let (logprob, rank) = match value {
@@ -92,6 +110,7 @@ fn classes(entry: &Map<String, Value>, followed: u32) -> Result<Vec<(u32, f32)>,
             Some(value) if value.is_number() => value.as_f64().unwrap_or(f64::NAN),
             _ => return Err(format!("expected a logprob for token {class}, found {value}")),
         };
+        ranked |= rank.is_some();
         if class == followed && rank.is_some_and(|rank| rank > entry.len() as u64) {
             added = Some(found.len());
         }
@@ -103,6 +122,10 @@ fn classes(entry: &Map<String, Value>, followed: u32) -> Result<Vec<(u32, f32)>,
              log-probabilities do not belong together",
             found.len()
         ));
+    }
+    if !ranked && found.len() == asked + 1 {
+        let least = (0..found.len()).min_by(|a, b| found[*a].1.total_cmp(&found[*b].1));
+        added = least.filter(|least| found[*least].0 == followed);
     }
     if let Some(added) = added {
         found.swap_remove(added);

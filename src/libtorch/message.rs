@@ -26,6 +26,14 @@ pub fn panicked(payload: &(dyn Any + Send)) -> Option<String> {
 /// What to say of a file that is no TorchScript but something else that PyTorch writes under the same suffixes: weights, a pickled module or an
 /// exported program, which libtorch takes for a TorchScript that was damaged.
 pub(crate) fn other_than_torchscript(path: &Path) -> Option<&'static str> {
+    if path.is_dir() {
+        return Some("; it is a folder: give the file that torch.jit.save wrote");
+    }
+    if path.extension().is_some_and(|suffix| suffix == "onnx") {
+        return Some(
+            "; an ONNX model is a teacher (teacher.kind = \"onnx\") and cannot be trained: save torch.jit.script(model)",
+        );
+    }
     let archive = zip::ZipArchive::new(File::open(path).ok()?).ok()?;
     let has = |end: &str| archive.file_names().flatten().any(|name| name.ends_with(end));
     match () {
@@ -86,6 +94,8 @@ mod tests {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/teachers/linear.pt");
         assert_eq!(other_than_torchscript(&fixture), None);
         assert_eq!(other_than_torchscript(&dir.path().join("none")), None);
+        assert!(other_than_torchscript(dir.path()).unwrap().contains("a folder"));
+        assert!(other_than_torchscript(&dir.path().join("s.onnx")).unwrap().contains("ONNX"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::cache::{CacheError, CacheReader, TokenRow, Wanted};
 use crate::dataset::{Dataset, DatasetError};
+use crate::digest::Digest;
 use crate::ids::{SampleId, SampleView};
 use crate::preprocess::{Preprocess, PreprocessError};
 use crate::target::{FeatureBatch, TargetBatch};
@@ -207,6 +208,30 @@ impl Samples {
     pub fn image_shape(&self) -> Option<&[usize]> {
         match &self.source {
             Source::Images { preprocess, .. } => Some(preprocess.output_shape()),
+            Source::Tokens { .. } => None,
+        }
+    }
+
+    /// Identifies the samples, wherever they lie.
+    pub fn fingerprint(&self) -> &Digest {
+        match &self.source {
+            Source::Images { dataset, .. } => dataset.fingerprint(),
+            Source::Tokens { cache, .. } => &cache.manifest().dataset.fingerprint,
+        }
+    }
+
+    /// Identifies their labels; `None` without, and of tokens, whose labels are tokens.
+    pub fn labels_digest(&self) -> Option<&Digest> {
+        match &self.source {
+            Source::Images { dataset, .. } => dataset.labels_digest(),
+            Source::Tokens { .. } => None,
+        }
+    }
+
+    /// What the classes are called that labels count, where that is known.
+    pub fn class_names(&self) -> Option<&[String]> {
+        match &self.source {
+            Source::Images { dataset, .. } => dataset.class_names(),
             Source::Tokens { .. } => None,
         }
     }

@@ -197,6 +197,11 @@ impl KlDivergence {
 }
 
 impl KlDivergence {
+    /// Whether a target says what every class's probability is: not that of a bucket.
+    pub fn is_of_every_class(&self) -> bool {
+        !matches!(self.tail, Tail::Bucket)
+    }
+
     /// `Σ_j min(p_j, q_j)` of each position, `q` being `softmax(logits / T)`: how often a draw from the student is
     /// accepted in speculative decoding by a teacher that says what the target says (Leviathan, Kalman &
     /// Matias, 2023, equation 2), and 1 − the total variation. `None` for a bucket, which is of no class.

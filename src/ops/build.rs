@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::source::{Source, SourceError};
-use super::{InspectReport, Progress, apart, pipeline, prepass, steady};
+use super::{InspectReport, Progress, apart, other_tokenizer, pipeline, prepass, steady};
 use crate::cache::{CacheError, CacheWriter, Found, Manifest, ShardEntry, read_encoder, read_tail_model};
 use crate::config::{CacheConfig, NumberOrAuto, OutputKind};
 use crate::tail_model::{FitError, TailEncoder};
@@ -116,7 +116,10 @@ pub fn build(
         progress.say(&format!("teacher.output_kind = \"auto\": the teacher's outputs are taken as {kind}"));
     }
     if !writer.is_planned() {
-        let warnings = [apart::warning(&mut source), steady::warning(&mut source)];
+        source.samples.notes().iter().for_each(|note| progress.say(note));
+        let doubt = source.reading.doubt.take();
+        let tokenizer = other_tokenizer::warning(&config.teacher.path, &source.samples);
+        let warnings = [doubt, tokenizer, apart::warning(&mut source), steady::warning(&mut source)];
         warnings.iter().flatten().for_each(|warning| progress.say(warning));
         let fitted = prepass::run(&mut source, &mut writer, stop, progress);
         match fitted {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -123,6 +124,9 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
+    /// On request; what was written so far is removed where it was to be a file.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// What may go wrong on the way, before it is known where to.
@@ -132,6 +136,8 @@ enum Failure {
     Cache(#[from] CacheError),
     #[error(transparent)]
     Write(#[from] io::Error),
+    #[error("interrupted")]
+    Stopped,
 }
 
 impl Failure {
@@ -139,6 +145,7 @@ impl Failure {
         match self {
             Self::Cache(error) => error.into(),
             Self::Write(source) => ExportError::Write { path: path.to_owned(), source },
+            Self::Stopped => ExportError::Interrupted,
         }
     }
 }
@@ -151,13 +158,14 @@ pub fn export(
     dir: &Path,
     settings: &ExportSettings,
     to: ExportTo<'_>,
+    stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<ExportReport, ExportError> {
     let reader = CacheReader::open(dir)?;
     if let Some(temperature) = settings.temperature {
         reader.manifest().require_covered(temperature)?;
     }
-    let selection = Selection::new(&reader, settings.samples.clone())?;
+    let selection = Selection::new(&reader, settings.samples.clone(), stop)?;
     let (bytes, columns) = match (settings.form, to) {
         (ExportForm::Npz, _) if settings.temperature.is_some() => return Err(ExportError::RawOnly),
         (ExportForm::Npz, ExportTo::Stream(_)) => return Err(ExportError::NeedsFile),

@@ -117,7 +117,7 @@ pub struct ImportReport {
 ///
 /// Files are read twice: once to check them and to learn what rows and classes there are, once to write. Every
 /// fault is found in the first reading, before anything is written. In memory are the tokens of all rows and a
-/// shard of targets.
+/// shard of targets. `None` when `stop` was set in the first reading.
 ///
 /// # Errors
 /// [`ImportError`], naming file, row and position.
@@ -126,12 +126,14 @@ pub fn import(
     dir: &Path,
     stop: &AtomicBool,
     progress: &dyn Progress,
-) -> Result<ImportReport, ImportError> {
+) -> Result<Option<ImportReport>, ImportError> {
     let begun = Instant::now();
     let source = ForeignSource::open(settings.from, &settings.paths, settings.codec.as_deref())?;
     let tokenizer = settings.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
     let classes = classes(settings, tokenizer.as_ref())?;
-    let survey = Survey::of(&source, classes, tokenizer.as_ref(), progress)?;
+    let Some(survey) = Survey::of(&source, classes, tokenizer.as_ref(), stop, progress)? else {
+        return Ok(None);
+    };
     let plan = plan(settings, &survey, classes, tokenizer.as_ref())?;
     let report = |manifest: &Manifest| ImportReport {
         complete: manifest.complete,
@@ -141,7 +143,7 @@ pub fn import(
         cache: InspectReport::of_manifest(manifest),
     };
     let mut writer = match CacheWriter::open_or_mend(dir, plan, settings.level)? {
-        Found::Complete(manifest) => return Ok(report(&manifest)),
+        Found::Complete(manifest) => return Ok(Some(report(&manifest))),
         Found::Writer(writer) => *writer,
     };
     if !writer.is_planned() {
@@ -161,14 +163,14 @@ pub fn import(
         }
         let first = writer.manifest().committed_rows();
         progress.advance(first - before);
-        while rows.next_if(|(at, _)| *at < first).is_some() {}
+        while !stop.load(Ordering::Relaxed) && rows.next_if(|(at, _)| *at < first).is_some() {}
         let mut shard = Shard::new(k, nodes, first);
         for (_, row) in rows.by_ref().take(usize::try_from(settings.shard_samples).unwrap_or(usize::MAX)) {
             if stop.load(Ordering::Relaxed) {
                 progress.finish();
                 let report = report(writer.manifest());
                 writer.abandon()?;
-                return Ok(report);
+                return Ok(Some(report));
             }
             shard.add(&row?, classes)?;
             progress.advance(1);
@@ -180,7 +182,7 @@ pub fn import(
         writer.commit_shard(&shard.rows)?;
     }
     progress.finish();
-    Ok(report(&writer.finish()?))
+    Ok(Some(report(&writer.finish()?)))
 }
 
 /// How many classes there are.
@@ -208,12 +210,14 @@ struct Survey {
 }
 
 impl Survey {
+    /// Reads all rows; `None` when `stop` was set.
     fn of(
         source: &ForeignSource,
         classes: usize,
         tokenizer: Option<&Tokenizer>,
+        stop: &AtomicBool,
         progress: &dyn Progress,
-    ) -> Result<Self, ImportError> {
+    ) -> Result<Option<Self>, ImportError> {
         let mut survey = Self {
             tokens: Vec::new(),
             ends: Vec::new(),
@@ -226,6 +230,10 @@ impl Survey {
         let mut head = Head::default();
         progress.phase("read", 0, 0);
         for row in source.rows() {
+            if stop.load(Ordering::Relaxed) {
+                progress.finish();
+                return Ok(None);
+            }
             let row = row?;
             check_tokens(&row, classes, tokenizer)?;
             for position in 0..row.tokens.len() {
@@ -253,7 +261,7 @@ impl Survey {
         if survey.ends.is_empty() {
             return Err(ImportError::Empty { files: source.files().len() });
         }
-        Ok(survey)
+        Ok(Some(survey))
     }
 
     fn row(&self, index: usize) -> &[u32] {
@@ -398,6 +406,14 @@ impl Shard {
         targets.resize(first + row.tokens.len(), self.k, self.nodes, 0);
         for position in 0..row.tokens.len() {
             take(&mut self.head, row, position, classes)?;
+            if self.head.len() < self.k {
+                let problem = format!(
+                    "expected {} classes or more, as before, found {}; leave the files as they are until they are imported",
+                    self.k,
+                    self.head.len()
+                );
+                return Err(row.place.wrong_at(position, &problem));
+            }
             let at = (first + position) * self.k;
             let (ids, values) = (&mut targets.ids[at..at + self.k], &mut targets.values[at..at + self.k]);
             let curve = self.head.put(ids, values);

@@ -10,6 +10,7 @@ mod import;
 mod inherit;
 mod inspect;
 mod keep;
+mod other_tokenizer;
 mod pipeline;
 mod plan;
 mod prepass;

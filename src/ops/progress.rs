@@ -2,7 +2,7 @@
 
 /// Receives the progress of one operation.
 pub trait Progress: Sync {
-    /// A phase begins: what it does, how many samples it has, how many are done already.
+    /// A phase begins: what it does, how many samples it has (0 where that is not known), how many are done already.
     fn phase(&self, name: &str, samples: u64, done: u64);
 
     /// A phase begins that is so many passes over the same samples.

@@ -31,6 +31,8 @@ const FEW: usize = 1 << 19;
 pub(super) struct Reading {
     pub(super) classes: usize,
     pub(super) output: OutputReading,
+    /// What is to be said of that.
+    pub(super) doubt: Option<String>,
     /// Of the tail curves.
     pub(super) nodes: TailNodes,
     pub(super) keep: Keep,
@@ -74,6 +76,7 @@ impl Reading {
         Ok(Self {
             classes,
             output,
+            doubt: output.doubt(config.teacher.output_kind, first),
             nodes: nodes.clone(),
             keep,
             features,
@@ -222,7 +225,16 @@ mod tests {
         let nodes = TailNodes::default();
         let keep = Keep::new(head, CLASSES, &nodes, 7).unwrap();
         let on_device = Mutex::new(None);
-        Reading { classes: CLASSES, output, nodes, keep, features: Vec::new(), encoder, on_device }
+        Reading {
+            classes: CLASSES,
+            output,
+            doubt: None,
+            nodes,
+            keep,
+            features: Vec::new(),
+            encoder,
+            on_device,
+        }
     }
 
     fn output(values: &[f32], on_device: bool) -> RawOutput {

@@ -86,6 +86,14 @@ impl Samples {
         }
     }
 
+    /// What a person should know of them, a line each.
+    pub(super) fn notes(&self) -> &[String] {
+        match self {
+            Self::Images { .. } => &[],
+            Self::Tokens(dataset) => dataset.notes(),
+        }
+    }
+
     /// Positions of the longest row.
     pub(super) fn longest(&self) -> u64 {
         match self {

@@ -33,7 +33,7 @@ pub(super) fn warning(source: &mut Source) -> Option<String> {
     ))
 }
 
-/// By how much logits differ where the first images are asked about twice, and where the first is asked about alone.
+/// By how much logits differ where the first images are asked about twice, and where each is asked about alone.
 fn ask(source: &mut Source) -> Result<Option<(f64, f64)>, SourceError> {
     if !matches!(source.samples, Samples::Images { .. }) {
         return Ok(None);
@@ -50,6 +50,7 @@ fn ask(source: &mut Source) -> Result<Option<(f64, f64)>, SourceError> {
         })?;
         Ok::<Vec<f32>, SourceError>(found)
     };
-    let (first, again, alone) = (logits(&rows)?, logits(&rows)?, logits(&rows[..1])?);
-    Ok(Some((difference(&first, &again, classes), difference(&alone, &first[..classes], classes))))
+    let (first, again) = (logits(&rows)?, logits(&rows)?);
+    let alone: Vec<f32> = rows.chunks(1).map(logits).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(Some((difference(&first, &again, classes), difference(&alone, &first, classes))))
 }

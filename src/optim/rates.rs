@@ -49,6 +49,17 @@ pub enum OptimError {
         /// Names of weights.
         known: String,
     },
+    /// Layers that are numbered anew below other numbers.
+    #[error(
+        "optimizer.layer_decay: expected layers that are numbered once, found {one} and {other}, below numbers of something \
+         else: which of them is nearer to the input is not known; use optimizer.groups"
+    )]
+    Nested {
+        /// A weight.
+        one: String,
+        /// One below another number.
+        other: String,
+    },
 }
 
 /// What a weight has of its own.
@@ -125,6 +136,13 @@ fn depths(names: &[&str]) -> Result<Vec<i32>, OptimError> {
     if layers.is_empty() {
         return Err(OptimError::NoLayers { known: names.join(", ") });
     }
+    let mut below =
+        names.iter().map(|name| (name, numbers(name))).filter(|(_, found)| !found.layer.is_empty());
+    if let Some((one, first)) = below.next()
+        && let Some((other, _)) = below.find(|(_, found)| found.before != first.before)
+    {
+        return Err(OptimError::Nested { one: (*one).to_owned(), other: (*other).to_owned() });
+    }
     // From the top: more layers than an i32 counts there are not.
     let count = i32::try_from(layers.len()).unwrap_or(i32::MAX);
     let depth = |name: &&str| {
@@ -135,18 +153,35 @@ fn depths(names: &[&str]) -> Result<Vec<i32>, OptimError> {
     Ok(names.iter().map(depth).collect())
 }
 
+/// Numbers in a weight's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Numbers {
+    /// Those of a layer, outermost first.
+    layer: Vec<u64>,
+    /// Others that come before these.
+    before: Vec<u64>,
+}
+
 /// The numbers of a layer in a weight's name, outermost first: `[3]` of `model.layers.3.norm`, `[2, 1]` of
 /// `stage2.block1.conv2` and of `layer2.1.conv2`.
 fn layer(name: &str) -> Vec<u64> {
-    let mut numbers = Vec::new();
+    numbers(name).layer
+}
+
+fn numbers(name: &str) -> Numbers {
+    let mut numbers = Numbers::default();
     // Whether the part before was a word or a number of a layer.
     let mut within = false;
     for part in name.split('.') {
         let word = part.trim_end_matches(|c: char| c.is_ascii_digit());
         let number = part[word.len()..].parse::<u64>().ok();
-        let is_layer = LAYER.contains(&word.trim_end_matches('_'));
-        let counts = if word.is_empty() { within } else { is_layer };
-        numbers.extend(number.filter(|_| counts));
+        let last = word.trim_end_matches('_').rsplit('_').next().unwrap_or_default();
+        let counts = if word.is_empty() { within } else { LAYER.contains(&last) };
+        match number {
+            Some(number) if counts => numbers.layer.push(number),
+            Some(number) if word.is_empty() && numbers.layer.is_empty() => numbers.before.push(number),
+            _ => {}
+        }
         within = counts;
     }
     numbers
@@ -202,6 +237,7 @@ mod tests {
             ("block0.layer1.norm.weight", vec![0, 1]),
             ("hidden1.weight", vec![1]),
             ("layer_4.weight", vec![4]),
+            ("encoder.layers.encoder_layer_3.mlp.0.weight", vec![3]),
             ("conv1.weight", vec![]),
             ("head.0.weight", vec![]),
             ("layers.norm2.weight", vec![]),
@@ -229,6 +265,11 @@ mod tests {
         assert_eq!(depths(&resnet).unwrap(), [3, 3, 2, 1, 0]);
         let error = own(&config(Some(0.5), &[]), &weights(&["a.weight", "b.weight"])).unwrap_err();
         assert_eq!(error, OptimError::NoLayers { known: "a.weight, b.weight".into() });
+        // A module in another is one; blocks of stages that are called otherwise are numbered anew in each.
+        assert_eq!(depths(&["0.layers.0.weight", "0.layers.1.weight", "1.weight"]).unwrap(), [2, 1, 0]);
+        let convnext = ["features.0.0.weight", "features.1.0.block.0.weight", "features.3.2.block.0.weight"];
+        let error = depths(&convnext).unwrap_err().to_string();
+        assert!(error.contains(convnext[1]) && error.contains(convnext[2]), "{error}");
     }
 
     #[test]

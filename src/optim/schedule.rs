@@ -73,7 +73,11 @@ impl Schedule {
                 let step = step.min(last);
                 match step <= top {
                     true => between(first_fraction, 1.0, cosine(step / top.max(1.0))),
-                    false => between(1.0, final_fraction, cosine((step - top) / (last - top).max(1.0))),
+                    false => between(
+                        1.0,
+                        final_fraction,
+                        cosine((step - top) / (last - top).max(f64::MIN_POSITIVE)),
+                    ),
                 }
             }
             ScheduleConfig::WarmupStableDecay { decay_epochs, final_fraction, .. } => {
@@ -114,6 +118,8 @@ mod tests {
         0.049519367986526286,
         4e-06,
     ];
+
+    const LATE_CYCLE: [f64; 3] = [0.040000000000000036, 0.9805566273349589, 4e-06];
 
     fn run(config: &ScheduleConfig, peak: f64, epochs: u32, steps_per_epoch: u64) -> Vec<f64> {
         let schedule = Schedule::new(config, peak, epochs, steps_per_epoch);
@@ -190,5 +196,14 @@ mod tests {
             per: Per::Step,
         };
         near(&run(&cycle, 1.0, 10, 1), &CYCLE);
+        // The peak nearly at the end (`total_steps=3, pct_start=0.7`).
+        let late = ScheduleConfig::OneCycle {
+            peak_at: 0.7,
+            first_fraction: 1.0 / 25.0,
+            final_fraction: 1.0 / 25.0e4,
+            per: Per::Epoch,
+        };
+        let rates = run(&late, 1.0, 3, 2);
+        near(&[rates[0], rates[2], rates[4]], &LATE_CYCLE);
     }
 }

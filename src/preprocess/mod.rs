@@ -1,13 +1,14 @@
 //! Turns a sample into a model's input, the same way at every epoch.
 
 mod augment;
+mod colour;
 mod geometry;
 
 use rayon::prelude::*;
 
 use self::geometry::Pixels;
 use crate::config::{AugmentConfig, Layout, PreprocessConfig};
-use crate::dataset::{Dataset, DatasetError};
+use crate::dataset::{Dataset, DatasetError, Sample};
 use crate::digest::Digest;
 use crate::ids::{SampleId, SampleView};
 
@@ -26,12 +27,22 @@ pub enum PreprocessError {
     Sizes,
     /// What is no image is to be resized or cut.
     #[error(
-        "preprocess.resize, .size, .crop and augment expect images of shape [height, width] or [height, width, \
+        "preprocess.channels, .resize, .size, .crop and augment expect images of shape [height, width] or [height, width, \
          channels], found samples of shape {shape:?}; remove the keys"
     )]
     NoImage {
         /// The samples' shape.
         shape: Vec<usize>,
+    },
+    /// Channels that cannot become others.
+    #[error(
+        "preprocess.channels = {to}: expected grey images or ones of three channels, found {from} channels; remove the key"
+    )]
+    Colours {
+        /// Channels of the samples.
+        from: usize,
+        /// `preprocess.channels`.
+        to: u8,
     },
     /// An image that cannot be resized.
     #[error("preprocess: an image of {from:?} (height, width) cannot become one of {to:?}: {problem}")]
@@ -112,10 +123,10 @@ impl Preprocess {
         augment: Option<&AugmentConfig>,
         sample_shape: &[usize],
     ) -> Result<Self, PreprocessError> {
-        let images = config.has_geometry() || augment.is_some() || sample_shape.contains(&0);
+        let images = config.changes_images() || augment.is_some() || sample_shape.contains(&0);
         let (prepared, size) = if images {
             let (height, width, channels) = image_shape(config, sample_shape)?;
-            ([&[height, width], channels].concat(), Some((height, width)))
+            ([&[height, width], channels.as_slice()].concat(), Some((height, width)))
         } else {
             (sample_shape.to_vec(), None)
         };
@@ -209,9 +220,9 @@ impl Preprocess {
         let sample = dataset.sample(row.sample)?;
         let raw = match (self.size, &self.augment) {
             (None, _) => sample.bytes,
-            (Some(_), None) => geometry::apply(Pixels::of(sample)?, &self.config)?.bytes,
+            (Some(_), None) => geometry::apply(self.image(sample)?, &self.config)?.bytes,
             (Some(size), Some(augment)) => {
-                let image = Pixels::of(sample)?;
+                let image = self.image(sample)?;
                 let draw = augment::draw(augment, row, image.height, image.width);
                 geometry::view(image, &self.config, draw, size)?.bytes
             }
@@ -222,6 +233,15 @@ impl Preprocess {
         }
         self.look_up(&raw, out);
         Ok(())
+    }
+
+    /// A sample as an image of the channels that are wanted.
+    fn image<'a>(&self, sample: Sample<'a>) -> Result<Pixels<'a>, PreprocessError> {
+        let image = Pixels::of(sample)?;
+        match self.config.channels {
+            Some(channels) => image.of_channels(channels),
+            None => Ok(image),
+        }
     }
 
     /// Bytes as floats, each of as many as the other.
@@ -243,19 +263,22 @@ impl Preprocess {
     }
 }
 
-/// Height and width of samples of `shape` after resizing and cutting, and their channels if they have any.
-fn image_shape<'a>(
+/// Height and width of samples of `shape` after resizing and cutting, and their channels if they have a dimension of them.
+fn image_shape(
     config: &PreprocessConfig,
-    shape: &'a [usize],
-) -> Result<(usize, usize, &'a [usize]), PreprocessError> {
-    let [height, width, channels @ ..] = shape else {
-        return Err(PreprocessError::NoImage { shape: shape.to_vec() });
+    shape: &[usize],
+) -> Result<(usize, usize, Vec<usize>), PreprocessError> {
+    let (height, width, channels) = match *shape {
+        [height, width] => (height, width, None),
+        [height, width, channels] => (height, width, Some(channels)),
+        _ => return Err(PreprocessError::NoImage { shape: shape.to_vec() }),
     };
-    if channels.len() > 1 {
-        return Err(PreprocessError::NoImage { shape: shape.to_vec() });
-    }
-    let (height, width) = geometry::output_size(config, *height, *width).ok_or(PreprocessError::Sizes)?;
-    Ok((height, width, channels))
+    let channels = match config.channels {
+        Some(wanted) => Some(colour::become_of(channels.unwrap_or(1), wanted)?),
+        None => channels,
+    };
+    let (height, width) = geometry::output_size(config, height, width).ok_or(PreprocessError::Sizes)?;
+    Ok((height, width, channels.into_iter().collect()))
 }
 
 #[cfg(test)]

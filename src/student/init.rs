@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tch::{CModule, Device, Tensor};
 
 use super::{Student, StudentError};
-use crate::config::InitLayers;
+use crate::config::{InitLayers, LlamaConfig};
 use crate::libtorch::plain_message;
 
 /// How a zip archive begins: TorchScript is one, and so is what `torch.save` writes.
@@ -105,6 +106,36 @@ pub fn initialise(
     }
     done.unused = unused.into_iter().cloned().collect();
     Ok(done)
+}
+
+/// Where the `config.json` beside a checkpoint in `folder`, Hugging Face's, says another model than `student` is: its weights are then
+/// taken for another function than theirs. Empty where there is none.
+pub fn other_model(student: &LlamaConfig, folder: &Path) -> Vec<String> {
+    let text = std::fs::read(folder.join("config.json")).unwrap_or_default();
+    let Ok(found) = serde_json::from_slice::<Value>(&text) else { return Vec::new() };
+    let rope = found.get("rope_parameters").or_else(|| found.get("rope_scaling"));
+    let theta = found.get("rope_theta").or_else(|| rope?.get("rope_theta"));
+    let heads = u64::from(student.num_attention_heads);
+    let numbers = [
+        ("rope_theta", theta, student.rope_theta),
+        ("rms_norm_eps", found.get("rms_norm_eps"), student.rms_norm_eps),
+        ("num_attention_heads", found.get("num_attention_heads"), heads as f64),
+        ("num_key_value_heads", found.get("num_key_value_heads"), student.kv_heads().into()),
+    ];
+    let number = |(key, there, ours): (&str, Option<&Value>, f64)| {
+        let there = there?.as_f64()?;
+        (there != ours).then(|| format!("{key} = {there}, found student.{key} = {ours}"))
+    };
+    let mut others: Vec<String> = numbers.into_iter().filter_map(number).collect();
+    let word = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let kind = word(rope.and_then(|rope| rope.get("rope_type").or_else(|| rope.get("type"))));
+    others.extend(
+        kind.filter(|kind| kind != "default")
+            .map(|kind| format!("rope_type = {kind:?}, which no student has")),
+    );
+    let act = word(found.get("hidden_act")).filter(|act| act != "silu");
+    others.extend(act.map(|act| format!("hidden_act = {act:?}, where a student has \"silu\"")));
+    others
 }
 
 /// The weights in a file by name, or what is wrong with it. What it is its first bytes say, not its suffix.
@@ -221,5 +252,39 @@ mod tests {
             assert_eq!(of_layer("model.norm.weight", 4, 30, layers), "model.norm.weight");
         }
         assert_eq!(number_of_layers([name(29), "lm_head.weight".into()].iter()), 30);
+    }
+
+    #[test]
+    fn another_model_than_the_checkpoints_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let student: LlamaConfig = serde_json::from_value(serde_json::json!({
+            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
+        }))
+        .unwrap();
+        assert_eq!(other_model(&student, dir.path()), [""; 0]);
+        let told = |config: Value| {
+            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+            other_model(&student, dir.path())
+        };
+        let same = serde_json::json!({
+            "rope_theta": 10000, "rms_norm_eps": 1e-5, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "hidden_act": "silu", "rope_scaling": null, "rope_parameters": { "rope_theta": 1e4, "rope_type": "default" },
+        });
+        assert_eq!(told(same), [""; 0]);
+        let other = serde_json::json!({
+            "rms_norm_eps": 1e-6, "num_attention_heads": 8, "hidden_act": "gelu",
+            "rope_parameters": { "rope_theta": 5e5, "rope_type": "llama3" },
+        });
+        let told = told(other).join("\n");
+        for words in [
+            "rope_theta = 500000, found student.rope_theta = 10000",
+            "rms_norm_eps = 0.000001",
+            "num_attention_heads = 8",
+            "rope_type = \"llama3\"",
+            "hidden_act = \"gelu\"",
+        ] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::libtorch::AutocastError;
 
 use built_in::{BuiltIn, Takes};
 pub use computed::{Computation, computed};
-pub use init::{Initialised, OtherShape, initialise};
+pub use init::{Initialised, OtherShape, initialise, other_model};
 pub use input::{Input, TokenTensors};
 use resnet::Depth;
 pub use torchscript::ask;
@@ -386,6 +386,17 @@ pub enum StudentError {
         expected: [i64; 2],
         /// The model's answer.
         found: Vec<i64>,
+    },
+    /// The module's weights are of another type than a student's.
+    #[error(
+        "student.path: {path}: expected weights in single precision, found {found}; save the module as model.float(), and have its \
+         products made in a half type with train.precision"
+    )]
+    NotSingle {
+        /// The module's file.
+        path: PathBuf,
+        /// A weight's type.
+        found: String,
     },
     /// The module has nothing to train.
     #[error(

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tch::nn::VarStore;
-use tch::{CModule, IValue, Tensor};
+use tch::{CModule, IValue, Kind, TchError, Tensor};
 
 use super::{Answer, Input, Model, State, Student, StudentError, Wanted};
 use crate::libtorch::{other_than_torchscript, plain_message};
@@ -16,7 +16,7 @@ pub(super) struct TorchScriptStudent {
 impl TorchScriptStudent {
     /// Loads the module and lists its parameters in `vs` under their PyTorch names.
     pub(super) fn load(path: &Path, vs: VarStore) -> Result<Self, StudentError> {
-        let loading = |error: tch::TchError| {
+        let loading = |error: TchError| {
             StudentError::libtorch(format!("student.path: loading {}", path.display()), &error)
         };
         let module = CModule::load_on_device(path, vs.device()).map_err(|error| {
@@ -38,6 +38,11 @@ impl TorchScriptStudent {
             let folder = parts.into_iter().fold(vs.root(), |path, part| path / part);
             let trainable = parameter.requires_grad();
             drop(folder.add(last, parameter, trainable));
+        }
+        let trained = known.iter().filter(|parameter| parameter.requires_grad());
+        let other = trained.map(Tensor::kind).find(|kind| *kind != Kind::Float);
+        if let Some(found) = other {
+            return Err(StudentError::NotSingle { path: path.to_owned(), found: format!("{found:?}") });
         }
         if vs.trainable_variables().is_empty() {
             return Err(StudentError::NothingToTrain { path: path.to_owned() });
@@ -66,7 +71,17 @@ pub fn ask(module: &CModule, input: &Tensor) -> Result<Vec<Tensor>, StudentError
     const DOING: &str = "the student's forward pass";
     let answer = module.forward_is(&[IValue::Tensor(input.shallow_clone())]);
     let tensor = |one| if let IValue::Tensor(tensor) = one { Some(tensor) } else { None };
-    let all: Option<Vec<Tensor>> = match answer.map_err(|error| StudentError::libtorch(DOING, &error))? {
+    let failed = |error: TchError| {
+        let problem = plain_message(&error);
+        let hint = match problem.contains("more than 1 value per channel") {
+            true => {
+                "; a batch of one sample has no variance for batch normalisation: set train.drop_last, or another train.batch"
+            }
+            false => "",
+        };
+        StudentError::Libtorch { doing: DOING.into(), problem: problem + hint }
+    };
+    let all: Option<Vec<Tensor>> = match answer.map_err(failed)? {
         IValue::Tuple(all) => all.into_iter().map(tensor).collect(),
         one => tensor(one).map(|one| vec![one]),
     };

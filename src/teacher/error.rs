@@ -74,7 +74,7 @@ pub enum TeacherError {
     },
     /// The model's input is not what the prepared samples are.
     #[error(
-        "{path}: input {name:?} is {found}, but the prepared samples are {expected}; change preprocess.layout (or size, resize, crop), the data or the model"
+        "{path}: input {name:?} is {found}, but the prepared samples are {expected}; change preprocess.layout (or channels, size, resize, crop), the data or the model"
     )]
     Input {
         /// The model file.

@@ -1,5 +1,7 @@
 //! What a teacher's numbers are, and how they become logits.
 
+use std::cell::Cell;
+
 use super::TeacherError;
 use crate::config::OutputKind;
 use crate::floats::FloatBuf;
@@ -129,6 +131,27 @@ impl RawOutput {
     }
 }
 
+impl RawOutput {
+    /// Whether `reads` is true of every row, of which there must be some, of several classes.
+    fn every_row(&self, reads: &dyn Fn(&[f32]) -> bool) -> bool {
+        let (rows, classes) = (self.rows, self.classes);
+        classes > 1
+            && rows > 0
+            && match &self.values {
+                Values::Host(values) => {
+                    let mut wide = Vec::new();
+                    (0..rows).all(|row| reads(values.floats().row(row, classes).widened(&mut wide)))
+                }
+                #[cfg(feature = "torch")]
+                Values::Device(logits) => {
+                    let step = (TOGETHER / classes).max(1);
+                    let part = |start: usize| logits.rows(start, step.min(rows - start)).to_host();
+                    (0..rows).step_by(step).all(|start| part(start).chunks(classes).all(reads))
+                }
+            }
+    }
+}
+
 impl From<Vec<f32>> for Values {
     fn from(values: Vec<f32>) -> Self {
         Self::Host(values.into())
@@ -156,6 +179,15 @@ pub struct RawOutput {
     pub features: Vec<FeatureBatch>,
 }
 
+/// What a classifier of images is expected to answer of `rows` images, for people.
+#[cfg(any(feature = "onnx", feature = "torch"))]
+pub(super) fn of_images(rows: usize) -> String {
+    format!(
+        "float [batch = {rows}, classes], of two classes or more (where one logit z says yes or no, export [0, z]: \
+         torch.cat([torch.zeros_like(z), z], dim=1))"
+    )
+}
+
 /// A decided meaning of a teacher's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputReading {
@@ -175,29 +207,13 @@ impl OutputReading {
     /// must be non-negative and sum to 1 to be probabilities, non-positive with exponentials
     /// that sum to 1 to be log-probabilities.
     pub fn decide(declared: OutputKind, first: &RawOutput) -> Self {
-        let (rows, classes) = (first.rows, first.classes);
-        let every_row = |reads: &dyn Fn(&[f32]) -> bool| {
-            classes > 1
-                && rows > 0
-                && match &first.values {
-                    Values::Host(values) => {
-                        let mut wide = Vec::new();
-                        (0..rows).all(|row| reads(values.floats().row(row, classes).widened(&mut wide)))
-                    }
-                    #[cfg(feature = "torch")]
-                    Values::Device(logits) => {
-                        let step = (TOGETHER / classes).max(1);
-                        let part = |start: usize| logits.rows(start, step.min(rows - start)).to_host();
-                        (0..rows).step_by(step).all(|start| part(start).chunks(classes).all(reads))
-                    }
-                }
-        };
         let near_one = |sum: f64| (sum - 1.0).abs() < SUM_TOLERANCE;
         let probabilities =
             |row: &[f32]| row.iter().all(|p| *p >= 0.0) && near_one(row.iter().map(|p| f64::from(*p)).sum());
         let log_probabilities = |row: &[f32]| {
             row.iter().all(|p| *p <= 0.0) && near_one(row.iter().map(|p| f64::from(*p).exp()).sum())
         };
+        let every_row = |reads: &dyn Fn(&[f32]) -> bool| first.every_row(reads);
         match declared {
             OutputKind::Logits => Self::Logits,
             OutputKind::Probabilities => Self::Probabilities,
@@ -205,6 +221,37 @@ impl OutputReading {
             OutputKind::Auto if every_row(&probabilities) => Self::Probabilities,
             OutputKind::Auto if every_row(&log_probabilities) => Self::LogProbabilities,
             OutputKind::Auto => Self::Logits,
+        }
+    }
+
+    /// What is to be said of outputs that are taken as this, by the `first`: targets that are not what they seem.
+    pub fn doubt(self, declared: OutputKind, first: &RawOutput) -> Option<String> {
+        // The least normal number of half precision.
+        const COARSE: f32 = 6.103_515_6e-5;
+        match (self, first.dtype) {
+            (Self::Probabilities, OutputType::F16) => {
+                let (coarse, all) = (Cell::new(0), first.rows * first.classes);
+                first.every_row(&|row| {
+                    coarse.set(coarse.get() + row.iter().filter(|p| **p < COARSE).count());
+                    true
+                });
+                (coarse.get() > 0).then(|| {
+                    format!(
+                        "warning: {:.1} % of the teacher's probabilities are below 6e-5, where half precision is coarse and ends in 0: \
+                         targets above T = 1 are wrong by that. Export logits, or log-probabilities (log_softmax)",
+                        100.0 * coarse.get() as f64 / all as f64
+                    )
+                })
+            }
+            (Self::Logits, _) if declared == OutputKind::Auto => {
+                let within = first.every_row(&|row| row.iter().all(|p| (0.0..=1.0).contains(p)));
+                within.then(|| {
+                    "warning: the teacher's outputs all lie from 0 to 1 and do not sum to 1, as a sigmoid's: they are taken as logits \
+                     of one softmax. Export what comes before the sigmoid, or set teacher.output_kind = \"logits\" where they are logits"
+                        .to_owned()
+                })
+            }
+            _ => None,
         }
     }
 
@@ -281,6 +328,22 @@ mod tests {
         assert_eq!(decide(&[-3.0, 4.0]), OutputReading::Logits);
         let declared = OutputReading::decide(OutputKind::Logits, &output(&[0.25, 0.75], 2));
         assert_eq!(declared, OutputReading::Logits);
+    }
+
+    #[test]
+    fn outputs_that_are_not_what_they_seem_are_doubted() {
+        let doubt = |values: &[f32], dtype, declared| {
+            let first = RawOutput { dtype, ..output(values, 2) };
+            OutputReading::decide(declared, &first).doubt(declared, &first)
+        };
+        let half = doubt(&[0.99999, 0.00001, 0.5, 0.5], OutputType::F16, OutputKind::Auto).unwrap();
+        assert!(half.contains("25.0 %") && half.contains("log_softmax"), "{half}");
+        assert_eq!(doubt(&[0.99999, 0.00001], OutputType::F32, OutputKind::Auto), None);
+        assert_eq!(doubt(&[0.75, 0.25], OutputType::F16, OutputKind::Auto), None);
+        let sigmoid = doubt(&[0.75, 0.75, 0.25, 1.0], OutputType::F32, OutputKind::Auto).unwrap();
+        assert!(sigmoid.contains("sigmoid"), "{sigmoid}");
+        assert_eq!(doubt(&[0.75, 0.75], OutputType::F32, OutputKind::Logits), None);
+        assert_eq!(doubt(&[0.75, -0.75], OutputType::F32, OutputKind::Auto), None);
     }
 
     #[test]

@@ -1,15 +1,12 @@
 //! Which caches a run was begun with: what its config does not say.
 
 use std::fmt;
-use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::folder::json;
 use super::{RunFolder, TrainError};
 use crate::cache::{CacheError, CacheReader};
 use crate::digest::Digest;
-use crate::durable;
 
 /// The caches of a run, in their order; none where it learns from labels alone.
 ///
@@ -44,11 +41,7 @@ impl RunCaches {
     /// # Errors
     /// [`TrainError::Read`], [`TrainError::State`].
     pub(crate) fn read(folder: &RunFolder) -> Result<Option<Self>, TrainError> {
-        let path = folder.caches();
-        let text = durable::if_there(fs::read(&path));
-        let text = text.map_err(|source| TrainError::Read { path: path.clone(), source })?;
-        let caches = text.map(|text| serde_json::from_slice(&text)).transpose();
-        caches.map_err(|error| TrainError::State { path, problem: error.to_string() })
+        folder.read_json(folder.caches())
     }
 
     /// Keeps them with the run in `folder`.
@@ -56,12 +49,7 @@ impl RunCaches {
     /// # Errors
     /// [`TrainError::Write`].
     pub(super) fn write(&self, folder: &RunFolder) -> Result<(), TrainError> {
-        if !folder.writes() {
-            return Ok(());
-        }
-        let path = folder.caches();
-        let text = json(self, true).and_then(|text| durable::write_file(&path, &text));
-        text.map_err(|source| TrainError::Write { path, source })
+        folder.write_json(folder.caches(), self)
     }
 
     /// Whether a run that was begun with these goes on with `others` to the same bits.

@@ -98,7 +98,7 @@ impl Course<'_> {
             None => Ok(()),
             Some((name, _)) => {
                 let batch = self.config.train.batch;
-                let last = (self.training.samples.len() - 1) % batch as u64 + 1;
+                let last = (self.config.train.used_of(self.training.samples.len()) - 1) % batch as u64 + 1;
                 Err(TrainError::NotFinite { epoch, name, last, batch })
             }
         }
@@ -158,7 +158,7 @@ impl Course<'_> {
     ) -> Result<Option<EpochReport>, TrainError> {
         let (section, samples) = (&self.config.train, &self.training.samples);
         let epoch = self.place.epochs + 1;
-        let (total, before) = (samples.len(), self.sums.over().positions);
+        let (total, before) = (section.used_of(samples.len()), self.sums.over().positions);
         let done = (self.place.batches * section.batch as u64).min(total);
         progress.phase(&format!("epoch {epoch}/{}", section.epochs), total, done);
         // Until this epoch's own.
@@ -171,7 +171,10 @@ impl Course<'_> {
         let mut learning_rate = self.schedule.at(self.place.step.saturating_sub(1));
         let mut rows = 0;
         let own = Share { ranks: self.ranks, group: section.accumulate };
+        let left = section.batches_of(samples.len()).saturating_sub(self.place.batches);
         let batches = share(samples, order, section.batch, section.prefetch, self.place.batches, own);
+        // A last batch that is left out may be made, but nobody takes it.
+        let batches = batches.take(usize::try_from(left).unwrap_or(usize::MAX));
         let mut batches = on_device(samples, batches, section.accumulate, self.device);
         while section.max_steps.is_none_or(|most| self.place.step < most) {
             if stop.load(Ordering::Relaxed) {

@@ -276,10 +276,21 @@ pub enum TrainError {
         /// NaN or infinite.
         loss: f64,
     },
+    /// No batch is whole.
+    #[error(
+        "train.drop_last: expected at least train.batch = {batch} samples, found {samples}, so that no batch would be left; \
+         choose a smaller train.batch, or remove drop_last"
+    )]
+    NoBatch {
+        /// Samples of a batch.
+        batch: usize,
+        /// Samples that there are.
+        samples: u64,
+    },
     /// Weights or running statistics that are no numbers any more, although the loss was one.
     #[error(
         "epoch {epoch} left {name} of the student not finite; batch norm has no variance of a single value, and the last batch \
-         has {last} of train.batch = {batch} samples: choose another train.batch, or lower optimizer.learning_rate"
+         has {last} of train.batch = {batch} samples: choose another train.batch, set train.drop_last, or lower optimizer.learning_rate"
     )]
     NotFinite {
         /// Counts from 1.
@@ -310,6 +321,14 @@ pub enum TrainError {
         problem: String,
         /// The last lines of its standard error.
         said: String,
+    },
+    /// A validation set whose data or cache cannot be used; what is wrong names no set.
+    #[error("validation.{set}: {source}")]
+    InSet {
+        /// The set.
+        set: String,
+        /// Why.
+        source: Box<TrainError>,
     },
     /// An epoch could not be measured. What it learned is kept.
     #[error(

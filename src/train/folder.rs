@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::setup::Training;
 use super::{EpochReport, TrainError, TrainOutcome, TrainReport, transformers};
@@ -17,6 +18,8 @@ use crate::student::{Initialised, Student};
 const CONFIG: &str = "config.toml";
 /// The caches that the run was begun with, which the config does not name.
 const CACHES: &str = "caches.json";
+/// The samples that the run was begun with, whatever the config calls them.
+const DATA: &str = "data.json";
 /// One line an epoch.
 const METRICS: &str = "metrics.jsonl";
 /// One line every few steps, where they are asked for.
@@ -37,6 +40,8 @@ const MODULE: &str = "student.pt";
 const TRANSFORMERS: &str = "transformers";
 /// The tokenizer: there, and beside students that transformers do not know.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
+/// What ends a text, beside it.
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// How far a run is.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,6 +124,7 @@ impl RunFolder {
         let ours = [
             CONFIG,
             CACHES,
+            DATA,
             METRICS,
             STEPS,
             TENSORBOARD,
@@ -129,6 +135,7 @@ impl RunFolder {
             MODULE,
             TRANSFORMERS,
             TOKENIZER,
+            TOKENIZER_CONFIG,
         ];
         let is_ours = |name: &str| ours.contains(&name.trim_end_matches(durable::TEMPORARY));
         if let Some(stranger) = found.iter().find(|name| !is_ours(name)) {
@@ -153,6 +160,11 @@ impl RunFolder {
     /// What the run's caches were when it was begun.
     pub(super) fn caches(&self) -> PathBuf {
         self.path.join(CACHES)
+    }
+
+    /// What the run's samples were when it was begun.
+    pub(super) fn data(&self) -> PathBuf {
+        self.path.join(DATA)
     }
 
     /// Variables of the student that was kept.
@@ -207,10 +219,9 @@ impl RunFolder {
         }
         let tokenizer = config.tokenizer.as_deref();
         let StudentConfig::Llama(llama) = &config.student else {
-            let path = self.path.join(TOKENIZER);
             return tokenizer
-                .map_or(Ok(()), |tokenizer| durable::copy_file(tokenizer, &path))
-                .map_err(|source| TrainError::Write { path, source });
+                .map_or(Ok(()), |tokenizer| transformers::write_tokenizer(&self.path, tokenizer))
+                .map_err(|source| TrainError::Write { path: self.path.join(TOKENIZER), source });
         };
         let longest = training.samples.cache().map_or(0, |cache| cache.manifest().longest_row());
         let folder = self.transformers();
@@ -294,11 +305,7 @@ impl RunFolder {
 
     /// What [`Self::keep_init`] kept; `None` of a run of a program that kept nothing.
     pub(super) fn kept_init(&self) -> Result<Option<Initialised>, TrainError> {
-        let path = self.init();
-        let text = durable::if_there(fs::read(&path));
-        let text = text.map_err(|source| TrainError::Read { path: path.clone(), source })?;
-        let kept = text.map(|text| serde_json::from_slice(&text)).transpose();
-        kept.map_err(|error| TrainError::State { path, problem: error.to_string() })
+        self.read_json(self.init())
     }
 
     pub(super) fn add_epoch(&self, epoch: &EpochReport) -> Result<(), TrainError> {
@@ -314,12 +321,27 @@ impl RunFolder {
         self.write_json(self.summary(), report)
     }
 
-    fn write_json(&self, path: PathBuf, value: &impl Serialize) -> Result<(), TrainError> {
+    /// Writes JSON to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub(super) fn write_json(&self, path: PathBuf, value: &impl Serialize) -> Result<(), TrainError> {
         if !self.writes() {
             return Ok(());
         }
         let text = json(value, true).and_then(|text| durable::write_file(&path, &text));
         text.map_err(|source| TrainError::Write { path, source })
+    }
+
+    /// What [`Self::write_json`] wrote to `path`; `None` of a run of a program that did not.
+    ///
+    /// # Errors
+    /// [`TrainError::Read`], [`TrainError::State`].
+    pub(super) fn read_json<T: DeserializeOwned>(&self, path: PathBuf) -> Result<Option<T>, TrainError> {
+        let text = durable::if_there(fs::read(&path));
+        let text = text.map_err(|source| TrainError::Read { path: path.clone(), source })?;
+        let read = text.map(|text| serde_json::from_slice(&text)).transpose();
+        read.map_err(|error| TrainError::State { path, problem: error.to_string() })
     }
 }
 

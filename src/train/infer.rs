@@ -11,9 +11,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tch::{CModule, Device, Kind, Tensor};
 
+use super::data::RunData;
 use super::evaluate::{evaluate, for_each_batch};
 use super::predictions::{PredictionColumns, PredictionWriter};
-use super::setup::{self, ValidationSet};
+use super::setup::{self, Knows, ValidationSet};
 use super::upload::chunks;
 use super::{RunFolder, TrainError, retain};
 use crate::checkpoint;
@@ -138,12 +139,15 @@ impl Finished {
         let of_tokens = learned_from_tokens(&used.folder())?;
         let classes = config.student.classes().ok_or(TrainError::NoClasses)?;
         let preprocess = (!of_tokens).then(|| config.preprocess.clone().unwrap_or_default());
+        let data = RunData::read(&used.folder())?;
+        let class_names = data.as_ref().and_then(RunData::class_names);
+        let student = Knows { preprocess: preprocess.as_ref(), classes, class_names };
         let open = |name: &str| {
             let Some(set) = config.validation.get(name) else {
                 let known = config.validation.keys().cloned().collect::<Vec<_>>().join(", ");
                 return Err(TrainError::NoSuchSet { name: name.to_owned(), known });
             };
-            setup::validation(name, set, preprocess.as_ref(), classes, &config.loss, device)
+            setup::validation(name, set, &student, &config.loss, device)
         };
         // A run that is not there is told before sets that are not.
         let (variables, module) = used.files()?;

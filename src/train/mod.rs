@@ -6,6 +6,7 @@
 mod caches;
 mod command;
 mod course;
+mod data;
 mod doubt;
 mod error;
 mod evaluate;
@@ -26,6 +27,7 @@ mod state;
 mod step;
 mod sums;
 mod transformers;
+mod trial;
 mod upload;
 mod watch;
 mod window;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::Value;
 
+use super::data::RunData;
 use super::setup::Training;
 use super::state::{Kept, Place};
 use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainReport};
@@ -41,11 +42,16 @@ pub(super) fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig
     config
 }
 
-/// What the run in `folder` has kept, once it is known to be the run that `config` and `caches` describe.
+/// What the run in `folder` has kept, once it is known to be the run that `config`, `caches` and `data` describe.
 ///
 /// # Errors
 /// [`TrainError::NothingToResume`], [`TrainError::OtherCaches`], [`TrainError::Resumed`].
-pub(super) fn open(folder: &RunFolder, config: &TrainConfig, caches: &RunCaches) -> Result<Kept, TrainError> {
+pub(super) fn open(
+    folder: &RunFolder,
+    config: &TrainConfig,
+    caches: &RunCaches,
+    data: &RunData,
+) -> Result<Kept, TrainError> {
     let kept = Kept::read(folder)?;
     // Before the config, part of which another cache would fill in otherwise.
     if let Some(begun) = RunCaches::read(folder)?.filter(|begun| !begun.are(caches)) {
@@ -57,7 +63,12 @@ pub(super) fn open(folder: &RunFolder, config: &TrainConfig, caches: &RunCaches)
     let damaged = |problem: String| TrainError::State { path: path.clone(), problem };
     let begun: Value = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
     let now = Value::try_from(config).map_err(|error| damaged(error.to_string()))?;
-    match difference(&begun, &now, &FREE) {
+    let samples = RunData::read(folder)?;
+    // The same samples may lie elsewhere, and what is called as before may be others.
+    let places = samples.as_ref().map(|samples| samples.places(data)).unwrap_or_default();
+    let free: Vec<&str> = FREE.into_iter().chain(places.iter().map(String::as_str)).collect();
+    let other = difference(&begun, &now, &free).or_else(|| samples?.difference(data));
+    match other {
         None => Ok(kept),
         Some((key, kept, found)) => {
             Err(TrainError::Resumed { path: folder.path().to_owned(), key, kept, found })

@@ -8,7 +8,9 @@ use std::time::Instant;
 use tch::Device;
 
 use super::course::{Course, seed};
+use super::data::RunData;
 use super::further::Further;
+use super::infer::{Use, eval};
 use super::resume::{self, resolved};
 use super::retain::{self, BEST, Retention};
 use super::select::SelectBy;
@@ -16,7 +18,7 @@ use super::setup::{self, Training, ValidationSet};
 use super::state::{Kept, Place};
 use super::sums::Sums;
 use super::watch::{self, Watch};
-use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainOutcome, TrainReport, doubt};
+use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainOutcome, TrainReport, doubt, trial};
 use crate::checkpoint;
 use crate::config::{Precision, StudentConfig, TrainConfig};
 use crate::libtorch;
@@ -77,23 +79,25 @@ pub fn run(
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     }
     let training = setup::training(config, &options.caches)?;
+    let samples = training.samples.len();
+    if config.train.batches_of(samples) == 0 {
+        return Err(TrainError::NoBatch { batch: config.train.batch, samples });
+    }
     let weights = &config.loss.weights;
     let loss = WeightedLoss::new(&config.loss, &training.spaces, device)?;
     let sets = config
         .validation
         .iter()
-        .map(|(name, set)| {
-            let Training { preprocess, classes, .. } = &training;
-            setup::validation(name, set, preprocess.as_ref(), *classes, &config.loss, device)
-        })
+        .map(|(name, set)| setup::validation(name, set, &training.knows(), &config.loss, device))
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let server = watch::server(config, options)?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
     let folder = RunFolder::of_rank(&options.out, options.ranks);
     let resolved = resolved(config, &training);
     let caches = RunCaches::of(training.samples.caches())?;
+    let data = RunData::of(&training, &sets)?;
     let mut lock = options.resume.then(|| folder.lock()).transpose()?;
-    let kept = options.resume.then(|| resume::open(&folder, &resolved, &caches)).transpose()?;
+    let kept = options.resume.then(|| resume::open(&folder, &resolved, &caches, &data)).transpose()?;
 
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
@@ -110,10 +114,20 @@ pub fn run(
         (None, Some(init)) => {
             let done = student::initialise(student.as_mut(), &init.weights, init.layers)?;
             progress.say(&begun_with(&done, &init.weights));
+            if let StudentConfig::Llama(llama) = &config.student {
+                for other in student::other_model(llama, &init.weights) {
+                    progress
+                        .say(&format!("warning: init.weights: {}: expected {other}", init.weights.display()));
+                }
+            }
             Some(done)
         }
         (_, None) => None,
     };
+    if kept.is_none() {
+        let doubts = trial::of_student(&config.student, student.as_mut(), &training.samples, device)?;
+        doubts.iter().for_each(|doubt| progress.say(doubt));
+    }
     let mut average = config.train.ema.map(|decay| Average::new(decay, student.variables()));
     let trainable = student.variables().trainable_variables();
     let parameters = trainable.iter().filter(|v| v.requires_grad()).map(|v| v.numel() as u64).sum();
@@ -121,7 +135,7 @@ pub fn run(
         outcome: TrainOutcome::Trained,
         epochs: 0,
         steps: 0,
-        samples: training.samples.len(),
+        samples,
         seconds: 0.0,
         train_loss: None,
         best_epoch: None,
@@ -155,7 +169,6 @@ pub fn run(
         None => {
             lock = Some(folder.claim(options.overwrite)?);
             caches.write(&folder)?;
-            folder.write_config(&resolved)?;
             folder.keep_init(report.init.as_ref())?;
         }
         Some(kept) => {
@@ -176,7 +189,10 @@ pub fn run(
             retention.forget_missing(&folder);
         }
     }
-    let batches = training.samples.len().div_ceil(config.train.batch as u64);
+    // Of a run that goes on too: its samples may lie elsewhere by now.
+    data.write(&folder)?;
+    folder.write_config(&resolved)?;
+    let batches = config.train.batches_of(samples);
     let peak = config.optimizer.learning_rate();
     let steps_per_epoch = batches.div_ceil(config.train.accumulate as u64);
     let schedule = Schedule::new(&config.schedule, peak, config.train.epochs, steps_per_epoch);
@@ -203,8 +219,9 @@ pub fn run(
         last_loss: report.train_loss,
     };
     course.say_troubles(progress);
-    let is_better =
-        |score: f64, place: &Place| place.best.is_none_or(|(_, best)| score > best || best.is_nan());
+    let is_better = |score: f64, place: &Place| {
+        place.best.is_none_or(|(_, best)| score > best || best.is_nan() && !score.is_nan())
+    };
     let mut best = BEST;
     if let Some((epoch, score, validation)) = out_of_turn
         && course.place.batches == 0
@@ -276,6 +293,15 @@ pub fn run(
     if report.best_epoch.is_some() {
         keep_best(student.as_mut(), &folder, best)?;
         folder.for_transformers(config, &training)?;
+        // What chose it was no measure, and its epoch not one whose turn it was.
+        let unmeasured = report.validation.is_empty() && !sets.is_empty() && folder.writes();
+        if unmeasured && report.outcome == TrainOutcome::Trained {
+            let kept = Use { run: folder.path(), config: &resolved, checkpoint: None };
+            match eval(&kept, &[], stop)? {
+                Some(measured) => report.validation = measured.validation,
+                None => report.outcome = TrainOutcome::Interrupted,
+            }
+        }
     }
     if let Some(temperature) = &mut report.temperature {
         *temperature = course.loss_schedule.at(course.place.step.saturating_sub(1)).temperature;
@@ -358,10 +384,12 @@ fn begun_with(done: &Initialised, path: &Path) -> String {
     let left = done.left();
     let all = done.taken + left.len() as u64;
     let mut text = format!("{} of {all} weights from {}", done.taken, path.display());
-    if !left.is_empty() {
-        let shown = left.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-        let more = if left.len() > SHOWN { ", …; summary.json will have all of them" } else { "" };
-        text.push_str(&format!("; drawn: {shown}{more}"));
+    for (what, names) in [("drawn", &left), ("not used", &done.unused)] {
+        if !names.is_empty() {
+            let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            let more = if names.len() > SHOWN { ", …; summary.json will have all of them" } else { "" };
+            text.push_str(&format!("; {what}: {shown}{more}"));
+        }
     }
     text
 }

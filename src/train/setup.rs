@@ -35,6 +35,17 @@ pub(super) struct Training {
     pub(super) widths: Vec<i64>,
 }
 
+impl Training {
+    /// What the student is asked with.
+    pub(super) fn knows(&self) -> Knows<'_> {
+        Knows {
+            preprocess: self.preprocess.as_ref(),
+            classes: self.classes,
+            class_names: self.samples.class_names(),
+        }
+    }
+}
+
 /// A named validation set.
 pub(super) struct ValidationSet {
     pub(super) name: String,
@@ -76,7 +87,9 @@ impl ValidationSet {
             Metric::Loss => self.loss.is_some(),
             Metric::Perplexity => self.is_of_tokens(),
             Metric::Agreement | Metric::Kl => self.kl.is_some(),
-            Metric::Acceptance => self.kl.is_some() && self.is_of_tokens(),
+            Metric::Acceptance => {
+                self.is_of_tokens() && self.kl.as_ref().is_some_and(KlDivergence::is_of_every_class)
+            }
         };
         let own = Metric::ALL.into_iter().filter(has).map(Measure::from);
         let of_commands = self.commands.iter().map(|(name, command)| Measure::of_command(name, command));
@@ -239,17 +252,28 @@ fn training_on_images(
     })
 }
 
-/// Opens a validation set for students of `classes` classes.
+/// What a student is asked with.
+pub(super) struct Knows<'a> {
+    /// How images are prepared; `None` where it reads tokens.
+    pub(super) preprocess: Option<&'a PreprocessConfig>,
+    /// Classes that it tells apart.
+    pub(super) classes: usize,
+    /// What they are called, where that is known.
+    pub(super) class_names: Option<&'a [String]>,
+}
+
+/// Opens a validation set for a student.
 pub(super) fn validation(
     name: &str,
     config: &ValidationConfig,
-    preprocess: Option<&PreprocessConfig>,
-    classes: usize,
+    student: &Knows<'_>,
     loss: &LossConfig,
     device: Device,
 ) -> Result<ValidationSet, TrainError> {
+    let Knows { preprocess, classes, class_names } = *student;
     check_names(name, &config.metrics)?;
-    let cache = config.cache.as_deref().map(CacheReader::open).transpose()?;
+    let in_set = |source| TrainError::InSet { set: name.to_owned(), source: Box::new(source) };
+    let cache = config.cache.as_deref().map(CacheReader::open).transpose().map_err(|e| in_set(e.into()))?;
     let of_tokens = cache.as_ref().is_some_and(|cache| cache.manifest().dataset.tokens.is_some());
     let key = format!("validation.{name}");
     let opened = |samples, space: Option<&TargetSpace>, labelled| {
@@ -283,17 +307,26 @@ pub(super) fn validation(
         return opened(Arc::new(Samples::tokens(cache, true)), Some(&space), true);
     }
     let dataset = config.dataset.as_ref().ok_or(TrainError::NoDataset)?;
-    let dataset = dataset::open_images(dataset, &format!("{key}.dataset"))?;
-    dataset::check_labels(dataset.as_ref(), classes)?;
+    let dataset_key = format!("{key}.dataset");
+    let opened_images = dataset::open_images(dataset, &dataset_key).and_then(|dataset| match class_names {
+        Some(names) => dataset::with_classes_of(dataset, names, &dataset_key),
+        None => Ok(dataset),
+    });
+    let dataset = opened_images.map_err(|error| match error {
+        DatasetError::Kind { .. } | DatasetError::ClassName { .. } => error.into(),
+        _ => in_set(error.into()),
+    })?;
+    dataset::check_labels(dataset.as_ref(), classes).map_err(|error| in_set(error.into()))?;
     if let Some(cache) = &cache {
-        check_dataset(&format!("validation.{name}.dataset"), dataset.as_ref(), cache)?;
+        check_dataset(&dataset_key, dataset.as_ref(), cache)?;
         let key = format!("{key}.cache");
         refuse_views(&key, cache)?;
         refuse_draws(&key, cache)?;
         check_set_classes(&key, classes, cache)?;
     }
+    let preprocess = preprocess.cloned().unwrap_or_default();
     let preprocess =
-        Preprocess::new(preprocess.unwrap_or(&PreprocessConfig::default()), dataset.sample_shape())?;
+        Preprocess::new(&preprocess, dataset.sample_shape()).map_err(|error| in_set(error.into()))?;
     let labelled = dataset.labels_digest().is_some();
     let space = cache.as_ref().map(target_space);
     opened(Arc::new(Samples::images(dataset, preprocess, cache)), space.as_ref(), labelled)

@@ -59,9 +59,12 @@ impl Totals {
         Self(names.map(|name| (name.clone(), self.get(name) - other.get(name))).collect())
     }
 
-    /// The means.
+    /// The means; none of what nothing was counted of.
     pub(super) fn means(&self) -> SumMeans {
-        let mean = |name: &str| Some(self.0.get(name)? / self.get(over(name)).max(1.0));
+        let mean = |name: &str| {
+            let count = self.get(over(name));
+            Some(self.0.get(name)? / count).filter(|_| count > 0.0)
+        };
         let others = [TOTAL, GRADIENT_NORM, POSITIONS, LABELS, STEPS];
         let terms = self.0.keys().filter(|name| !others.contains(&name.as_str()));
         let terms = terms.filter_map(|name| Some((name.clone(), mean(name)?)));

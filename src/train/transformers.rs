@@ -3,8 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use super::folder::{TOKENIZER, json};
+use super::folder::{TOKENIZER, TOKENIZER_CONFIG, json};
 use crate::config::LlamaConfig;
+use crate::dataset::Tokenizer;
 use crate::durable;
 
 /// The weights.
@@ -20,6 +21,7 @@ pub(super) fn write(
     tokenizer: Option<&Path>,
 ) -> io::Result<()> {
     durable::create_folder(folder)?;
+    let end = tokenizer.map(open).transpose()?.and_then(|tokenizer| tokenizer.end());
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -42,9 +44,41 @@ pub(super) fn write(
         "dtype": "float32",
         "torch_dtype": "float32",
         "bos_token_id": null,
-        "eos_token_id": null,
+        "eos_token_id": end,
     });
     durable::write_file(&folder.join("config.json"), &json(&config, true)?)?;
     durable::copy_file(variables, &folder.join(MODEL))?;
-    tokenizer.map_or(Ok(()), |tokenizer| durable::copy_file(tokenizer, &folder.join(TOKENIZER)))
+    tokenizer.map_or(Ok(()), |tokenizer| write_tokenizer(folder, tokenizer))
+}
+
+/// Copies the `tokenizer.json` at `tokenizer` to `folder`, and writes beside it what ends a text, where that is known: as in the
+/// training data.
+pub(super) fn write_tokenizer(folder: &Path, tokenizer: &Path) -> io::Result<()> {
+    durable::copy_file(tokenizer, &folder.join(TOKENIZER))?;
+    let Some(end) = open(tokenizer)?.end_text() else { return Ok(()) };
+    let config = serde_json::json!({ "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end });
+    durable::write_file(&folder.join(TOKENIZER_CONFIG), &json(&config, true)?)
+}
+
+fn open(tokenizer: &Path) -> io::Result<Tokenizer> {
+    Tokenizer::open(tokenizer).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_text_is_kept_beside_the_tokenizer() {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/bpe.json");
+        write_tokenizer(dir.path(), &fixture).unwrap();
+        let kept = dir.path().join(TOKENIZER);
+        assert_eq!(std::fs::read(&kept).unwrap(), std::fs::read(&fixture).unwrap());
+        let config = std::fs::read(dir.path().join(TOKENIZER_CONFIG)).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["eos_token"], "<|endoftext|>");
+        // From there it is known again.
+        assert_eq!(open(&kept).unwrap().end_text().as_deref(), Some("<|endoftext|>"));
+    }
 }

@@ -141,18 +141,19 @@ impl Watch {
     }
 
     /// A step is done, and `sums` have it. Gives the line that ends with it, if one does: only then the device is
-    /// waited for.
+    /// waited for. None ends where nothing was counted since the last, of steps that half precision left out.
     pub(super) fn stepped(&mut self, step: &Step, sums: &Sums, of_tokens: bool) -> Option<StepReport> {
         self.clock.samples += step.samples;
         self.clock.positions += step.positions;
         self.every.filter(|every| step.step.is_multiple_of(*every))?;
         let means = self.window.close(sums.totals());
+        let train_loss = means.total?;
         let (samples, positions) = self.clock.close();
         Some(StepReport {
             step: step.step,
             epoch: step.epoch,
             learning_rate: step.learning_rate,
-            train_loss: means.total.unwrap_or(f64::NAN),
+            train_loss,
             terms: means.terms,
             gradient_norm: means.gradient_norm,
             samples_per_second: samples,

@@ -9,6 +9,7 @@ mod shared;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -25,8 +26,10 @@ use args::{
     BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, ImportArgs,
     PageArgs, PlanArgs, ReportArgs, ShowArgs, VerifyArgs,
 };
-use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json};
+use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json, tell};
 
+/// What is said of work that goes on from its last shard.
+const GOES_ON: &str = "interrupted; the same command goes on where it was";
 /// Exit code of a cache that is not what its manifest says.
 const DAMAGED: u8 = 1;
 
@@ -66,13 +69,10 @@ fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let report = ops::build(&config, &args.out, until, stop, &Terminal::new(args.quiet))?;
     give(&args.report, &report, || report::build(&report, &args.out))?;
     if report.outcome == BuildOutcome::Interrupted {
-        eprintln!(
-            "interrupted; the same command {}",
-            match report.samples_done + report.samples_resumed {
-                0 => "begins with the first shard",
-                _ => "goes on where it was",
-            }
-        );
+        tell(match report.samples_done + report.samples_resumed {
+            0 => "interrupted; the same command begins with the first shard",
+            _ => GOES_ON,
+        });
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)
@@ -112,18 +112,24 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let settings = ExportSettings { form: args.to.into(), temperature, samples: args.samples.clone() };
     let (dir, progress) = (&args.cache.dir, Terminal::new(args.quiet));
     if args.out != Path::new("-") {
-        let report = ops::export(dir, &settings, ExportTo::File(&args.out), &progress)?;
+        let report = match ops::export(dir, &settings, ExportTo::File(&args.out), on_interrupt()?, &progress)
+        {
+            Err(ExportError::Interrupted) => return Ok(ExitCode::from(INTERRUPTED)),
+            report => report?,
+        };
         give(&args.cache.report, &report, || report::export(&report, &args.out))?;
         return Ok(ExitCode::SUCCESS);
     }
-    match ops::export(dir, &settings, ExportTo::Stream(&mut std::io::stdout().lock()), &progress) {
+    // What goes to standard output ends with Ctrl-C at once.
+    let (to, go_on) = (&mut std::io::stdout().lock(), AtomicBool::new(false));
+    match ops::export(dir, &settings, ExportTo::Stream(to), &go_on, &progress) {
         // Whoever read the rows (`| head`) has seen enough.
         Err(ExportError::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {}
         Err(error) => return Err(error.into()),
         Ok(_) if args.quiet => {}
         Ok(report) => match args.cache.report.format {
-            Format::Json => eprintln!("{}", serde_json::to_string_pretty(&report)?),
-            Format::Text => eprint!("{}", report::export(&report, &args.out)),
+            Format::Json => tell(serde_json::to_string_pretty(&report)?),
+            Format::Text => tell(report::export(&report, &args.out).trim_end()),
         },
     }
     Ok(ExitCode::SUCCESS)
@@ -142,7 +148,7 @@ fn convert(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     let report = ops::convert(&args.from, &args.to, &settings, stop, &Terminal::new(args.quiet))?;
     give(&args.report, &report, || report::convert(&report, &args.to))?;
     if !report.complete {
-        eprintln!("interrupted; the same command goes on where it was");
+        tell(GOES_ON);
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)
@@ -163,10 +169,13 @@ fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         shard_samples: args.shard_samples,
     };
     let stop = on_interrupt()?;
-    let report = ops::import(&settings, &args.out, stop, &Terminal::new(args.quiet))?;
+    let Some(report) = ops::import(&settings, &args.out, stop, &Terminal::new(args.quiet))? else {
+        tell("interrupted before anything was written");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
     give(&args.report, &report, || report::import(&report, &args.out))?;
     if !report.complete {
-        eprintln!("interrupted; the same command goes on where it was");
+        tell(GOES_ON);
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)

@@ -30,8 +30,8 @@ Examples:
   kd-train sweep --config configs/sweep/fashion-mnist.toml --out sweeps/temperature
   kd-train export runs/t4 --to onnx --out student.onnx
 
-A run's folder holds config.toml, caches.json (what it was begun with), metrics.jsonl (a line an epoch), steps.jsonl
-and tensorboard/ (if [tracking] asks for them), summary.json, checkpoints/{best,last}.safetensors (and step-000123 of more epochs, as
+A run's folder holds config.toml, caches.json and data.json (what it was begun with), metrics.jsonl (a line an epoch),
+steps.jsonl and tensorboard/ (if [tracking] asks for them), summary.json, checkpoints/{best,last}.safetensors (and step-000123 of more epochs, as
 [checkpoint] in the config says), student.safetensors and student.pt (TorchScript); of a language model also
 transformers/, which Hugging Face's from_pretrained loads.
 

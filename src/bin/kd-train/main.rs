@@ -23,7 +23,7 @@ use kd_cache::train::{
 };
 
 use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
-use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json};
+use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json, tell};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -62,11 +62,11 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         Format::Text => print(&report::run(&report, &args.out))?,
     }
     if report.outcome == TrainOutcome::Interrupted {
-        eprintln!(
+        tell(format_args!(
             "interrupted after {} epochs; the same command with --resume goes on in {}",
             report.epochs,
             args.out.display()
-        );
+        ));
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)
@@ -115,7 +115,7 @@ fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         train::predict_parquet(&used, set, out, columns, on_interrupt()?)?
     } else if args.top.is_some() || args.logits {
         bail!("--top and --logits are columns of Parquet; give --out FILE.parquet");
-    } else if out.symlink_metadata().map_or_else(|_| out != Path::new("-"), |found| found.is_file()) {
+    } else if out != Path::new("-") && out.symlink_metadata().map_or(true, |found| found.is_file()) {
         train::predict_lines(&used, set, out, on_interrupt()?)?
     } else {
         // Standard output, a pipe, a device or a link is written to, not replaced, and ends with Ctrl-C at once.
@@ -133,7 +133,7 @@ fn predict(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let Some(done) = done else { return Ok(ExitCode::from(INTERRUPTED)) };
-    eprintln!("{done} predictions");
+    tell(format_args!("{done} predictions"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -37,6 +37,11 @@ pub fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
     print(&text)
 }
 
+/// Writes a line to standard error. Where that has gone (a closed terminal, `2>&1 | head`, a full disk), the work goes on without.
+pub fn tell(line: impl std::fmt::Display) {
+    _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Says what went wrong, each cause once, and gives the exit code for it.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     let mut text = String::new();
@@ -49,6 +54,6 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
             text = format!("{text}: {cause}");
         }
     }
-    eprintln!("error: {text}");
+    tell(format_args!("error: {text}"));
     ExitCode::from(COULD_NOT_RUN)
 }

@@ -7,8 +7,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use kd_cache::ops::Progress;
 
+use super::tell;
+
 /// Between two lines where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
+
+/// What lines begin with that are told however quiet it is to be.
+const WARNING: &str = "warning: ";
 
 /// Shows an operation's progress on standard error.
 pub struct Terminal {
@@ -76,7 +81,10 @@ impl Terminal {
 
 /// A bar that takes what room the words leave it. The prefix is the loss, of phases that have one.
 fn bar(name: &str, samples: u64, done: u64) -> ProgressBar {
-    let template = "{msg:>12} [{wide_bar}] {human_pos}/{human_len}{prefix}, {per_sec}, {eta} left";
+    let template = match samples {
+        0 => "{msg:>12} {human_pos}{prefix}, {per_sec}",
+        _ => "{msg:>12} [{wide_bar}] {human_pos}/{human_len}{prefix}, {per_sec}, {eta} left",
+    };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(samples).with_style(style.progress_chars("=> ")).with_message(name.to_owned());
     bar.set_position(done);
@@ -85,11 +93,12 @@ fn bar(name: &str, samples: u64, done: u64) -> ProgressBar {
 }
 
 impl Phase {
-    /// `teacher: 20480 of 60000 samples, 4096/s, 10 s left`
+    /// `teacher: 20480 of 60000 samples, 4096/s, 10 s left`, or what is done where nobody knows how many there are.
     fn line(&self) -> String {
         let Self { name, samples, done, .. } = self;
         let rate = (done - self.at_start) as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
         let mut line = match self.unit {
+            Unit::Samples if *samples == 0 => format!("{name}: {done} samples, {rate:.0}/s"),
             Unit::Samples => format!("{name}: {done} of {samples} samples, {rate:.0}/s"),
             Unit::Passes => format!("{name}: {done} of at most {samples} passes"),
             Unit::Epochs => format!("{name}: {done} of at most {samples} epochs"),
@@ -122,7 +131,7 @@ impl Progress for Terminal {
                 bar.inc(samples);
             } else if self.form == Form::Lines && phase.said.elapsed() >= BETWEEN_LINES {
                 phase.said = Instant::now();
-                eprintln!("{}", phase.line());
+                tell(phase.line());
             }
         });
     }
@@ -141,19 +150,20 @@ impl Progress for Terminal {
             match (&phase.bar, self.form) {
                 (Some(bar), _) => {
                     bar.finish_and_clear();
-                    eprintln!("{}", phase.line());
+                    tell(phase.line());
                 }
-                (None, Form::Lines) => eprintln!("{}", phase.line()),
+                (None, Form::Lines) => tell(phase.line()),
                 _ => {}
             }
         });
     }
 
     fn say(&self, line: &str) {
-        if self.form != Form::Quiet {
+        // Who wants no progress still wants to know what is wrong.
+        if self.form != Form::Quiet || line.starts_with(WARNING) {
             self.with(|phase| match phase.as_ref().and_then(|phase| phase.bar.as_ref()) {
-                Some(bar) => bar.suspend(|| eprintln!("{line}")),
-                None => eprintln!("{line}"),
+                Some(bar) => bar.suspend(|| tell(line)),
+                None => tell(line),
             });
         }
     }

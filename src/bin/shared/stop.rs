@@ -1,9 +1,10 @@
 //! Ctrl-C: the first asks the work to stop where it can be resumed, the second ends the program.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+
+use super::tell;
 
 /// Exit code of interrupted work, as shells give it for Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
@@ -18,7 +19,7 @@ pub fn on_interrupt() -> anyhow::Result<&'static AtomicBool> {
             signal_hook::low_level::exit(i32::from(INTERRUPTED));
         }
         // Whoever reads it may have been stopped with us; a second signal still has to be caught.
-        _ = writeln!(std::io::stderr(), "stopping; once more to stop at once");
+        tell("stopping; once more to stop at once");
     })
     .context("cannot catch Ctrl-C")?;
     Ok(&STOP)

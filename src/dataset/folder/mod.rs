@@ -17,7 +17,8 @@ pub(super) struct FolderDataset {
     root: PathBuf,
     /// Paths below `root`, with the class.
     images: Vec<(PathBuf, u32)>,
-    labelled: bool,
+    /// Names of the classes, where there are any.
+    classes: Option<Vec<String>>,
     fingerprint: Digest,
     labels_digest: Option<Digest>,
 }
@@ -44,9 +45,9 @@ impl FolderDataset {
             }
             images.truncate(limit as usize);
         }
-        let labels_digest = classes.map(|classes| {
+        let labels_digest = classes.as_ref().map(|classes| {
             let mut hasher = Hasher::new();
-            for class in &classes {
+            for class in classes {
                 hasher.update(class.as_bytes());
                 hasher.update(&[0]);
             }
@@ -54,7 +55,7 @@ impl FolderDataset {
             hasher.finish()
         });
         let fingerprint = fingerprint(&root, &images)?;
-        Ok(Self { root, images, labelled: labels_digest.is_some(), fingerprint, labels_digest })
+        Ok(Self { root, images, classes, fingerprint, labels_digest })
     }
 
     fn image(&self, id: SampleId) -> Result<&(PathBuf, u32), DatasetError> {
@@ -86,7 +87,7 @@ impl Dataset for FolderDataset {
 
     fn label(&self, id: SampleId) -> Result<Option<u32>, DatasetError> {
         let (_, class) = self.image(id)?;
-        Ok(self.labelled.then_some(*class))
+        Ok(self.classes.is_some().then_some(*class))
     }
 
     fn fingerprint(&self) -> &Digest {
@@ -95,6 +96,10 @@ impl Dataset for FolderDataset {
 
     fn labels_digest(&self) -> Option<&Digest> {
         self.labels_digest.as_ref()
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        self.classes.as_deref()
     }
 }
 
@@ -166,7 +171,8 @@ pub enum FolderError {
     },
     /// No images, in the dataset or in a class of it.
     #[error(
-        "dataset.path: expected images ({extensions}) in {path}, found none; add some, or remove the folder"
+        "dataset.path: expected images ({extensions}) in {path}, found none; add some, or remove the folder (classes are \
+         numbered by the folders that are there)"
     )]
     Empty {
         /// The folder.

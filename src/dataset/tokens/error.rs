@@ -157,9 +157,11 @@ pub enum TokensError {
         /// What it says.
         problem: String,
     },
-    /// `end_of_document` is no token.
-    #[error("dataset.rows.end_of_document: expected a token of {vocabulary}, found {found}")]
-    EndOfDocument {
+    /// `end_of_document` or `begin_of_document` is no token.
+    #[error("dataset.rows.{key}: expected a token of {vocabulary}, found {found}")]
+    NamedToken {
+        /// The key.
+        key: &'static str,
         /// What knows the tokens.
         vocabulary: String,
         /// What the config says.

@@ -9,7 +9,8 @@ use super::TokensError;
 ///
 /// Entries keep their order; what one stands for is sorted by path, so that the order does not
 /// depend on where a corpus lies or on how the file system lists it. In folders, only files with
-/// one of `extensions` count (all files where there are none), and nothing hidden.
+/// one of `extensions` count (all files where there are none), nothing hidden, and none of the `cache-*.arrow` that Hugging Face's
+/// `datasets` leaves in a dataset's folder.
 ///
 /// # Errors
 /// [`TokensError`]: an entry stands for nothing, or cannot be read.
@@ -50,10 +51,13 @@ fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) -> Result<
         let path = path.to_owned();
         move |source| TokensError::Read { path, source }
     };
+    // What Hugging Face's `datasets` leaves beside a dataset's own files: results of `map` and `filter`, which hold documents again.
+    let of_datasets = ["state.json", "dataset_info.json"].iter().any(|file| folder.join(file).exists());
     for entry in std::fs::read_dir(folder).map_err(read(folder))? {
         let entry = entry.map_err(read(folder))?;
         let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with('.') {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') || of_datasets && name.starts_with("cache-") && name.ends_with(".arrow") {
             continue;
         }
         let kind = entry.file_type().map_err(read(&path))?;
@@ -142,5 +146,20 @@ mod tests {
         assert!(resolve(&[root.join("a")], &[]).is_err());
         let both = [root.join("blob"), root.join("a")];
         assert_eq!(names(&resolve(&both, &["txt"]).unwrap(), root), ["blob"]);
+    }
+
+    #[test]
+    fn what_datasets_leaves_behind_is_no_data() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for name in ["data-0.arrow", "cache-1f2e.arrow"] {
+            std::fs::write(root.join(name), "").unwrap();
+        }
+        let found = || names(&resolve(&[root.to_owned()], &["arrow"]).unwrap(), root);
+        assert_eq!(found(), ["cache-1f2e.arrow", "data-0.arrow"]);
+        std::fs::write(root.join("state.json"), "").unwrap();
+        assert_eq!(found(), ["data-0.arrow"]);
+        // Who names it wants it.
+        assert_eq!(resolve(&[root.join("cache-1f2e.arrow")], &["arrow"]).unwrap().len(), 1);
     }
 }

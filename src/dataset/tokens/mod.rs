@@ -98,6 +98,11 @@ pub trait TokenDataset: Send + Sync {
     /// The id that stands between documents of a row, where one does.
     fn end_of_document(&self) -> Option<u32>;
 
+    /// What a person should know of the rows, a line each.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
     /// Identifies the rows: their number, and the tokens and boundaries of each. How documents were
     /// written, compressed and tokenised is no part of it.
     fn fingerprint(&self) -> &Digest;

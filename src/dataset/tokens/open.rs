@@ -9,7 +9,8 @@ use super::table::Column;
 use super::tokenizer::Tokenizer;
 use super::{TokensError, files, npy, split, table, text};
 use crate::config::{
-    JsonlConfig, Packing, ParquetConfig, RowsConfig, SplitConfig, TextConfig, TokenType, TokensConfig,
+    JsonlConfig, Packing, ParquetConfig, RowsConfig, SplitConfig, TextConfig, TokenName, TokenType,
+    TokensConfig,
 };
 use crate::mapped::map_file;
 
@@ -21,10 +22,39 @@ struct Layout<'a> {
     tokenizer: Option<&'a Tokenizer>,
     vocabulary: Option<u32>,
     separator: Option<u32>,
+    /// Whether documents are text, which becomes tokens here.
+    of_text: bool,
+}
+
+/// The tokenizer with what its documents begin with.
+fn of_documents(tokenizer: Tokenizer, rows: &RowsConfig) -> Result<Tokenizer, TokensError> {
+    let size = tokenizer.identity().size;
+    let begin = rows.begin_of_document.as_ref();
+    let begin =
+        begin.map(|name| token("begin_of_document", name, Some(&tokenizer), Some(size))).transpose()?;
+    Ok(tokenizer.beginning_with(begin))
+}
+
+/// The id of a token of the config, which calls it `key`.
+fn token(
+    key: &'static str,
+    name: &TokenName,
+    tokenizer: Option<&Tokenizer>,
+    vocabulary: Option<u32>,
+) -> Result<u32, TokensError> {
+    let id = tokenizer.map_or_else(|| name.id(), |tokenizer| tokenizer.id(name));
+    id.filter(|id| vocabulary.is_none_or(|size| *id < size)).ok_or_else(|| {
+        let vocabulary = match (tokenizer, vocabulary) {
+            (Some(tokenizer), _) => tokenizer.identity().file.clone(),
+            (None, Some(size)) => format!("the {size} of dataset.vocabulary"),
+            (None, None) => "a tokenizer (dataset.tokenizer), or an id".into(),
+        };
+        TokensError::NamedToken { key, vocabulary, found: name.to_string() }
+    })
 }
 
 pub(super) fn text(config: &TextConfig) -> Result<Rows, TokensError> {
-    let tokenizer = Tokenizer::open(&config.tokenizer)?;
+    let tokenizer = of_documents(Tokenizer::open(&config.tokenizer)?, &config.rows)?;
     let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
     // Before hours of work.
     layout.end()?;
@@ -35,7 +65,7 @@ pub(super) fn text(config: &TextConfig) -> Result<Rows, TokensError> {
 }
 
 pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
-    let tokenizer = Tokenizer::open(&config.tokenizer)?;
+    let tokenizer = of_documents(Tokenizer::open(&config.tokenizer)?, &config.rows)?;
     let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
     layout.end()?;
     let files = files::resolve(&config.paths, &["jsonl"])?;
@@ -46,6 +76,7 @@ pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
 
 pub(super) fn parquet(config: &ParquetConfig) -> Result<Rows, TokensError> {
     let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
+    let tokenizer = tokenizer.map(|tokenizer| of_documents(tokenizer, &config.rows)).transpose()?;
     let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, tokenizer.as_ref());
     layout.end()?;
     let files = files::resolve(&config.paths, &["parquet"])?;
@@ -65,6 +96,7 @@ pub(super) fn tokens(config: &TokensConfig) -> Result<Rows, TokensError> {
         tokenizer: tokenizer.as_ref(),
         vocabulary: config.vocabulary.or(known),
         separator: config.separator,
+        of_text: false,
     };
     layout.end()?;
     let files = files::resolve(&config.paths, &["bin", "npy", "arrow", "parquet"])?;
@@ -118,7 +150,7 @@ impl<'a> Layout<'a> {
         tokenizer: Option<&'a Tokenizer>,
     ) -> Self {
         let vocabulary = tokenizer.map(|tokenizer| tokenizer.identity().size);
-        Self { rows, split, limit, tokenizer, vocabulary, separator: None }
+        Self { rows, split, limit, tokenizer, vocabulary, separator: None, of_text: true }
     }
 
     fn corpus(&self) -> CorpusBuilder {
@@ -136,21 +168,34 @@ impl<'a> Layout<'a> {
         let Some(name) = &self.rows.end_of_document else {
             return Ok(self.separator.or_else(|| self.tokenizer?.end()));
         };
-        let id = match self.tokenizer {
-            Some(tokenizer) => tokenizer.id(name),
-            None => name.id(),
+        token("end_of_document", name, self.tokenizer, self.vocabulary).map(Some)
+    }
+
+    /// What a person should know of documents: what stands between them, and what does not before them.
+    fn notes(&self, end: Option<u32>) -> Vec<String> {
+        let word = |id: u32| match self.tokenizer {
+            Some(tokenizer) => format!("{:?} (id {id})", tokenizer.text(id)),
+            None => format!("id {id}"),
         };
-        match id.filter(|id| self.vocabulary.is_none_or(|size| *id < size)) {
-            Some(id) => Ok(Some(id)),
-            None => {
-                let vocabulary = match (self.tokenizer, self.vocabulary) {
-                    (Some(tokenizer), _) => tokenizer.identity().file.clone(),
-                    (None, Some(size)) => format!("the {size} of dataset.vocabulary"),
-                    (None, None) => "a tokenizer (dataset.tokenizer), or an id".into(),
-                };
-                Err(TokensError::EndOfDocument { vocabulary, found: name.to_string() })
-            }
-        }
+        let between = match end {
+            _ if self.rows.packing == Packing::Document => None,
+            Some(end) => Some(format!("dataset: between documents stands {}", word(end))),
+            None => Some("dataset: nothing stands between documents (rows.end_of_document)".to_owned()),
+        };
+        let begin = self.own_begin().map(|begin| {
+            format!(
+                "warning: the tokenizer puts {} before a text, and documents begin without: a teacher that was trained with it wants \
+                 dataset.rows.begin_of_document = {:?}",
+                word(begin),
+                self.tokenizer.map(|tokenizer| tokenizer.text(begin)).unwrap_or_default()
+            )
+        });
+        between.into_iter().chain(begin).collect()
+    }
+
+    /// What a tokenizer of text would put before a document, where nothing is.
+    fn own_begin(&self) -> Option<u32> {
+        self.tokenizer.filter(|_| self.of_text && self.rows.begin_of_document.is_none())?.own_begin()
     }
 
     /// Documents as rows.
@@ -177,6 +222,7 @@ impl<'a> Layout<'a> {
             vocabulary: self.vocabulary,
             tokenizer: self.tokenizer.map(|tokenizer| tokenizer.identity().clone()),
             end_of_document: end,
+            notes: self.notes(end),
         };
         Ok(Rows::new(corpus, plan, meaning))
     }

@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn config(length: usize, packing: Packing, keep_rest: bool) -> RowsConfig {
-        RowsConfig { length, packing, keep_rest, end_of_document: None }
+        RowsConfig { length, packing, keep_rest, ..RowsConfig::default() }
     }
 
     fn row(tokens: &[u32], documents: &[u32]) -> Sequence {

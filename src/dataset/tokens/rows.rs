@@ -12,6 +12,8 @@ pub(super) struct Meaning {
     pub(super) vocabulary: Option<u32>,
     pub(super) tokenizer: Option<TokenizerIdentity>,
     pub(super) end_of_document: Option<u32>,
+    /// Lines for people.
+    pub(super) notes: Vec<String>,
 }
 
 /// The fingerprint of rows of tokens as it is made.
@@ -125,6 +127,10 @@ impl TokenDataset for Rows {
 
     fn end_of_document(&self) -> Option<u32> {
         self.meaning.end_of_document
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.meaning.notes
     }
 
     fn fingerprint(&self) -> &Digest {

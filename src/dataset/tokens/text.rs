@@ -16,6 +16,9 @@ const BATCH_BYTES: usize = 16 << 20;
 /// The same for files, whose sizes are not known beforehand.
 const BATCH_FILES: usize = 256;
 
+/// The byte-order mark that some programs put before UTF-8, which is no part of it.
+const MARK: &str = "\u{feff}";
+
 /// Adds files, each a document.
 pub(super) fn read_files(
     files: &[PathBuf],
@@ -31,7 +34,8 @@ pub(super) fn read_files(
             .map(|path| {
                 let read = |source| TokensError::Read { path: path.clone(), source };
                 let bytes = std::fs::read(path).map_err(read)?;
-                encode(tokenizer, utf8(path, &bytes, 0)?, || path.display().to_string())
+                let text = utf8(path, &bytes, 0)?;
+                encode(tokenizer, text.strip_prefix(MARK).unwrap_or(text), || path.display().to_string())
             })
             .collect();
         for (path, tokens) in batch.iter().zip(documents) {
@@ -50,10 +54,9 @@ pub(super) fn read_jsonl(
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
     let bytes = map_file(path).map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
-    // Some programs put a mark before UTF-8, which is no part of it.
-    let marked = bytes.starts_with("\u{feff}".as_bytes());
+    let marked = bytes.starts_with(MARK.as_bytes());
     let mut batch = Vec::new();
-    let (mut offset, mut held) = (if marked { 3 } else { 0 }, 0);
+    let (mut offset, mut held) = (if marked { MARK.len() as u64 } else { 0 }, 0);
     let bytes = &bytes[offset as usize..];
     for (number, line) in (1u64..).zip(bytes.split(|byte| *byte == b'\n')) {
         if !line.trim_ascii().is_empty() {
@@ -144,7 +147,7 @@ pub(super) fn add_rows(
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, place: impl Fn() -> String) -> Result<Vec<u32>, TokensError> {
-    tokenizer.encode(text).map_err(|problem| TokensError::Tokenize { place: place(), problem })
+    tokenizer.document(text).map_err(|problem| TokensError::Tokenize { place: place(), problem })
 }
 
 /// `bytes`, which begin at `offset` of the file, as text.

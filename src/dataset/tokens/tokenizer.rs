@@ -33,6 +33,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     identity: TokenizerIdentity,
     end: Option<u32>,
+    /// What documents begin with.
+    begin: Option<u32>,
 }
 
 impl Tokenizer {
@@ -52,7 +54,7 @@ impl Tokenizer {
         inner.with_padding(None);
         let identity = identify(&inner, path).ok_or_else(|| wrong("it has no tokens".into()))?;
         let end = find_end(&inner, path)?;
-        Ok(Self { inner, identity, end })
+        Ok(Self { inner, identity, end, begin: None })
     }
 
     /// What tells it from others.
@@ -65,6 +67,11 @@ impl Tokenizer {
         self.end
     }
 
+    /// The text of [`Self::end`].
+    pub fn end_text(&self) -> Option<String> {
+        self.end.and_then(|end| self.inner.id_to_token(end))
+    }
+
     /// The id of a token of the config.
     pub(super) fn id(&self, name: &TokenName) -> Option<u32> {
         match name {
@@ -73,7 +80,44 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a document.
+    /// The text of a token.
+    pub(super) fn text(&self, id: u32) -> String {
+        self.inner.id_to_token(id).unwrap_or_default()
+    }
+
+    /// The same with `begin` before each document.
+    pub(super) fn beginning_with(self, begin: Option<u32>) -> Self {
+        Self { begin, ..self }
+    }
+
+    /// The token that the tokenizer puts before a text by itself, where it is one.
+    pub(super) fn own_begin(&self) -> Option<u32> {
+        let ids = |around| Some(self.inner.encode_fast("a", around).ok()?.get_ids().to_vec());
+        let (plain, around) = (ids(false)?, ids(true)?);
+        match around
+            .strip_suffix(&*plain)
+            .or_else(|| around.get(..1).filter(|_| around[1..].starts_with(&plain)))
+        {
+            Some([begin]) => Some(*begin),
+            _ => None,
+        }
+    }
+
+    /// The tokens of a document: of its text, behind what documents begin with, unless that is written out or there is no text.
+    ///
+    /// # Errors
+    /// The library's own words.
+    pub(super) fn document(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut tokens = self.encode(text)?;
+        if let (Some(begin), Some(first)) = (self.begin, tokens.first())
+            && *first != begin
+        {
+            tokens.insert(0, begin);
+        }
+        Ok(tokens)
+    }
+
+    /// The tokens of a text.
     ///
     /// Nothing is put around them, whatever the post-processor would: a document is cut anywhere, and
     /// what stands between documents is the config's. Special tokens that are written out in the

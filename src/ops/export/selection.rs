@@ -1,6 +1,7 @@
 //! Which rows are exported, a few at a time.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{CELLS, ExportError, Failure};
 use crate::cache::{CacheError, CacheReader, Manifest, ShardReader};
@@ -11,6 +12,8 @@ pub(super) struct Selection<'a> {
     reader: &'a CacheReader,
     samples: Option<Range<u64>>,
     rows: u64,
+    /// Set when they are not wanted any more.
+    stop: &'a AtomicBool,
 }
 
 /// A few rows of one shard.
@@ -26,8 +29,12 @@ pub(super) struct Block<'a> {
 
 impl<'a> Selection<'a> {
     /// Counts the rows whose sample is one of `samples`, or all of them.
-    pub(super) fn new(reader: &'a CacheReader, samples: Option<Range<u64>>) -> Result<Self, ExportError> {
-        let mut selection = Self { reader, samples, rows: reader.rows() };
+    pub(super) fn new(
+        reader: &'a CacheReader,
+        samples: Option<Range<u64>>,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, ExportError> {
+        let mut selection = Self { reader, samples, rows: reader.rows(), stop };
         if let Some(asked) = selection.samples.clone() {
             selection.rows = 0;
             let (mut first, mut last) = (u64::MAX, 0);
@@ -70,7 +77,7 @@ impl<'a> Selection<'a> {
         self.reader.manifest()
     }
 
-    /// Hands `each` all rows in order, as many at a time as [`CELLS`] lets.
+    /// Hands `each` all rows in order, as many at a time as [`CELLS`] lets, unless they are not wanted any more.
     pub(super) fn for_each(
         &self,
         mut each: impl FnMut(Block<'_>) -> Result<(), Failure>,
@@ -86,6 +93,9 @@ impl<'a> Selection<'a> {
             let wanted = |id: &u64| self.samples.as_ref().is_none_or(|samples| samples.contains(id));
             let at: Vec<usize> = ids.filter(|(_, id)| wanted(id)).map(|(at, _)| at).collect();
             for at in at.chunks(at_a_time) {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(Failure::Stopped);
+                }
                 let rows: Vec<u64> = at.iter().map(|at| start + *at as u64).collect();
                 each(Block { reader: &reader, shard, at, rows: &rows })?;
             }

@@ -14,6 +14,7 @@ use crate::config::{FeatureConfig, TeacherConfig};
 use crate::floats::Holder;
 use crate::target::FeatureBatch;
 use crate::teacher::features::{Reduction, other_than};
+use crate::teacher::output::of_images;
 use crate::teacher::{RawOutput, Teacher, TeacherError};
 
 /// A session, its input and output.
@@ -96,7 +97,7 @@ impl Teacher for OnnxTeacher {
             TensorElementType::Float64 => self.pass::<f64>(cast.map(f64::from).collect()),
             _ => self.pass(inputs),
         }?;
-        let expected = format!("float [batch = {run_rows}, classes], of two classes or more");
+        let expected = of_images(run_rows);
         let (shape, logits) = answer.floats(&path, &self.output, &expected)?;
         let classes = match shape[..] {
             [batch, classes] if batch == run_rows && classes >= 2 => classes,

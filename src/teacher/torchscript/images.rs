@@ -7,6 +7,7 @@ use super::module::{Module, output_type};
 use crate::config::{FeatureConfig, TeacherConfig};
 use crate::libtorch::{channels_last, upload};
 use crate::teacher::features::other_than;
+use crate::teacher::output::of_images;
 use crate::teacher::{RawOutput, Teacher, TeacherError};
 
 /// What libtorch's operators say of floats of another type than their weights.
@@ -108,7 +109,7 @@ impl TorchScriptTeacher {
     }
 
     fn refuse(&self, rows: usize, found: String) -> TeacherError {
-        let expected = format!("float [batch = {rows}, classes], of two classes or more");
+        let expected = of_images(rows);
         TeacherError::Output { path: self.module.path.clone(), expected, found }
     }
 }

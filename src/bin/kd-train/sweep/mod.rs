@@ -13,7 +13,7 @@ use kd_cache::config::load_sweep;
 use kd_cache::sweep::{self, Begin, Order, SweepFolder, SweepOptions, SweepOutcome, SweepReport};
 
 use crate::args::SweepArgs;
-use crate::shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_json};
+use crate::shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_json, tell};
 
 /// Exit code of a sweep of which some runs failed.
 const SOME_FAILED: u8 = 1;
@@ -39,7 +39,7 @@ pub fn sweep(args: &SweepArgs) -> anyhow::Result<ExitCode> {
     Ok(match report.outcome {
         SweepOutcome::Failed => ExitCode::from(SOME_FAILED),
         SweepOutcome::Interrupted => {
-            eprintln!("interrupted; the same command goes on in {}", args.out.display());
+            tell(format_args!("interrupted; the same command goes on in {}", args.out.display()));
             ExitCode::from(INTERRUPTED)
         }
         _ => ExitCode::SUCCESS,

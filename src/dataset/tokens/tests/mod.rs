@@ -97,6 +97,54 @@ fn the_same_documents_are_the_same_dataset_whatever_their_form() {
 }
 
 #[test]
+fn documents_begin_with_what_the_config_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.txt");
+    std::fs::write(&file, "One line.").unwrap();
+    let of = |more: &str| {
+        rows(open(&format!("kind = 'text'\npaths = [{file:?}]\n{TOKENIZER}rows = {{ {more} }}")).as_ref())
+    };
+    let plain = of("length = 64");
+    let begun = of("length = 64, begin_of_document = '<|endoftext|>'");
+    assert_eq!(begun[0], [&[0][..], &plain[0]].concat());
+    assert_eq!(of("length = 64, begin_of_document = 0, packing = 'document'"), begun);
+    // Not twice.
+    std::fs::write(&file, "<|endoftext|>One line.").unwrap();
+    assert_eq!(of("length = 64, begin_of_document = 0"), begun);
+    refused(
+        &format!("kind = 'text'\npaths = [{file:?}]\n{TOKENIZER}rows.begin_of_document = '<nothing>'"),
+        &["dataset.rows.begin_of_document", "bpe.json", "<nothing>"],
+    );
+}
+
+/// A tokenizer that puts something before a text, as the fixture's does, is told of, with the way to have it.
+#[test]
+fn what_a_tokenizer_would_put_before_documents_is_said() {
+    let notes = |rows: &str| open(&text(rows)).notes().join("\n");
+    let told = notes("rows.length = 16");
+    for words in
+        ["between documents stands \"<|endoftext|>\" (id 0)", "warning: ", "rows.begin_of_document = \"<|end"]
+    {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert_eq!(notes("rows = { packing = 'document', begin_of_document = 0 }"), "");
+    // Tokens are taken as they are.
+    let ids = open(&format!("kind = 'tokens'\npaths = ['@/tokens/ids.parquet']\n{TOKENIZER}"));
+    assert!(!ids.notes().join("").contains("warning"), "{:?}", ids.notes());
+}
+
+/// What some programs put before UTF-8 is no text.
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, marked) = (dir.path().join("plain.txt"), dir.path().join("marked.txt"));
+    std::fs::write(&plain, "One line.\nAnother.\n").unwrap();
+    std::fs::write(&marked, "\u{feff}One line.\nAnother.\n").unwrap();
+    let of = |path: &Path| rows(open(&format!("kind = 'text'\npaths = [{path:?}]\n{TOKENIZER}")).as_ref());
+    assert_eq!(of(&plain), of(&marked));
+}
+
+#[test]
 fn streams_are_cut_at_the_separator() {
     let without_6 = "paths = ['@/tokens/text/[0-5].txt', '@/tokens/text/7.txt']";
     let first = open(&format!("kind = 'text'\n{without_6}\n{TOKENIZER}rows = {{ length = 16 }}"));
