@@ -199,6 +199,65 @@ fn grey_images_in_a_folder_have_one_channel_and_those_of_a_file_three_where_that
         .refused(&["preprocess.channels: expected 1 (grey) or 3 (red, green and blue), found 2"]);
 }
 
+/// Classes are known by their folders' names where labels count: a set may lack some, and one of other names is predicted, not measured.
+#[test]
+fn a_validation_folder_counts_its_classes_as_the_training_set_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = folder(dir.path());
+    let (config, training) = configs(dir.path(), &images);
+    let copied = |from: &str, to: &str| {
+        let to = dir.path().join(to);
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(images.join(from)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    for class in ["class-1", "class-2"] {
+        copied(class, &format!("part/{class}"));
+        copied(class, &format!("photos/of-{class}"));
+        copied(class, "heap/all");
+    }
+    let (cache, run) = (dir.path().join("cache"), dir.path().join("run"));
+    build(&config, &cache, &[]).code(0);
+    train(&training, &cache, &run, &["train.epochs=8"]).code(0);
+    let with = |command: &str, name: &str, more: &[&str]| {
+        let set =
+            format!("validation.{name}.dataset={{ kind = \"folder\", path = {:?} }}", dir.path().join(name));
+        let mut args = args![command, run, "--dataset", name, "--set", set].to_vec();
+        args.extend(more.iter().map(std::ffi::OsString::from));
+        kd_train_command(&args)
+    };
+    let measured = Said::from(with("eval", "part", &["--format", "json"]).output().unwrap()).code(0).json();
+    let predicted = |name: &str| {
+        let out = dir.path().join("p.jsonl");
+        Said::from(with("predict", name, &["--out", out.to_str().unwrap()]).output().unwrap()).code(0);
+        crate::common::lines(&out).iter().map(|line| line["class"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let classes = predicted("part");
+    let of = |class: &str| std::fs::read_dir(images.join(class)).unwrap().count();
+    let labels = std::iter::repeat_n(1, of("class-1")).chain(std::iter::repeat_n(2, of("class-2")));
+    let right = classes.iter().zip(labels).filter(|(class, label)| *class == label).count() as f64;
+    let accuracy = measured["validation"]["part"]["accuracy"].as_f64().unwrap();
+    assert!(right > 0.0 && (accuracy - right / classes.len() as f64).abs() < 1e-9, "{measured}");
+    // Of other names: the same images are predicted alike.
+    Said::from(with("eval", "photos", &[]).output().unwrap()).refused(&[
+        "validation.photos.dataset",
+        "class-0, class-1, class-2",
+        "\"of-class-1\"",
+    ]);
+    assert_eq!(predicted("photos"), classes);
+
+    // A folder that only holds images has names that mean nothing, where nobody learns from labels.
+    let heap = format!("dataset.path={:?}", dir.path().join("heap"));
+    let of_heap = dir.path().join("cache-of-heap");
+    build(&config, &of_heap, &[&heap, "tail.fit_samples=20"]).code(0);
+    let kl = [heap.as_str(), "loss.weights={ kl = 1.0 }"];
+    train(&training, &of_heap, &dir.path().join("of-heap"), &kl).code(0);
+    train(&training, &of_heap, &dir.path().join("refused"), &[&heap])
+        .refused(&["validation.same.dataset", "trained on (all)"]);
+}
+
 #[test]
 fn threads_and_batches_change_nothing_in_what_the_teacher_sees() {
     let dir = tempfile::tempdir().unwrap();

@@ -31,5 +31,8 @@ def write_tokenizer(tokenizer, folder):
         return False
     fast.save(str(folder / "tokenizer.json"))
     special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
-    (folder / "tokenizer_config.json").write_text(json.dumps(special) + "\n", encoding="utf-8")
+    beside = folder / "tokenizer_config.json"
+    # One with more in it is somebody else's, and has these too.
+    if not beside.exists() or set(json.loads(beside.read_text(encoding="utf-8"))) == set(special):
+        beside.write_text(json.dumps(special) + "\n", encoding="utf-8")
     return True

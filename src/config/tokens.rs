@@ -1,7 +1,7 @@
 //! What configs say of token datasets: where documents lie and how they become rows.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -175,7 +175,7 @@ pub struct RowsConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_of_document: Option<TokenName>,
     /// Of text: what each document begins with, as teachers expect that were trained with one (Gemma, Llama 3). Default: nothing,
-    /// whatever the tokenizer would put there by itself; a build says so.
+    /// whatever the tokenizer would put there by itself; a build says so. A prompt for such a student has to begin with it, written out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub begin_of_document: Option<TokenName>,
 }
@@ -326,6 +326,17 @@ impl super::DatasetConfig {
             Self::Jsonl(_) => "jsonl",
             Self::Parquet(_) => "parquet",
             Self::Tokens(_) => "tokens",
+        }
+    }
+
+    /// The tokenizer that is named, where one is.
+    pub fn tokenizer(&self) -> Option<&Path> {
+        match self {
+            Self::Idx { .. } | Self::Folder(_) => None,
+            Self::Text(config) => Some(&config.tokenizer),
+            Self::Jsonl(config) => Some(&config.tokenizer),
+            Self::Parquet(config) => config.tokenizer.as_deref(),
+            Self::Tokens(config) => config.tokenizer.as_deref(),
         }
     }
 

@@ -1,4 +1,6 @@
-//! A dataset whose labels are counted as another's.
+//! A dataset whose labels are counted as another's, or left out.
+
+use std::collections::BTreeMap;
 
 use super::{Dataset, DatasetError, Sample};
 use crate::digest::Digest;
@@ -8,30 +10,32 @@ use crate::ids::SampleId;
 struct Relabelled {
     dataset: Box<dyn Dataset>,
     names: Vec<String>,
-    /// The label of each of the dataset's own classes.
-    labels: Vec<u32>,
+    /// The label of each of the dataset's own classes; `None` where they are none of the other's.
+    labels: Option<Vec<u32>>,
 }
 
-/// `dataset`, which errors call `key`, with its classes numbered as in `names`, where its classes have names: a folder of images counts
-/// those that it has, so that one without some of them counts the others otherwise.
+/// `dataset` with its classes numbered as in `names`, where its classes have names: a folder of images counts those that it has, so that one
+/// without some of them counts the others otherwise. One with a class that is none of `names` is refused, where errors have a `key` for it,
+/// or else is without labels.
 ///
 /// # Errors
-/// [`DatasetError::ClassName`]: it has a class that is none of `names`.
+/// [`DatasetError::ClassName`].
 pub fn with_classes_of(
     dataset: Box<dyn Dataset>,
     names: &[String],
-    key: &str,
+    key: Option<&String>,
 ) -> Result<Box<dyn Dataset>, DatasetError> {
     let Some(own) = dataset.class_names().filter(|own| *own != names) else { return Ok(dataset) };
-    let label = |name: &String| {
-        let found = names.iter().position(|known| known == name).and_then(|at| u32::try_from(at).ok());
-        found.ok_or_else(|| DatasetError::ClassName {
-            key: key.to_owned(),
-            name: name.clone(),
-            known: names.to_vec(),
-        })
+    let numbers: BTreeMap<&String, u32> = names.iter().zip(0..).collect();
+    let label = |name: &String| numbers.get(name).copied();
+    let labels = match (own.iter().find(|name| label(name).is_none()), key) {
+        (None, _) => Some(own.iter().filter_map(label).collect()),
+        (Some(_), None) => None,
+        (Some(name), Some(key)) => {
+            let (key, name, known) = (key.clone(), name.clone(), names.to_vec());
+            return Err(DatasetError::ClassName { key, name, known });
+        }
     };
-    let labels = own.iter().map(label).collect::<Result<_, _>>()?;
     Ok(Box::new(Relabelled { dataset, names: names.to_vec(), labels }))
 }
 
@@ -53,7 +57,8 @@ impl Dataset for Relabelled {
     }
 
     fn label(&self, id: SampleId) -> Result<Option<u32>, DatasetError> {
-        Ok(self.dataset.label(id)?.map(|own| self.labels[own as usize]))
+        let own = self.dataset.label(id)?;
+        Ok(own.zip(self.labels.as_ref()).map(|(own, labels)| labels[own as usize]))
     }
 
     fn fingerprint(&self) -> &Digest {
@@ -62,11 +67,11 @@ impl Dataset for Relabelled {
 
     /// Those of the dataset itself: a cache over it was made with these.
     fn labels_digest(&self) -> Option<&Digest> {
-        self.dataset.labels_digest()
+        self.dataset.labels_digest().filter(|_| self.labels.is_some())
     }
 
     fn class_names(&self) -> Option<&[String]> {
-        Some(&self.names)
+        self.labels.as_ref().map(|_| self.names.as_slice())
     }
 }
 
@@ -89,7 +94,7 @@ mod tests {
 
     #[test]
     fn classes_are_known_by_their_names() {
-        let names = ["a", "b", "c", "d"].map(str::to_owned);
+        let (names, key) = (["a", "b", "c", "d"].map(str::to_owned), "validation.x.dataset".to_owned());
         let labels = |dataset: &dyn Dataset| {
             let label = |index| dataset.label(dataset.id_at(index)).unwrap().unwrap();
             (0..dataset.len()).map(label).collect::<Vec<u32>>()
@@ -97,18 +102,24 @@ mod tests {
         let (_dir, some) = folder(&["d", "b"]);
         assert_eq!(labels(some.as_ref()), [0, 1]);
         let digests = (some.fingerprint().clone(), some.labels_digest().cloned());
-        let some = with_classes_of(some, &names, "dataset").unwrap();
+        let some = with_classes_of(some, &names, Some(&key)).unwrap();
         assert_eq!(labels(some.as_ref()), [1, 3]);
         assert_eq!(digests, (some.fingerprint().clone(), some.labels_digest().cloned()));
         let (_dir, others) = folder(&["a", "e"]);
-        let Err(error) = with_classes_of(others, &names, "validation.x.dataset") else { panic!("taken") };
+        let Err(error) = with_classes_of(others, &names, Some(&key)) else { panic!("taken") };
         let error = error.to_string();
         assert!(error.contains("validation.x.dataset") && error.contains("\"e\""), "{error}");
+        let (_dir, others) = folder(&["a", "e"]);
+        let others = with_classes_of(others, &names, None).unwrap();
+        assert_eq!(
+            (others.label(SampleId(0)).unwrap(), others.labels_digest(), others.len()),
+            (None, None, 2)
+        );
         // What has no names counts as it does.
         let (dir, _) = folder(&["a"]);
         let config = FolderConfig { path: dir.path().join("a"), split: None, limit: None };
         let unlabelled = open_images(&DatasetConfig::Folder(config), "dataset").unwrap();
-        let unlabelled = with_classes_of(unlabelled, &names, "dataset").unwrap();
+        let unlabelled = with_classes_of(unlabelled, &names, Some(&key)).unwrap();
         assert_eq!(unlabelled.label(SampleId(0)).unwrap(), None);
     }
 }

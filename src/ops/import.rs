@@ -155,7 +155,7 @@ pub fn import(
     let manifest = writer.manifest();
     let (k, nodes) = (manifest.head.k, manifest.columns().nodes);
     progress.phase("import", manifest.samples, manifest.committed_rows());
-    let mut rows = (0..).zip(source.rows()).peekable();
+    let mut rows = (0u64..).zip(source.rows()).peekable();
     loop {
         let before = writer.manifest().committed_rows();
         if writer.missing()?.is_empty() {
@@ -165,14 +165,21 @@ pub fn import(
         progress.advance(first - before);
         while !stop.load(Ordering::Relaxed) && rows.next_if(|(at, _)| *at < first).is_some() {}
         let mut shard = Shard::new(k, nodes, first);
-        for (_, row) in rows.by_ref().take(usize::try_from(settings.shard_samples).unwrap_or(usize::MAX)) {
+        for (at, row) in rows.by_ref().take(usize::try_from(settings.shard_samples).unwrap_or(usize::MAX)) {
             if stop.load(Ordering::Relaxed) {
                 progress.finish();
                 let report = report(writer.manifest());
                 writer.abandon()?;
                 return Ok(Some(report));
             }
-            shard.add(&row?, classes)?;
+            let row = row?;
+            if usize::try_from(at).ok().and_then(|at| survey.get(at)) != Some(&row.tokens) {
+                return Err(row
+                    .place
+                    .wrong_at(0, "expected the tokens of the first reading; leave the files as they are until they are imported")
+                    .into());
+            }
+            shard.add(&row, classes)?;
             progress.advance(1);
         }
         // Files that got shorter meanwhile are no cache; finishing says that shards are missing.
@@ -262,6 +269,11 @@ impl Survey {
             return Err(ImportError::Empty { files: source.files().len() });
         }
         Ok(Some(survey))
+    }
+
+    /// The tokens of a row, if there is one.
+    fn get(&self, index: usize) -> Option<&[u32]> {
+        (index < self.ends.len()).then(|| self.row(index))
     }
 
     fn row(&self, index: usize) -> &[u32] {

@@ -115,6 +115,9 @@ pub fn other_model(student: &LlamaConfig, folder: &Path) -> Vec<String> {
     let Ok(found) = serde_json::from_slice::<Value>(&text) else { return Vec::new() };
     let rope = found.get("rope_parameters").or_else(|| found.get("rope_scaling"));
     let theta = found.get("rope_theta").or_else(|| rope?.get("rope_theta"));
+    // What Llama's own configs left out before others were made.
+    let usual = Value::from(10_000.0);
+    let theta = theta.or_else(|| (found.get("model_type")? == "llama").then_some(&usual));
     let heads = u64::from(student.num_attention_heads);
     let numbers = [
         ("rope_theta", theta, student.rope_theta),

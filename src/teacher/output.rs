@@ -228,6 +228,8 @@ impl OutputReading {
     pub fn doubt(self, declared: OutputKind, first: &RawOutput) -> Option<String> {
         // The least normal number of half precision.
         const COARSE: f32 = 6.103_515_6e-5;
+        /// How far from 1 the sum of what was rounded much may be.
+        const NEARLY: f64 = 0.05;
         match (self, first.dtype) {
             (Self::Probabilities, OutputType::F16) => {
                 let (coarse, all) = (Cell::new(0), first.rows * first.classes);
@@ -245,6 +247,14 @@ impl OutputReading {
             }
             (Self::Logits, _) if declared == OutputKind::Auto => {
                 let within = first.every_row(&|row| row.iter().all(|p| (0.0..=1.0).contains(p)));
+                let sum = |row: &[f32]| row.iter().map(|p| f64::from(*p)).sum::<f64>();
+                if within && first.every_row(&|row| (sum(row) - 1.0).abs() < NEARLY) {
+                    return Some(
+                        "warning: the teacher's outputs all lie from 0 to 1 and nearly sum to 1, as those of a softmax in few bits: they \
+                         are taken as logits. Set teacher.output_kind = \"probabilities\", or export logits or log_softmax"
+                            .to_owned(),
+                    );
+                }
                 within.then(|| {
                     "warning: the teacher's outputs all lie from 0 to 1 and do not sum to 1, as a sigmoid's: they are taken as logits \
                      of one softmax. Export what comes before the sigmoid, or set teacher.output_kind = \"logits\" where they are logits"
@@ -342,6 +352,8 @@ mod tests {
         assert_eq!(doubt(&[0.75, 0.25], OutputType::F16, OutputKind::Auto), None);
         let sigmoid = doubt(&[0.75, 0.75, 0.25, 1.0], OutputType::F32, OutputKind::Auto).unwrap();
         assert!(sigmoid.contains("sigmoid"), "{sigmoid}");
+        let rounded = doubt(&[0.76, 0.25, 0.5, 0.52], OutputType::Bf16, OutputKind::Auto).unwrap();
+        assert!(rounded.contains("output_kind = \"probabilities\""), "{rounded}");
         assert_eq!(doubt(&[0.75, 0.75], OutputType::F32, OutputKind::Logits), None);
         assert_eq!(doubt(&[0.75, -0.75], OutputType::F32, OutputKind::Auto), None);
     }

@@ -53,17 +53,20 @@ impl fmt::Display for Set {
 }
 
 impl RunData {
-    /// What `training` and `sets` are made of.
+    /// What `training`, whose classes are called `class_names`, and `sets` are made of.
     ///
     /// # Errors
     /// What [`crate::cache::Manifest::targets_digest`] returns.
-    pub(super) fn of(training: &Training, sets: &[ValidationSet]) -> Result<Self, CacheError> {
+    pub(super) fn of(
+        training: &Training,
+        class_names: Option<&[String]>,
+        sets: &[ValidationSet],
+    ) -> Result<Self, CacheError> {
         let named = |set: &ValidationSet| Ok((set.name.clone(), Set::of(&set.samples)?));
         let validation = sets.iter().map(named).collect::<Result<_, CacheError>>()?;
         // Of the caches that are learned from, `RunCaches` knows.
         let train = Set { targets: None, ..Set::of(&training.samples)? };
-        let class_names = training.samples.class_names().map(<[String]>::to_vec);
-        Ok(Self { train, class_names, validation })
+        Ok(Self { train, class_names: class_names.map(<[String]>::to_vec), validation })
     }
 
     /// What the classes are called that the student was trained on, where that is known.

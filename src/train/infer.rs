@@ -132,8 +132,12 @@ struct Finished {
 }
 
 impl Finished {
-    /// The student of `used` and the sets of `names`, at least one.
-    fn open<'a>(used: &Use<'_>, names: impl Iterator<Item = &'a str>) -> Result<Self, TrainError> {
+    /// The student of `used` and the sets of `names`, at least one, and whether it is `measured` on them.
+    fn open<'a>(
+        used: &Use<'_>,
+        names: impl Iterator<Item = &'a str>,
+        measured: bool,
+    ) -> Result<Self, TrainError> {
         let device = used.device()?;
         let config = used.config;
         let of_tokens = learned_from_tokens(&used.folder())?;
@@ -141,7 +145,7 @@ impl Finished {
         let preprocess = (!of_tokens).then(|| config.preprocess.clone().unwrap_or_default());
         let data = RunData::read(&used.folder())?;
         let class_names = data.as_ref().and_then(RunData::class_names);
-        let student = Knows { preprocess: preprocess.as_ref(), classes, class_names };
+        let student = Knows { preprocess: preprocess.as_ref(), classes, class_names, measured };
         let open = |name: &str| {
             let Some(set) = config.validation.get(name) else {
                 let known = config.validation.keys().cloned().collect::<Vec<_>>().join(", ");
@@ -164,7 +168,7 @@ impl Finished {
 }
 
 /// The config that the run was begun with.
-fn begun_with(run: &RunFolder) -> Result<TrainConfig, TrainError> {
+pub(super) fn begun_with(run: &RunFolder) -> Result<TrainConfig, TrainError> {
     let path = run.config();
     readable(&path)?;
     Ok(config::load(&path, &[])?)
@@ -241,7 +245,7 @@ pub fn eval(used: &Use<'_>, names: &[String], stop: &AtomicBool) -> Result<Optio
     let names =
         if names.is_empty() { config.validation.keys().collect::<Vec<_>>() } else { names.iter().collect() };
     let Finished { model, device, classes, sets } =
-        Finished::open(used, names.into_iter().map(String::as_str))?;
+        Finished::open(used, names.into_iter().map(String::as_str), true)?;
     let mut validation = BTreeMap::new();
     for set in &sets {
         let measured = evaluate(model.as_ref(), set, config.train.batch, classes, device, stop)?;
@@ -274,7 +278,7 @@ pub fn predict(
                        (kd-train generate asks it for text)";
         return Err(TrainError::OfTokens { key: "predict".into(), problem: problem.into() });
     }
-    let Finished { model, device, sets, .. } = Finished::open(used, std::iter::once(set))?;
+    let Finished { model, device, sets, .. } = Finished::open(used, std::iter::once(set), false)?;
     let set = sets.first().ok_or(TrainError::NoSets)?;
     let mut done = 0;
     for_each_batch(model.as_ref(), &set.samples, used.config.train.batch, device, |batch, _, features| {
@@ -362,7 +366,7 @@ pub fn predict_parquet(
     columns: PredictionColumns,
     stop: &AtomicBool,
 ) -> Result<Option<u64>, TrainError> {
-    let Finished { model, device, classes, sets } = Finished::open(used, std::iter::once(set))?;
+    let Finished { model, device, classes, sets } = Finished::open(used, std::iter::once(set), false)?;
     let write = |temporary: &Path, set: &ValidationSet| {
         let mut writer = PredictionWriter::create(temporary, set.is_of_tokens(), set.is_labelled(), columns)?;
         for_each_batch(

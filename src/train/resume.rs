@@ -76,6 +76,18 @@ pub(super) fn open(
     }
 }
 
+/// The config that a run was `begun` with, its samples where they lie `now`.
+pub(super) fn moved(mut begun: TrainConfig, now: &TrainConfig) -> TrainConfig {
+    begun.dataset.clone_from(&now.dataset);
+    for (name, set) in &mut begun.validation {
+        if let Some(now) = now.validation.get(name) {
+            set.dataset.clone_from(&now.dataset);
+            set.cache.clone_from(&now.cache);
+        }
+    }
+    begun
+}
+
 /// The first key, in the order of their names, that is in one of both only or has another value; `free` may.
 pub(crate) fn difference(begun: &Value, now: &Value, free: &[&str]) -> Option<(String, String, String)> {
     difference_at(begun, now, free, "")

@@ -10,7 +10,7 @@ use tch::Device;
 use super::course::{Course, seed};
 use super::data::RunData;
 use super::further::Further;
-use super::infer::{Use, eval};
+use super::infer::{Use, begun_with, eval};
 use super::resume::{self, resolved};
 use super::retain::{self, BEST, Retention};
 use super::select::SelectBy;
@@ -85,17 +85,18 @@ pub fn run(
     }
     let weights = &config.loss.weights;
     let loss = WeightedLoss::new(&config.loss, &training.spaces, device)?;
+    let knows = training.knows(&config.loss);
     let sets = config
         .validation
         .iter()
-        .map(|(name, set)| setup::validation(name, set, &training.knows(), &config.loss, device))
+        .map(|(name, set)| setup::validation(name, set, &knows, &config.loss, device))
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let server = watch::server(config, options)?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
     let folder = RunFolder::of_rank(&options.out, options.ranks);
     let resolved = resolved(config, &training);
     let caches = RunCaches::of(training.samples.caches())?;
-    let data = RunData::of(&training, &sets)?;
+    let data = RunData::of(&training, knows.class_names, &sets)?;
     let mut lock = options.resume.then(|| folder.lock()).transpose()?;
     let kept = options.resume.then(|| resume::open(&folder, &resolved, &caches, &data)).transpose()?;
 
@@ -113,7 +114,7 @@ pub fn run(
         (Some(_), Some(_)) => folder.kept_init()?,
         (None, Some(init)) => {
             let done = student::initialise(student.as_mut(), &init.weights, init.layers)?;
-            progress.say(&begun_with(&done, &init.weights));
+            progress.say(&first_weights(&done, &init.weights));
             if let StudentConfig::Llama(llama) = &config.student {
                 for other in student::other_model(llama, &init.weights) {
                     progress
@@ -125,7 +126,7 @@ pub fn run(
         (_, None) => None,
     };
     if kept.is_none() {
-        let doubts = trial::of_student(&config.student, student.as_mut(), &training.samples, device)?;
+        let doubts = trial::of_student(config, student.as_mut(), &training.samples, device);
         doubts.iter().for_each(|doubt| progress.say(doubt));
     }
     let mut average = config.train.ema.map(|decay| Average::new(decay, student.variables()));
@@ -169,9 +170,11 @@ pub fn run(
         None => {
             lock = Some(folder.claim(options.overwrite)?);
             caches.write(&folder)?;
+            folder.write_config(&resolved)?;
             folder.keep_init(report.init.as_ref())?;
         }
         Some(kept) => {
+            folder.write_config(&resume::moved(begun_with(&folder)?, &resolved))?;
             kept.put(&folder, student.as_mut(), &further.features, &mut optimizer, average.as_mut())?;
             (place, sums, window) = (kept.place, kept.sums, kept.window);
             retain::settle_best(&folder, place.best.map(|(epoch, _)| epoch))?;
@@ -189,9 +192,7 @@ pub fn run(
             retention.forget_missing(&folder);
         }
     }
-    // Of a run that goes on too: its samples may lie elsewhere by now.
     data.write(&folder)?;
-    folder.write_config(&resolved)?;
     let batches = config.train.batches_of(samples);
     let peak = config.optimizer.learning_rate();
     let steps_per_epoch = batches.div_ceil(config.train.accumulate as u64);
@@ -297,9 +298,12 @@ pub fn run(
         let unmeasured = report.validation.is_empty() && !sets.is_empty() && folder.writes();
         if unmeasured && report.outcome == TrainOutcome::Trained {
             let kept = Use { run: folder.path(), config: &resolved, checkpoint: None };
-            match eval(&kept, &[], stop)? {
-                Some(measured) => report.validation = measured.validation,
-                None => report.outcome = TrainOutcome::Interrupted,
+            match eval(&kept, &[], stop) {
+                Ok(Some(measured)) => report.validation = measured.validation,
+                Ok(None) => report.outcome = TrainOutcome::Interrupted,
+                Err(error) => {
+                    progress.say(&format!("warning: the student that is kept could not be measured: {error}"))
+                }
             }
         }
     }
@@ -379,7 +383,7 @@ fn freeze(student: &dyn Student, names: &[String]) -> Result<(), TrainError> {
 }
 
 /// What a student begins with, in a line; the report has the rest.
-fn begun_with(done: &Initialised, path: &Path) -> String {
+fn first_weights(done: &Initialised, path: &Path) -> String {
     const SHOWN: usize = 5;
     let left = done.left();
     let all = done.taken + left.len() as u64;

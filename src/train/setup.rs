@@ -36,12 +36,15 @@ pub(super) struct Training {
 }
 
 impl Training {
-    /// What the student is asked with.
-    pub(super) fn knows(&self) -> Knows<'_> {
+    /// What the student is asked with. Classes are called as the samples' are where these count: where labels are learned from, or there are
+    /// as many as of the teacher; of a folder that only holds images, its folders' names mean nothing.
+    pub(super) fn knows(&self, loss: &LossConfig) -> Knows<'_> {
+        let count = |names: &&[String]| loss.weights.of_labels().is_some() || names.len() == self.classes;
         Knows {
             preprocess: self.preprocess.as_ref(),
             classes: self.classes,
-            class_names: self.samples.class_names(),
+            class_names: self.samples.class_names().filter(count),
+            measured: true,
         }
     }
 }
@@ -260,6 +263,8 @@ pub(super) struct Knows<'a> {
     pub(super) classes: usize,
     /// What they are called, where that is known.
     pub(super) class_names: Option<&'a [String]>,
+    /// Whether it is measured, for which labels must count as its classes do. What is only predicted may have others.
+    pub(super) measured: bool,
 }
 
 /// Opens a validation set for a student.
@@ -270,7 +275,7 @@ pub(super) fn validation(
     loss: &LossConfig,
     device: Device,
 ) -> Result<ValidationSet, TrainError> {
-    let Knows { preprocess, classes, class_names } = *student;
+    let Knows { preprocess, classes, class_names, measured } = *student;
     check_names(name, &config.metrics)?;
     let in_set = |source| TrainError::InSet { set: name.to_owned(), source: Box::new(source) };
     let cache = config.cache.as_deref().map(CacheReader::open).transpose().map_err(|e| in_set(e.into()))?;
@@ -309,7 +314,7 @@ pub(super) fn validation(
     let dataset = config.dataset.as_ref().ok_or(TrainError::NoDataset)?;
     let dataset_key = format!("{key}.dataset");
     let opened_images = dataset::open_images(dataset, &dataset_key).and_then(|dataset| match class_names {
-        Some(names) => dataset::with_classes_of(dataset, names, &dataset_key),
+        Some(names) => dataset::with_classes_of(dataset, names, measured.then_some(&dataset_key)),
         None => Ok(dataset),
     });
     let dataset = opened_images.map_err(|error| match error {

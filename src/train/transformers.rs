@@ -51,8 +51,7 @@ pub(super) fn write(
     tokenizer.map_or(Ok(()), |tokenizer| write_tokenizer(folder, tokenizer))
 }
 
-/// Copies the `tokenizer.json` at `tokenizer` to `folder`, and writes beside it what ends a text, where that is known: as in the
-/// training data.
+/// Copies the `tokenizer.json` at `tokenizer` to `folder`, and writes beside it what ends a text by the tokenizer, where that is known.
 pub(super) fn write_tokenizer(folder: &Path, tokenizer: &Path) -> io::Result<()> {
     durable::copy_file(tokenizer, &folder.join(TOKENIZER))?;
     let Some(end) = open(tokenizer)?.end_text() else { return Ok(()) };

@@ -114,7 +114,10 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     if args.out != Path::new("-") {
         let report = match ops::export(dir, &settings, ExportTo::File(&args.out), on_interrupt()?, &progress)
         {
-            Err(ExportError::Interrupted) => return Ok(ExitCode::from(INTERRUPTED)),
+            Err(ExportError::Interrupted) => {
+                tell("interrupted; what was there before is untouched");
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
             report => report?,
         };
         give(&args.cache.report, &report, || report::export(&report, &args.out))?;
@@ -170,7 +173,7 @@ fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     };
     let stop = on_interrupt()?;
     let Some(report) = ops::import(&settings, &args.out, stop, &Terminal::new(args.quiet))? else {
-        tell("interrupted before anything was written");
+        tell("interrupted; the same command begins to read again");
         return Ok(ExitCode::from(INTERRUPTED));
     };
     give(&args.report, &report, || report::import(&report, &args.out))?;

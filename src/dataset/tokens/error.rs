@@ -157,6 +157,16 @@ pub enum TokensError {
         /// What it says.
         problem: String,
     },
+    /// Something is to be put before documents that are tokens already.
+    #[error(
+        "dataset.rows.begin_of_document: is of text, and {column} of {path} holds tokens, taken as they are; remove the key"
+    )]
+    BeginOfIds {
+        /// The file.
+        path: PathBuf,
+        /// Its column.
+        column: String,
+    },
     /// `end_of_document` or `begin_of_document` is no token.
     #[error("dataset.rows.{key}: expected a token of {vocabulary}, found {found}")]
     NamedToken {

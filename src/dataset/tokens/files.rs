@@ -52,12 +52,15 @@ fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) -> Result<
         move |source| TokensError::Read { path, source }
     };
     // What Hugging Face's `datasets` leaves beside a dataset's own files: results of `map` and `filter`, which hold documents again.
-    let of_datasets = ["state.json", "dataset_info.json"].iter().any(|file| folder.join(file).exists());
+    let state = std::fs::read_to_string(folder.join("state.json")).unwrap_or_default();
+    let of_datasets = !state.is_empty() || folder.join("dataset_info.json").exists();
     for entry in std::fs::read_dir(folder).map_err(read(folder))? {
         let entry = entry.map_err(read(folder))?;
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') || of_datasets && name.starts_with("cache-") && name.ends_with(".arrow") {
+        // Unless the dataset is made of them, as its state then says.
+        let left_behind = name.starts_with("cache-") && name.ends_with(".arrow") && !state.contains(&name);
+        if name.starts_with('.') || of_datasets && left_behind {
             continue;
         }
         let kind = entry.file_type().map_err(read(&path))?;
@@ -157,8 +160,12 @@ mod tests {
         }
         let found = || names(&resolve(&[root.to_owned()], &["arrow"]).unwrap(), root);
         assert_eq!(found(), ["cache-1f2e.arrow", "data-0.arrow"]);
-        std::fs::write(root.join("state.json"), "").unwrap();
+        std::fs::write(root.join("state.json"), r#"{"_data_files": [{"filename": "data-0.arrow"}]}"#)
+            .unwrap();
         assert_eq!(found(), ["data-0.arrow"]);
+        std::fs::write(root.join("state.json"), r#"{"_data_files": [{"filename": "cache-1f2e.arrow"}]}"#)
+            .unwrap();
+        assert_eq!(found().len(), 2);
         // Who names it wants it.
         assert_eq!(resolve(&[root.join("cache-1f2e.arrow")], &["arrow"]).unwrap().len(), 1);
     }

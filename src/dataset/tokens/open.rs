@@ -1,5 +1,6 @@
 //! From a config to rows: files, documents, a part of them, rows.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use super::corpus::{Corpus, CorpusBuilder, Number};
@@ -77,12 +78,14 @@ pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
 pub(super) fn parquet(config: &ParquetConfig) -> Result<Rows, TokensError> {
     let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
     let tokenizer = tokenizer.map(|tokenizer| of_documents(tokenizer, &config.rows)).transpose()?;
-    let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, tokenizer.as_ref());
+    let mut layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, tokenizer.as_ref());
     layout.end()?;
     let files = files::resolve(&config.paths, &["parquet"])?;
-    let column = Column { name: &config.column, text: true, tokenizer: tokenizer.as_ref() };
+    let column =
+        Column { name: &config.column, text: true, tokenizer: tokenizer.as_ref(), ids: Cell::new(false) };
     let mut corpus = layout.corpus();
     corpus.add_files(&files, |file, corpus| table::read_parquet(file, &column, corpus))?;
+    layout.of_text = !column.ids.get();
     layout.lay(corpus.finish(), &files)
 }
 
@@ -100,7 +103,7 @@ pub(super) fn tokens(config: &TokensConfig) -> Result<Rows, TokensError> {
     };
     layout.end()?;
     let files = files::resolve(&config.paths, &["bin", "npy", "arrow", "parquet"])?;
-    let column = Column { name: &config.column, text: false, tokenizer: None };
+    let column = Column { name: &config.column, text: false, tokenizer: None, ids: Cell::new(false) };
     let mut corpus = layout.corpus();
     corpus.add_files(&files, |file, corpus| {
         let extension = file.extension().map(|extension| extension.to_string_lossy().into_owned());
@@ -172,7 +175,7 @@ impl<'a> Layout<'a> {
     }
 
     /// What a person should know of documents: what stands between them, and what does not before them.
-    fn notes(&self, end: Option<u32>) -> Vec<String> {
+    fn notes(&self, corpus: &Corpus, end: Option<u32>) -> Vec<String> {
         let word = |id: u32| match self.tokenizer {
             Some(tokenizer) => format!("{:?} (id {id})", tokenizer.text(id)),
             None => format!("id {id}"),
@@ -182,7 +185,7 @@ impl<'a> Layout<'a> {
             Some(end) => Some(format!("dataset: between documents stands {}", word(end))),
             None => Some("dataset: nothing stands between documents (rows.end_of_document)".to_owned()),
         };
-        let begin = self.own_begin().map(|begin| {
+        let begin = self.own_begin(corpus).map(|begin| {
             format!(
                 "warning: the tokenizer puts {} before a text, and documents begin without: a teacher that was trained with it wants \
                  dataset.rows.begin_of_document = {:?}",
@@ -193,9 +196,14 @@ impl<'a> Layout<'a> {
         between.into_iter().chain(begin).collect()
     }
 
-    /// What a tokenizer of text would put before a document, where nothing is.
-    fn own_begin(&self) -> Option<u32> {
-        self.tokenizer.filter(|_| self.of_text && self.rows.begin_of_document.is_none())?.own_begin()
+    /// What a tokenizer of text would put before a document, where nothing is, and where the first does not have it written out.
+    fn own_begin(&self, corpus: &Corpus) -> Option<u32> {
+        let own =
+            self.tokenizer.filter(|_| self.of_text && self.rows.begin_of_document.is_none())?.own_begin()?;
+        let mut first = Vec::new();
+        let document = (0..corpus.len()).find(|document| corpus.document_len(*document) > 0)?;
+        corpus.read(document, 0, 1, &mut first);
+        (first != [own]).then_some(own)
     }
 
     /// Documents as rows.
@@ -222,7 +230,7 @@ impl<'a> Layout<'a> {
             vocabulary: self.vocabulary,
             tokenizer: self.tokenizer.map(|tokenizer| tokenizer.identity().clone()),
             end_of_document: end,
-            notes: self.notes(end),
+            notes: self.notes(&corpus, end),
         };
         Ok(Rows::new(corpus, plan, meaning))
     }

@@ -1,6 +1,7 @@
 //! A column of documents in Parquet and Arrow files: strings, or lists of token ids.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 
@@ -26,6 +27,8 @@ pub(super) struct Column<'a> {
     pub(super) text: bool,
     /// Makes tokens of strings.
     pub(super) tokenizer: Option<&'a Tokenizer>,
+    /// Whether there were ids in a file that was read.
+    pub(super) ids: Cell<bool>,
 }
 
 /// Adds the rows of a Parquet file.
@@ -73,6 +76,10 @@ impl Column<'_> {
             return Err(wrong(format!("only {}", known.join(", "))));
         };
         if holds_ids(field.data_type()) {
+            self.ids.set(true);
+            if self.tokenizer.is_some_and(Tokenizer::begins_documents) {
+                return Err(TokensError::BeginOfIds { path: path.to_owned(), column: self.name.to_owned() });
+            }
             return Ok(index);
         }
         if !self.text || !holds_text(field.data_type()) {

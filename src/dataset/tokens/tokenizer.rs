@@ -62,6 +62,13 @@ impl Tokenizer {
         &self.identity
     }
 
+    /// Whether an id of this tokenizer is another token in the other one. One may have tokens that the other lacks.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let another =
+            |(token, id): (String, u32)| other.inner.id_to_token(id).is_some_and(|there| there != token);
+        self.inner.get_vocab(true).into_iter().any(another)
+    }
+
     /// The end-of-sequence token, where it could be found.
     pub fn end(&self) -> Option<u32> {
         self.end
@@ -88,6 +95,11 @@ impl Tokenizer {
     /// The same with `begin` before each document.
     pub(super) fn beginning_with(self, begin: Option<u32>) -> Self {
         Self { begin, ..self }
+    }
+
+    /// Whether something is put before each document.
+    pub(super) fn begins_documents(&self) -> bool {
+        self.begin.is_some()
     }
 
     /// The token that the tokenizer puts before a text by itself, where it is one.

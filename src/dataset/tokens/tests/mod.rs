@@ -128,7 +128,18 @@ fn what_a_tokenizer_would_put_before_documents_is_said() {
         assert!(told.contains(words), "{words}: {told}");
     }
     assert_eq!(notes("rows = { packing = 'document', begin_of_document = 0 }"), "");
-    // Tokens are taken as they are.
+    // Nor where it is written out.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.txt");
+    std::fs::write(&file, "<|endoftext|>One line.").unwrap();
+    let written = open(&format!("kind = 'text'\npaths = [{file:?}]\n{TOKENIZER}"));
+    assert!(!written.notes().join("").contains("warning"), "{:?}", written.notes());
+    // Tokens are taken as they are, in Parquet too.
+    let parquet =
+        format!("kind = 'parquet'\npaths = ['@/tokens/ids.parquet']\ncolumn = 'input_ids'\n{TOKENIZER}");
+    assert!(!open(&parquet).notes().join("").contains("warning"), "{:?}", open(&parquet).notes());
+    let begun = format!("{parquet}rows.begin_of_document = 0");
+    refused(&begun, &["dataset.rows.begin_of_document", "input_ids of", "holds tokens", "remove the key"]);
     let ids = open(&format!("kind = 'tokens'\npaths = ['@/tokens/ids.parquet']\n{TOKENIZER}"));
     assert!(!ids.notes().join("").contains("warning"), "{:?}", ids.notes());
 }
