@@ -8,11 +8,12 @@ use tch::{Cuda, Device, Tensor};
 
 use super::evaluate::evaluate;
 use super::further::Further;
-use super::setup::{Training, ValidationSet};
+use super::setup::Training;
 use super::state::{self, Place};
 use super::step::backward;
 use super::sums::Sums;
 use super::upload::{Loaded, means, on_device};
+use super::validation::ValidationSet;
 use super::watch::{Step, Watch};
 use super::{EpochReport, RunFolder, TrainError};
 use crate::config::{Setting, TrainConfig};

@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::setup::{Training, ValidationSet};
+use super::setup::Training;
+use super::validation::ValidationSet;
 use super::{RunFolder, TrainError};
 use crate::cache::CacheError;
 use crate::digest::Digest;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Device, Tensor};
 
 use super::predictions::{PredictionColumns, PredictionWriter};
-use super::setup::ValidationSet;
 use super::sums::Sums;
 use super::upload::{DeviceBatch, chunks, on_device};
+use super::validation::ValidationSet;
 use super::{TrainError, command};
 use crate::config::MetricConfig;
 use crate::loader::{Batch, Order, Samples, Turn, stream};

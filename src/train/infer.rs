@@ -14,8 +14,9 @@ use tch::{CModule, Device, Kind, Tensor};
 use super::data::RunData;
 use super::evaluate::{evaluate, for_each_batch};
 use super::predictions::{PredictionColumns, PredictionWriter};
-use super::setup::{self, Knows, ValidationSet};
+use super::setup::Knows;
 use super::upload::chunks;
+use super::validation::{self, ValidationSet};
 use super::{RunFolder, TrainError, retain};
 use crate::checkpoint;
 use crate::config::{self, StudentConfig, TrainConfig};
@@ -151,7 +152,7 @@ impl Finished {
                 let known = config.validation.keys().cloned().collect::<Vec<_>>().join(", ");
                 return Err(TrainError::NoSuchSet { name: name.to_owned(), known });
             };
-            setup::validation(name, set, &student, &config.loss, device)
+            validation::open(name, set, &student, &config.loss, device)
         };
         // A run that is not there is told before sets that are not.
         let (variables, module) = used.files()?;

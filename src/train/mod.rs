@@ -29,6 +29,7 @@ mod sums;
 mod transformers;
 mod trial;
 mod upload;
+mod validation;
 mod watch;
 mod window;
 

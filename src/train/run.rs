@@ -14,9 +14,10 @@ use super::infer::{Use, begun_with, eval};
 use super::resume::{self, resolved};
 use super::retain::{self, BEST, Retention};
 use super::select::SelectBy;
-use super::setup::{self, Training, ValidationSet};
+use super::setup::{self, Training};
 use super::state::{Kept, Place};
 use super::sums::Sums;
+use super::validation::{self, ValidationSet};
 use super::watch::{self, Watch};
 use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainOutcome, TrainReport, doubt, trial};
 use crate::checkpoint;
@@ -89,7 +90,7 @@ pub fn run(
     let sets = config
         .validation
         .iter()
-        .map(|(name, set)| setup::validation(name, set, &knows, &config.loss, device))
+        .map(|(name, set)| validation::open(name, set, &knows, &config.loss, device))
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let server = watch::server(config, options)?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;

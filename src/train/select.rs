@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::TrainError;
-use super::setup::ValidationSet;
+use super::validation::ValidationSet;
 use crate::metrics::{Evaluation, Measure};
 
 /// What chooses the epoch.
