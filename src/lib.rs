@@ -15,6 +15,7 @@
 //! from here. (rustfmt sorts what no blank line parts.)
 
 // ── level 0: words ──
+pub mod answers;
 pub mod digest;
 pub mod durable;
 pub mod ids;

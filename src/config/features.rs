@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
-use super::output_name::{self, OutputName};
+use super::name::{self, Name};
 
 /// The longest name of a feature.
 pub const MAX_FEATURE_NAME: usize = 48;
@@ -19,8 +19,8 @@ pub struct FeatureConfig {
     pub name: String,
     /// Which output it is. ONNX: the name of an output of the graph. TorchScript: its place in the tuple that the
     /// module returns, from 0, or its key in the dictionary. With `command` what the program calls it.
-    #[serde(deserialize_with = "output_name::required")]
-    #[schemars(with = "OutputName")]
+    #[serde(deserialize_with = "name::text")]
+    #[schemars(with = "Name")]
     pub output: String,
     /// How its numbers are written.
     #[serde(default)]

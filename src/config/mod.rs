@@ -18,9 +18,9 @@ mod load;
 mod loss;
 mod mend;
 mod mixture;
+mod name;
 mod optim;
 mod outline;
-mod output_name;
 mod returned;
 mod schedule;
 mod shape;
@@ -58,6 +58,7 @@ pub use loss::{
     DistConfig, DkdConfig, LossConfig, LossWeights, Needs, NkdConfig, RankingConfig, TermWeights,
 };
 pub use mixture::{MixtureAverage, MixtureConfig};
+pub use name::Name;
 pub use optim::{GroupConfig, OptimizerConfig};
 pub use outline::outline;
 pub use returned::ReturnedLossConfig;
@@ -71,7 +72,7 @@ pub use teacher::{
 };
 pub use tokens::{
     DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
-    SplitConfig, TextConfig, TokenName, TokenType, TokensConfig,
+    SplitConfig, TextConfig, TokenType, TokensConfig,
 };
 pub use tracking::{MlflowConfig, TrackingConfig, problem_of_uri};
 pub use train::{InitConfig, InitLayers, Precision, TrainConfig, TrainSection};

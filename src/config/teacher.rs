@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::output_name::{self, OutputName};
+use super::name::{self, Name};
 use super::{DeviceName, Fault, NumberOrAuto, device};
 
 /// Default of [`TeacherConfig::batch`] for images.
@@ -111,8 +111,8 @@ pub struct TeacherConfig {
     /// or for a language model that calls it `logits` (with `head`: `hidden` or `last_hidden_state`). TorchScript, of a
     /// module that returns several: its place in the tuple, from 0, or its key in the dictionary; may be left out when
     /// only one is no feature, and of a language model for the first.
-    #[serde(default, deserialize_with = "output_name::optional", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<OutputName>")]
+    #[serde(default, deserialize_with = "name::optional_text", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Name>")]
     pub output: Option<String>,
     /// Language models: the input or argument that says which tokens are no padding, if it is not
     /// called `attention_mask`.

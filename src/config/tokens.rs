@@ -1,12 +1,11 @@
 //! What configs say of token datasets: where documents lie and how they become rows.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
+use super::{Fault, Name};
 
 /// Default of [`RowsConfig::length`].
 pub const DEFAULT_ROW_LENGTH: usize = 512;
@@ -173,11 +172,11 @@ pub struct RowsConfig {
     /// With `concatenate`: what stands between documents. Default: `dataset.separator`, or else the
     /// tokenizer's end-of-sequence token where it can be found, or else nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub end_of_document: Option<TokenName>,
+    pub end_of_document: Option<Name>,
     /// Of text: what each document begins with, as teachers expect that were trained with one (Gemma, Llama 3). Default: nothing,
     /// whatever the tokenizer would put there by itself; a build says so. A prompt for such a student has to begin with it, written out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub begin_of_document: Option<TokenName>,
+    pub begin_of_document: Option<Name>,
 }
 
 impl Default for RowsConfig {
@@ -206,51 +205,6 @@ impl RowsConfig {
             }
         }
         faults
-    }
-}
-
-/// A token by its text or by its id.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum TokenName {
-    /// Its id.
-    Id(u32),
-    /// Its text in the tokenizer's vocabulary.
-    Text(String),
-}
-
-impl TokenName {
-    /// Its id, where that is what the config gives.
-    pub fn id(&self) -> Option<u32> {
-        match self {
-            Self::Id(id) => Some(*id),
-            Self::Text(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for TokenName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Id(id) => id.fmt(f),
-            Self::Text(text) => write!(f, "{text:?}"),
-        }
-    }
-}
-
-// By hand: one schema with two types, where the derive would make a choice of two schemas, of which
-// the check of configs could say less.
-impl JsonSchema for TokenName {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "TokenName".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["string", "integer"], "minimum": 0, "maximum": LARGEST_TOKEN })
     }
 }
 
@@ -307,7 +261,7 @@ impl TokensConfig {
             faults.push(Fault::new(format!("{prefix}.rows.begin_of_document"), problem));
         }
         if self.tokenizer.is_none()
-            && let Some(text @ TokenName::Text(_)) = &self.rows.end_of_document
+            && let Some(text @ Name::Text(_)) = &self.rows.end_of_document
         {
             let problem = format!("expected an id, or {prefix}.tokenizer beside it, found {text}");
             faults.push(Fault::new(format!("{prefix}.rows.end_of_document"), problem));

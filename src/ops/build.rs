@@ -118,7 +118,7 @@ pub fn build(
     if !writer.is_planned() {
         source.samples.notes().iter().for_each(|note| progress.say(note));
         let doubt = source.reading.doubt.take();
-        let tokenizer = other_tokenizer::warning(config);
+        let tokenizer = other_tokenizer::warning(config, &source.samples);
         let warnings = [doubt, tokenizer, apart::warning(&mut source), steady::warning(&mut source)];
         warnings.iter().flatten().for_each(|warning| progress.say(warning));
         let fitted = prepass::run(&mut source, &mut writer, stop, progress);

@@ -233,6 +233,16 @@ impl Source {
         failed.map_or(Ok(()), Err)
     }
 
+    /// The raw logits alone, `[positions asked for, classes]`.
+    pub(super) fn logits(&mut self, prepared: &Prepared, asked: &[bool]) -> Result<Vec<f32>, SourceError> {
+        let mut found = Vec::new();
+        self.answer(prepared, asked, |logits, _| {
+            found.extend_from_slice(logits);
+            Ok::<(), SourceError>(())
+        })?;
+        Ok(found)
+    }
+
     /// The manifest of a cache made from this source, before anything is in it.
     pub(super) fn plan(&self, config: &CacheConfig) -> Result<Manifest, SourceError> {
         // Where the head holds every class there is no tail to give a shape.

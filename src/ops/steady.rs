@@ -3,17 +3,10 @@
 //! One that was exported as it trains has dropout that is on, or normalises by the batch it is given: its targets would be those
 //! of a moment, or of neighbours. What was exported does not say so; it is found out by asking.
 
-use super::apart::difference;
 use super::samples::Samples;
 use super::source::{Source, SourceError};
+use crate::answers::{AGAIN, ALONE, ROWS, difference};
 use crate::ids::SampleView;
-
-/// Images that are asked about.
-const ROWS: u64 = 8;
-/// The share of the logits' own size by which two answers to one question may differ: kernels on a GPU may add in any order.
-const AGAIN: f64 = 0.01;
-/// The same of an image alone and among others: whole numbers that are scaled by what is largest in a batch differ by some hundredths.
-const ALONE: f64 = 0.2;
 
 /// What is to be said of a teacher that gives an image different answers; `None` where it does not, or could not be asked: who
 /// cannot answer will be told so soon enough.
@@ -43,12 +36,7 @@ fn ask(source: &mut Source) -> Result<Option<(f64, f64)>, SourceError> {
     let classes = source.reading.classes;
     let mut logits = |rows: &[SampleView]| {
         let prepared = source.samples.prepare(rows.to_vec())?;
-        let mut found = Vec::new();
-        source.answer(&prepared, &vec![true; rows.len()], |logits, _| {
-            found.extend_from_slice(logits);
-            Ok::<(), SourceError>(())
-        })?;
-        Ok::<Vec<f32>, SourceError>(found)
+        source.logits(&prepared, &vec![true; rows.len()])
     };
     let (first, again) = (logits(&rows)?, logits(&rows)?);
     let alone: Vec<f32> = rows.chunks(1).map(logits).collect::<Result<Vec<_>, _>>()?.concat();

@@ -5,20 +5,14 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::TrainError;
 use super::upload::DeviceBatch;
+use crate::answers::{AGAIN, ALONE, ROWS, difference};
 use crate::config::{StudentConfig, TrainConfig};
 use crate::loader::{Inputs, Samples};
-use crate::student::Student;
+use crate::student::{Input, Student};
 
-/// Samples that it is asked about, if a batch has as many.
-const ROWS: u64 = 8;
 /// Positions of a row of tokens that are compared.
 const POSITIONS: i64 = 16;
-/// The share of the logits' own size by which two answers to one question may differ: kernels on a GPU may add in any order.
-const AGAIN: f64 = 0.01;
-/// The same of a sample alone and among others.
-const ALONE: f64 = 0.2;
 /// How far from 1 a softmax's sum may be.
 const SUM: f64 = 1e-3;
 
@@ -39,53 +33,75 @@ pub(super) fn of_student(
     found.extend(of_several_documents(samples));
     // A language model's rows have many positions, each with all logits.
     let most = if samples.image_shape().is_some() { ROWS } else { 1 };
-    let indices: Vec<u64> = (0..samples.len().min(most).min(config.train.batch as u64)).collect();
-    let (Ok(first), Ok(again)) =
-        (ask(student, samples, &indices, device), ask(student, samples, &indices, device))
-    else {
-        return found;
-    };
-    let differs = |share: f64, how: &str| {
-        format!(
-            "warning: the student's answers to the same samples differ {how}, by {:.0} %, in evaluation mode too: what is measured of \
-             it is chance. Save the module with torch.jit.script; one that was traced as it trains stays so",
-            100.0 * share
-        )
-    };
-    match apart(&first, &again) {
-        Some(share) if share > AGAIN => {
-            found.push(differs(share, "from one time to the next, as with dropout that is on"));
-        }
-        _ => {
-            let alone = indices.iter().map(|index| ask(student, samples, &[*index], device));
-            let alone = alone.collect::<Result<Vec<_>, TrainError>>().ok();
-            let share = alone.and_then(|alone| apart(&Tensor::f_cat(&alone, 0).ok()?, &first));
-            let share = share.filter(|share| *share > ALONE);
-            found.extend(share.map(|share| differs(share, "with what else is in the batch")));
-        }
-    }
-    let sums = first.sum_dim_intlist(-1, false, Kind::Double) - 1.0;
-    let is_softmax = first.min().double_value(&[]) >= 0.0 && sums.abs().max().double_value(&[]) < SUM;
-    if is_softmax {
-        found.push(
-            "warning: the student returns probabilities, and losses take logits: leave the softmax out of the module".to_owned(),
-        );
-    }
+    let count = samples.len().min(most).min(config.train.batch as u64);
+    let Some(answers) = Answers::of(student, samples, count, device) else { return found };
+    found.extend(answers.differ());
+    found.extend(answers.are_probabilities().then(|| {
+        "warning: the student returns probabilities, and losses take logits: leave the softmax out of the module".to_owned()
+    }));
     found
 }
 
-/// Logits of some samples, of no more than [`POSITIONS`] of each row of tokens.
-fn ask(
-    student: &dyn Student,
-    samples: &Samples,
-    indices: &[u64],
-    device: Device,
-) -> Result<Tensor, TrainError> {
-    let there = DeviceBatch::new(&samples.batch(indices, 0)?, samples.image_shape(), device);
-    let features = student.features(&there.inputs)?;
-    let positions = if samples.image_shape().is_some() { i64::MAX } else { POSITIONS };
-    let features = features.narrow(0, 0, features.size().first().copied().unwrap_or(0).min(positions));
-    Ok(student.head(&features).to_kind(Kind::Double))
+/// What a student says of the same samples when asked again, `[positions, classes]` each.
+struct Answers {
+    classes: usize,
+    first: Vec<f32>,
+    again: Vec<f32>,
+    /// Of each sample by itself, where the module takes one.
+    alone: Option<Vec<f32>>,
+}
+
+impl Answers {
+    /// Of the first `count` samples; `None` where it cannot be asked.
+    fn of(student: &dyn Student, samples: &Samples, count: u64, device: Device) -> Option<Self> {
+        let upload = |indices: &[u64]| {
+            let batch = samples.batch(indices, 0).ok()?;
+            Some(DeviceBatch::new(&batch, samples.image_shape(), device).inputs)
+        };
+        let positions = if samples.image_shape().is_some() { i64::MAX } else { POSITIONS };
+        let ask = |inputs: &Input| {
+            let features = student.features(inputs).ok()?;
+            let features = features.narrow(0, 0, features.size().first()?.min(&positions).to_owned());
+            Some(student.head(&features))
+        };
+        let numbers = |logits: &Tensor| {
+            let logits = logits.to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+            Vec::<f32>::try_from(logits.view(-1)).ok()
+        };
+        let indices: Vec<u64> = (0..count).collect();
+        let together = upload(&indices)?;
+        let first = ask(&together)?;
+        let classes = usize::try_from(*first.size().last()?).ok().filter(|classes| *classes > 0)?;
+        let alone = indices.iter().map(|index| numbers(&ask(&upload(&[*index])?)?));
+        let alone = alone.collect::<Option<Vec<_>>>().map(|alone| alone.concat());
+        Some(Self { classes, first: numbers(&first)?, again: numbers(&ask(&together)?)?, alone })
+    }
+
+    /// What is to be said where they differ.
+    fn differ(&self) -> Option<String> {
+        let apart = |other: &[f32]| {
+            (other.len() == self.first.len()).then(|| difference(other, &self.first, self.classes))
+        };
+        let again = apart(&self.again).filter(|share| *share > AGAIN);
+        let alone = || self.alone.as_deref().and_then(apart).filter(|share| *share > ALONE);
+        let (share, how) = match again {
+            Some(share) => (share, "from one time to the next, as with dropout that is on"),
+            None => (alone()?, "with what else is in the batch"),
+        };
+        Some(format!(
+            "warning: the student's answers to the same samples differ {how}, by {:.0} %, in evaluation mode too: what is measured of \
+             it is chance. Save the module with torch.jit.script; one that was traced as it trains stays so",
+            100.0 * share
+        ))
+    }
+
+    fn are_probabilities(&self) -> bool {
+        let sums_to_one = |row: &[f32]| {
+            let sum: f64 = row.iter().map(|p| f64::from(*p)).sum();
+            row.iter().all(|p| *p >= 0.0) && (sum - 1.0).abs() < SUM
+        };
+        self.first.chunks_exact(self.classes).all(sums_to_one)
+    }
 }
 
 /// What is to be said of rows of several documents, of which a module is given the tokens alone.
@@ -97,17 +113,4 @@ fn of_several_documents(samples: &Samples) -> Option<String> {
          which the teacher may not have. dataset.rows.packing = \"document\" in the cache's config gives each rows of its own"
             .to_owned()
     })
-}
-
-/// The mean difference of two answers, each position's relative to the size of its logits around their mean; `None` where they are of
-/// different shapes.
-fn apart(one: &Tensor, other: &Tensor) -> Option<f64> {
-    if one.size() != other.size() {
-        return None;
-    }
-    let centred = |logits: &Tensor| logits - logits.mean_dim(-1, true, Kind::Double);
-    let (one, other) = (centred(one), centred(other));
-    let size = |logits: &Tensor| logits.square().sum_dim_intlist(-1, false, Kind::Double).sqrt();
-    let share = size(&(&one - &other)) / size(&other).clamp_min(f64::MIN_POSITIVE);
-    Some(share.mean(Kind::Double).double_value(&[]))
 }

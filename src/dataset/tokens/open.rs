@@ -10,8 +10,7 @@ use super::table::Column;
 use super::tokenizer::Tokenizer;
 use super::{TokensError, files, npy, split, table, text};
 use crate::config::{
-    JsonlConfig, Packing, ParquetConfig, RowsConfig, SplitConfig, TextConfig, TokenName, TokenType,
-    TokensConfig,
+    JsonlConfig, Name, Packing, ParquetConfig, RowsConfig, SplitConfig, TextConfig, TokenType, TokensConfig,
 };
 use crate::mapped::map_file;
 
@@ -39,11 +38,11 @@ fn of_documents(tokenizer: Tokenizer, rows: &RowsConfig) -> Result<Tokenizer, To
 /// The id of a token of the config, which calls it `key`.
 fn token(
     key: &'static str,
-    name: &TokenName,
+    name: &Name,
     tokenizer: Option<&Tokenizer>,
     vocabulary: Option<u32>,
 ) -> Result<u32, TokensError> {
-    let id = tokenizer.map_or_else(|| name.id(), |tokenizer| tokenizer.id(name));
+    let id = tokenizer.map_or_else(|| name.number(), |tokenizer| tokenizer.id(name));
     id.filter(|id| vocabulary.is_none_or(|size| *id < size)).ok_or_else(|| {
         let vocabulary = match (tokenizer, vocabulary) {
             (Some(tokenizer), _) => tokenizer.identity().file.clone(),

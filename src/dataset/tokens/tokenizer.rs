@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::TokensError;
-use crate::config::TokenName;
+use crate::config::Name;
 use crate::digest::{Digest, Hasher};
 use crate::durable;
 
@@ -76,14 +76,14 @@ impl Tokenizer {
 
     /// The text of [`Self::end`].
     pub fn end_text(&self) -> Option<String> {
-        self.end.and_then(|end| self.inner.id_to_token(end))
+        self.end.map(|end| self.text(end))
     }
 
     /// The id of a token of the config.
-    pub(super) fn id(&self, name: &TokenName) -> Option<u32> {
+    pub(super) fn id(&self, name: &Name) -> Option<u32> {
         match name {
-            TokenName::Id(id) => Some(*id),
-            TokenName::Text(text) => self.inner.token_to_id(text),
+            Name::Number(id) => Some(*id),
+            Name::Text(text) => self.inner.token_to_id(text),
         }
     }
 
