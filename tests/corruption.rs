@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::kd_cache;
 use crate::synthetic::Synthetic;
 use kd_cache::cache::{CacheReader, Coding, ShardColumns, ShardReader};
 use kd_cache::config::{FeatureValues, StorageForm, ValueEncoding};
@@ -90,6 +91,36 @@ fn a_changed_byte_is_found() {
             std::fs::write(&path, &sound).unwrap();
         }
     }
+}
+
+/// Whoever removed sound shards for a damaged file beside them would lose what the teacher said.
+#[test]
+fn shards_are_not_blamed_for_what_lies_beside_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().to_str().unwrap();
+    Synthetic { values: ValueEncoding::Quantized, ..Synthetic::with_shape() }.write(dir.path());
+    for file in ["codebook.arrow", "tail_model.arrow"] {
+        let path = dir.path().join(file);
+        let sound = std::fs::read(&path).unwrap();
+        let mut bytes = sound.clone();
+        bytes[sound.len() / 2] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let report = verify(dir.path(), &Silent).unwrap();
+        assert!(report.damages.iter().all(|damage| damage.file == file), "{:?}", report.damages);
+        let said = kd_cache(&["verify", text]).code(1).out;
+        assert!(
+            said.contains("Keep the shards") && said.contains(file) && !said.contains("Remove"),
+            "{said}"
+        );
+        std::fs::remove_file(&path).unwrap();
+        let said = kd_cache(&["verify", text]).code(1).out;
+        assert!(
+            said.contains("Keep the shards") && said.contains(&format!("{file}: cannot be read")),
+            "{said}"
+        );
+        std::fs::write(&path, &sound).unwrap();
+    }
+    kd_cache(&["verify", text]).code(0);
 }
 
 #[test]

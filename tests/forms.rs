@@ -188,7 +188,7 @@ fn what_was_half_precision_once_is_sound_in_every_form() {
 }
 
 #[test]
-fn floats_become_steps_on_request_and_never_floats_again() {
+fn floats_become_steps_on_request_and_floats_again() {
     let dir = tempfile::tempdir().unwrap();
     let [floats, steps, back] = ["floats", "steps", "back"].map(|name| dir.path().join(name));
     Synthetic::with_shape().write(&floats);
@@ -208,7 +208,18 @@ fn floats_become_steps_on_request_and_never_floats_again() {
     let (before, after) = (contents(&floats).0, contents(&steps).0);
     let worst = before.values.iter().zip(&after.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst > 0.01 && worst < 0.13, "{worst}");
-    kd_cache(&args(&steps, &back, &["--values", "f16"])).refused(&["--values f16", "quantized"]);
+    // Back again, to what the steps are read as: to the bit, or to half precision.
+    for (values, lossless) in [("f32", true), ("f16", false)] {
+        let to = dir.path().join(values);
+        let json = kd_cache(&args(&steps, &to, &["--values", values, "--format", "json"])).code(0).json();
+        assert_eq!(json["lossless"], lossless);
+        assert!(verify(&to, &Silent).unwrap().sound);
+        let again = contents(&to).0;
+        let worst = after.values.iter().zip(&again.values).map(|(a, b)| (a - b).abs() / a.abs().max(1e-6));
+        let worst = worst.fold(0.0, f32::max);
+        assert!((worst == 0.0) == lossless && worst < 5e-4, "{values}: {worst}");
+        assert!(!lossless || again == after);
+    }
     kd_cache(&args(&floats, &back, &["--values", "quantized", "--step", "9"]))
         .refused(&["--step", "found 9"]);
     kd_cache(&args(&floats, &back, &["--values", "quantized", "--step-growth", "2"]))

@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{Said, build, build_command, files, fixture, kd_cache, kd_train_command, write};
+use crate::common::{
+    Said, build, build_command, files, fixture, kd_cache, kd_train_command, talking_build, write,
+};
 use kd_cache::cache::CacheReader;
 use kd_cache::ids::SampleId;
 use kd_cache::target::TargetBatch;
@@ -107,6 +109,32 @@ fn targets(cache: &Path) -> (Vec<(u64, u16)>, TargetBatch) {
     let mut targets = TargetBatch::default();
     reader.gather(&at, &mut targets).unwrap();
     (rows, targets)
+}
+
+/// Which id has which file, of a part of them too, for whoever joins a cache with files of theirs.
+#[test]
+fn samples_are_listed_with_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = folder(dir.path());
+    let (config, _) = configs(dir.path(), &images);
+    let listed = |set: &[&str]| {
+        let mut args = args!["samples", "--config", config].to_vec();
+        set.iter().for_each(|set| args.extend(args!["--set", set]));
+        let out = kd_cache(&args).code(0).out;
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let all = listed(&[]);
+    assert_eq!(all.len(), IMAGES as usize);
+    assert_eq!(all[1], json!({ "sample": 1, "file": "class-0/03.png", "label": 0, "class": "class-0" }));
+    let part = listed(&["dataset.split={ part = \"validation\", validation = 0.25, seed = 3 }"]);
+    assert_eq!(part.len(), 10);
+    assert!(part.iter().zip(0..).all(|(line, id)| line["sample"] == id));
+    let files: Vec<&Value> = all.iter().map(|line| &line["file"]).collect();
+    assert!(part.iter().all(|line| files.contains(&&line["file"])));
+    // Kinds that torchvision's ImageFolder does not take are told of, with the first of them.
+    image::RgbImage::new(40, 40).save(images.join("class-1/0.gif")).unwrap();
+    let said = talking_build(&config, &dir.path().join("cache"), &[]).code(0).err;
+    assert!(said.contains("1 of 41 images") && said.contains("the first class-1/0.gif"), "{said}");
 }
 
 #[test]

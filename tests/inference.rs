@@ -34,14 +34,14 @@ fn predict(case: &Case, run: &str, file: &str, more: &[&str]) -> Said {
 }
 
 /// A file of predictions, as one batch.
-fn read(path: &Path) -> RecordBatch {
+pub fn read(path: &Path) -> RecordBatch {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let schema = reader.schema().clone();
     let batches: Vec<RecordBatch> = reader.build().unwrap().map(|batch| batch.unwrap()).collect();
     arrow::compute::concat_batches(&schema, &batches).unwrap()
 }
 
-fn numbers(batch: &RecordBatch, name: &str) -> Vec<u32> {
+pub fn numbers(batch: &RecordBatch, name: &str) -> Vec<u32> {
     batch.column_by_name(name).unwrap().as_primitive::<UInt32Type>().values().to_vec()
 }
 
@@ -50,7 +50,7 @@ fn floats(batch: &RecordBatch, name: &str) -> Vec<f32> {
 }
 
 /// The lists of a column.
-fn lists(batch: &RecordBatch, name: &str) -> Vec<arrow::array::ArrayRef> {
+pub fn lists(batch: &RecordBatch, name: &str) -> Vec<arrow::array::ArrayRef> {
     batch.column_by_name(name).unwrap().as_list::<i32>().iter().map(|list| list.unwrap()).collect()
 }
 

@@ -213,7 +213,7 @@ fn what_does_not_belong_to_language_models_is_refused() {
 }
 
 /// A tokenizer of so many words, `w0`, `w1` and so on, and `<eos>`.
-fn tokenizer(dir: &Path, name: &str, words: u32) -> PathBuf {
+pub fn tokenizer(dir: &Path, name: &str, words: u32) -> PathBuf {
     let mut vocabulary: serde_json::Map<String, Value> =
         (0..words).map(|word| (format!("w{word}"), json!(word))).collect();
     vocabulary.insert("<eos>".into(), json!(words));

@@ -34,6 +34,7 @@ mod numerics;
 mod pipeline;
 mod report_plan;
 mod resnet;
+mod responses;
 mod resume;
 mod roundtrip;
 mod sampled;

@@ -136,6 +136,59 @@ fn a_last_batch_that_is_smaller_is_left_out_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_run_may_learn_from_a_part_of_the_samples() {
+    let case = Case::new();
+    let run =
+        |name: &str, set: &[&str]| case.train(name, &[&["train.epochs=2"], set].concat()).code(0).json();
+    let part = run("part", &["train.max_samples=200", "train.batch=64"]);
+    // 200 = 3 · 64 + 8, twice.
+    assert_eq!((&part["samples"], &part["steps"]), (&json!(200), &json!(8)));
+    // What it is measured on is whole.
+    let whole = run("whole", &["train.batch=64"]);
+    assert_eq!(part["validation"]["test"]["samples"], whole["validation"]["test"]["samples"]);
+    // All of them are no part, and another seed draws another.
+    run("all", &["train.max_samples=512", "train.batch=64"]);
+    assert!(case.results("all") == case.results("whole"));
+    let most = ["train.max_samples=200", "train.batch=64"];
+    for steps in ["train.max_steps=3", "train.max_steps=900"] {
+        case.run("parts", steps.ends_with("900"), &[&["train.epochs=2", steps], &most[..]].concat()).code(0);
+    }
+    assert!(case.results("parts") == case.results("part"));
+    case.resume("part", &["train.epochs=2", "train.max_samples=201", "train.batch=64"]).refused(&[
+        "train.max_samples",
+        "200",
+        "201",
+    ]);
+    case.refused(&["train.max_samples=513"], &["train.max_samples", "at most the 512 samples", "found 513"]);
+}
+
+/// Which samples a part has: rising, drawn from all over, the smaller among the larger.
+#[test]
+fn parts_are_drawn_from_everywhere_and_lie_in_larger_ones() {
+    let case = Case::new();
+    let config: kd_cache::config::TrainConfig = kd_cache::config::load(&case.config, &[]).unwrap();
+    let ids = |count: u64, seed: u64| {
+        let dataset = kd_cache::dataset::open_images(config.dataset.as_ref().unwrap(), "dataset").unwrap();
+        let shape = dataset.sample_shape().to_vec();
+        let preprocess = kd_cache::preprocess::Preprocess::new(&Default::default(), &shape).unwrap();
+        let samples = kd_cache::loader::Samples::images(dataset, preprocess, None).with_part(count, seed);
+        let indices: Vec<u64> = (0..samples.len()).collect();
+        let ids = samples.batch(&indices, 0).unwrap().ids;
+        ids.into_iter().map(|id| id.0).collect::<Vec<u64>>()
+    };
+    let (few, many) = (ids(40, 7), ids(200, 7));
+    assert_eq!((few.len(), many.len(), ids(600, 7)), (40, 200, (0..512).collect()));
+    assert!(few.is_sorted() && many.is_sorted());
+    assert!(few.iter().all(|id| many.contains(id)));
+    assert_ne!(ids(40, 8), few);
+    // A quarter of 40 lies in each quarter, about.
+    assert!(
+        few.chunk_by(|a, b| a / 128 == b / 128).all(|quarter| (3..=18).contains(&quarter.len())),
+        "{few:?}"
+    );
+}
+
+#[test]
 fn gradients_are_clipped_and_their_norm_is_told() {
     let case = Case::new();
     let sgd = "optimizer={ kind = \"sgd\", learning_rate = 0.1, momentum = 0.0 }";

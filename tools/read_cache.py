@@ -26,8 +26,31 @@ has the targets of all `rows` one after the other: those of rows[i] are offsets[
 cache.offsets(rows). Where heads differ in size, each has the first `counts` of its k places; the others hold its
 first class again, with a logit and a log-probability of -inf.
 
-Parquet shards are decoded whole when they are first touched, and kept. To train from random rows of a large cache,
-`kd-cache convert` it to Arrow, whose shards are mapped.
+A DataLoader is quickest with whole batches, which it asks a dataset with `__getitems__` for; workers map the files themselves:
+
+    class Distilled(torch.utils.data.Dataset):
+        def __init__(self, images, cache):
+            self.images, self.cache = images, cache
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitems__(self, samples):
+            x = torch.stack([self.images[sample] for sample in samples])
+            return x, self.cache.torch_batch(self.cache.rows_of(samples))
+
+    def whole(batch):
+        return batch
+
+    for x, batch in DataLoader(Distilled(images, cache), 256, shuffle=True, num_workers=2, collate_fn=whole, pin_memory=True):
+        loss = kl_loss(student(x.cuda()), batch.to("cuda"), cache, temperature=4)
+
+Positions that are not to count (padding, prompts) are left out on both sides: kl_loss(logits[mask], batch.of(mask), …).
+
+Random rows are quickest out of Arrow shards of floats, which are mapped and gathered from. Quantized ones, the default for tokens, are
+unpacked number by number, which in NumPy takes tens of milliseconds a call, however few rows it has: ask for many rows at once, or
+`kd-cache convert FROM TO --form arrow --values f32` (every target the same to the bit; f16: half as large). Parquet shards are decoded
+whole when targets in them are first touched, and kept.
 """
 
 import argparse
@@ -36,6 +59,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -86,6 +110,14 @@ class TorchBatch(NamedTuple):
     curve: "torch.Tensor"  # [n, nodes], float32; [n, 0] when the head holds every class
     codes: "torch.Tensor"  # [n, rank], float32; [n, 0] in a cache of rank 0
     counts: "torch.Tensor"  # [n], int64: classes in each head
+
+    def to(self, device, non_blocking=True):
+        """The same on another device."""
+        return TorchBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+
+    def of(self, which):
+        """Some of the targets: `which` is a mask over all n, or places."""
+        return TorchBatch(*(tensor[which] for tensor in self))
 
 
 class Lists(NamedTuple):
@@ -296,7 +328,8 @@ class Cache:
     def __init__(self, folder, verify=False):
         self.folder = Path(folder)
         path = self.folder / "manifest.json"
-        require(path.exists(), f"{folder} holds no complete cache: manifest.json is missing")
+        begun = "; its build is not finished: the same command goes on" if (self.folder / "build").exists() else ""
+        require(path.exists(), f"{folder} holds no complete cache: manifest.json is missing{begun}")
         try:
             self.read_manifest(json.loads(path.read_text(encoding="utf-8")), path)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -331,7 +364,9 @@ class Cache:
     def read_manifest(self, m, path):
         found = (m.get("format"), m.get("format_version"))
         known = found[0] == "kd-cache" and found[1] in (1, 2, 3, 4, 5)
-        require(known, f"{path}: expected format kd-cache, versions 1 to 5, found {found}")
+        later = isinstance(found[1], int) and found[1] > 5
+        hint = "; a newer kd-cache has a newer read_cache.py" if later else ""
+        require(known, f"{path}: expected format kd-cache, versions 1 to 5, found {found}{hint}")
         version = found[1]
         self.draws, self.drawn_at = (m["head"].get(name) if version >= 4 else None for name in ("draws", "temperature"))
         self.manifest = m
@@ -462,6 +497,7 @@ class Cache:
     def map_columns(self, file, schema, rows):
         """The columns of an Arrow file as arrays, or `Lists` of them, over the mapped bytes: nothing is copied."""
         path = self.path(file)
+        require(path.exists(), f"{file} is missing: have it from another copy, or run the command that built the cache again")
         # Mapping an empty file is an error of its own, in other words.
         require(path.stat().st_size > 0, f"{file}: expected an Arrow IPC file, found 0 bytes")
         try:
@@ -485,12 +521,14 @@ class Cache:
                 require(offsets[0] == 0 and offsets[-1] == len(items), f"{file}: {name}: offsets do not span its items")
         return columns
 
-    def decode_columns(self, file, schema, rows):
-        """The columns of a Parquet file, decoded."""
+    def decode_columns(self, file, schema, rows, names=None):
+        """The columns of a Parquet file, or those of `names`, decoded."""
         import pyarrow.parquet
 
+        path = self.path(file)
+        require(path.exists(), f"{file} is missing: have it from another copy, or run the command that built the cache again")
         try:
-            table = pa.parquet.ParquetFile(self.path(file)).read()
+            table = pa.parquet.ParquetFile(path).read(columns=names)
             found = table.schema.remove_metadata()
             require(found.equals(schema), f"{file}: expected columns {schema}, found {found}")
             columns = [column.combine_chunks() for column in table.columns]
@@ -500,6 +538,13 @@ class Cache:
         except (OSError, pa.ArrowException) as error:
             raise CacheError(f"{file}: no sound Parquet file: {error}") from error
         return self.arrays(file, schema, rows, table.num_rows, columns)
+
+    def column(self, index, name):
+        """A column of numbers of a shard, of which nothing else is decoded."""
+        if self.shards[index] is not None or self.form == "arrow":
+            return self.shard(index)[name]
+        entry, schema = self.manifest["shards"][index], self.shard_schema()
+        return self.decode_columns(entry["file"], pa.schema([schema.field(name)]), entry["rows"], [name])[name]
 
     @staticmethod
     def arrays(file, schema, rows, found, columns):
@@ -645,7 +690,7 @@ class Cache:
     def sample_ids(self):
         """The sample of every row, rising: [rows], uint64."""
         if self.read_ids is None:
-            ids = np.concatenate([self.shard(at)["sample_id"] for at in range(len(self.shards))])
+            ids = np.concatenate([self.column(at, "sample_id") for at in range(len(self.shards))])
             require(self.rises(ids), "sample ids do not rise; kd-cache verify says where")
             self.read_ids = ids
         return self.read_ids
@@ -654,7 +699,7 @@ class Cache:
     def labels(self):
         """The label of every row: [rows], uint32; None when the dataset has none."""
         if self.read_labels is None and self.labelled:
-            labels = np.concatenate([self.shard(at)["label"] for at in range(len(self.shards))])
+            labels = np.concatenate([self.column(at, "label") for at in range(len(self.shards))])
             require((labels < self.classes).all(), f"a label is not below {self.classes}; kd-cache verify says where")
             self.read_labels = labels
         return self.read_labels
@@ -895,6 +940,12 @@ class Cache:
             require(known, f"temperature {temperature}: these targets were drawn at {self.drawn_at} and mean nothing at another")
         if not self.has_tail or tail == "renormalize":
             return None
+        if self.nodes.tolist() == [1.0] and temperature != 1:
+            # What is left over at T = 1 is all that is known of the tails, as in caches that were imported.
+            warnings.warn(
+                f"{self.folder} knows its tails at T = 1 alone: their mass at {temperature} is a guess (kd-train tells its bounds)",
+                stacklevel=3,
+            )
         beta, factor = 1.0 / temperature, 1.0
         if tail == "bucket":
             # What is left over at T = 1, tempered like a class.
@@ -1062,18 +1113,27 @@ class Cache:
 DENSE_CLASSES = 4096
 
 
-def kl_loss(student_logits, batch, cache, temperature, tail="shape", dense=None):
-    """T² · mean KL(target ‖ softmax(student_logits / T)) in nats: a scalar with gradients for the logits.
+def kl_loss(student_logits, batch, cache, temperature, tail="shape", dense=None, reduction="mean"):
+    """T² · KL(target ‖ softmax(student_logits / T)) in nats, with gradients for the logits: its mean over the
+    positions (0 of none), their "sum", or with reduction="none" each position's, [n].
 
     `student_logits`: [n, V], raw; `batch`: TorchBatch of the same n positions on the same device. "bucket"
     compares k + 1 outcomes, "renormalize" the renormalised head with the student's whole softmax. Everything is
     computed in single precision at least, also under autocast.
     """
+    reduce = {"mean": lambda kl: kl.sum() / max(len(kl), 1), "sum": lambda kl: kl.sum(), "none": lambda kl: kl}
+    require(reduction in reduce, f"reduction: expected one of {', '.join(reduce)}, found {reduction!r}")
+    expected, found = (len(batch.ids), cache.classes), tuple(student_logits.shape)
+    hint = ": a position a row, those that count alone (logits[mask], batch.of(mask))" if len(found) > 2 else ""
+    require(found == expected and batch.ids.ndim == 2, f"student_logits: expected {expected}, found {found}{hint}")
+    return reduce[reduction](temperature**2 * divergences(student_logits, batch, cache, temperature, tail, dense))
+
+
+def divergences(student_logits, batch, cache, temperature, tail, dense):
+    """KL(target ‖ softmax(student_logits / T)) of each position: [n]."""
     import torch
 
     tail_at = cache.curve_weights(temperature, tail)
-    shape = (len(batch.ids), cache.classes)
-    require(tuple(student_logits.shape) == shape, f"student_logits: expected {shape}, found {tuple(student_logits.shape)}")
     dense = cache.classes <= DENSE_CLASSES if dense is None else dense
     dtype = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
     device = student_logits.device
@@ -1083,8 +1143,7 @@ def kl_loss(student_logits, batch, cache, temperature, tail="shape", dense=None)
         in_head = torch.arange(cache.k, device=device) < batch.counts.unsqueeze(-1)
         log_z = head.logsumexp(-1, keepdim=True)
         if tail_at is None:
-            kl = divergence(head - log_z, scaled.log_softmax(-1).gather(-1, batch.ids), in_head)
-            return temperature**2 * kl.mean()
+            return divergence(head - log_z, scaled.log_softmax(-1).gather(-1, batch.ids), in_head)
         log_outside = (cache.classes - batch.counts).to(torch.float64).log().to(dtype)
         weights = torch.as_tensor(tail_at[1], dtype=dtype, device=device)
         log_tail = tail_at[0] * log_outside + batch.curve.to(dtype) @ weights
@@ -1092,16 +1151,13 @@ def kl_loss(student_logits, batch, cache, temperature, tail="shape", dense=None)
         log_head, log_tail = head - log_z, log_tail - log_z.squeeze(-1)
         head = Head(batch.ids, log_head, in_head)
         if tail == "bucket":
-            kl = kl_bucket(scaled, head, log_tail)
-        else:
-            *weights, basis = cache.torch_tail(temperature, tail, device, dtype)
-            if basis is not None:
-                kl = kl_shape(scaled, head, batch.codes, log_tail, weights[1], basis)
-            elif dense:
-                kl = kl_dense(scaled, head, log_tail, weights[1])
-            else:
-                kl = kl_product(scaled, head, log_tail, weights[0], weights[2])
-        return temperature**2 * kl.mean()
+            return kl_bucket(scaled, head, log_tail)
+        *weights, basis = cache.torch_tail(temperature, tail, device, dtype)
+        if basis is not None:
+            return kl_shape(scaled, head, batch.codes, log_tail, weights[1], basis)
+        if dense:
+            return kl_dense(scaled, head, log_tail, weights[1])
+        return kl_product(scaled, head, log_tail, weights[0], weights[2])
 
 
 class Head(NamedTuple):
@@ -1133,7 +1189,7 @@ def kl_shape(scaled, head, codes, log_tail, log_w, basis):
 
     step = max(1, CHUNK // scaled.shape[1])
     parts = []
-    for start in range(0, len(scaled), step):
+    for start in range(0, max(len(scaled), 1), step):
         at = slice(start, start + step)
         moved = torch.addmm(log_w, codes[at].to(log_w.dtype), basis)
         parts.append(kl_dense(scaled[at], Head(*(part[at] for part in head)), log_tail[at], moved))

@@ -130,6 +130,26 @@ pub struct PreprocessIdentity {
     pub digest: Digest,
 }
 
+impl PreprocessIdentity {
+    /// Of what was declared.
+    ///
+    /// # Errors
+    /// When it has no JSON form.
+    pub fn of(config: &PreprocessConfig) -> Result<Self, serde_json::Error> {
+        Ok(Self { config: config.clone(), digest: Digest::of_json(config)? })
+    }
+
+    /// What of it cannot be, expected and found: students see samples through it.
+    pub(super) fn unsound(&self) -> Option<(String, String)> {
+        if let Some(fault) = self.config.validate("preprocess").into_iter().next() {
+            return Some(("what configs may have".into(), fault.to_string()));
+        }
+        // What of its keys this version does not know is part of the digest, too.
+        let expected = Digest::of_json(&self.config).ok()?;
+        (expected != self.digest).then(|| (format!("{}, the digest of its keys", expected), self.digest.to_string()))
+    }
+}
+
 /// The augmentation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AugmentIdentity {

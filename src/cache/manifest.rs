@@ -405,6 +405,9 @@ impl Manifest {
             let expected = format!("{} views of {} samples, a position each", views.max(1), self.samples);
             return damaged("views", expected, format!("{} views, {} positions", self.views, self.positions));
         }
+        if let Some((expected, found)) = self.preprocess.as_ref().and_then(PreprocessIdentity::unsound) {
+            return damaged("preprocess", expected, found);
+        }
         if let Err(error) = self.scale() {
             return damaged(
                 "storage.step, storage.step_growth, storage.curve_step",

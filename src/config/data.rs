@@ -16,7 +16,7 @@ const LARGEST_SIDE: u32 = 16_384;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DatasetConfig {
-    /// IDX files (the MNIST family), plain or gzip.
+    /// IDX files (the MNIST family), plain or packed by gzip or zstd.
     Idx {
         /// Samples: unsigned bytes, `[samples, height, width]`, `[samples, height, width,
         /// channels]` or `[samples, features]`.

@@ -19,7 +19,7 @@ const LARGEST_TOKEN: u64 = u32::MAX as u64;
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// Files, folders (with all below them) or glob patterns, in this order; what a folder or a
-    /// pattern stands for is sorted by path.
+    /// pattern stands for is sorted by path. Files may be packed by gzip or zstd.
     #[schemars(length(min = 1))]
     pub paths: Vec<PathBuf>,
     /// The `tokenizer.json` that makes tokens of the text.
@@ -40,8 +40,8 @@ pub struct TextConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlConfig {
-    /// Files, folders (with all `.jsonl` below them) or glob patterns, in this order; what a folder
-    /// or a pattern stands for is sorted by path.
+    /// Files, folders (with all `.jsonl`, `.jsonl.gz` and `.jsonl.zst` below them) or glob patterns, in this order; what a folder
+    /// or a pattern stands for is sorted by path. Files may be packed by gzip or zstd, whatever they are called.
     #[schemars(length(min = 1))]
     pub paths: Vec<PathBuf>,
     /// The key that holds a document's text.

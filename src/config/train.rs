@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::loss::LossConfig;
 use super::optim::OptimizerConfig;
+use super::responses::ResponsesConfig;
 use super::schedule::ScheduleConfig;
 use super::shuffle::ShuffleConfig;
 use super::student::StudentConfig;
@@ -36,6 +37,9 @@ pub struct TrainConfig {
     /// The `tokenizer.json` of a cache of tokens: compared with the cache's, and copied into the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
+    /// Of a cache of tokens: learns from responses alone, and measures on them. Default: from every token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses: Option<ResponsesConfig>,
     /// The model to train.
     pub student: StudentConfig,
     /// Weights to begin with; default: drawn.
@@ -124,6 +128,11 @@ pub struct TrainSection {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(skip_serializing_if = "super::outline::never")]
     pub freeze: Vec<String>,
+    /// Learns from so many of the samples alone, drawn by the seed; of two numbers, the samples of the smaller are among those of the
+    /// larger. Default: from all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_samples: Option<u64>,
     /// Ends the run after so many steps, if epochs do not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -254,6 +263,8 @@ impl Config for TrainConfig {
                            or set train.device";
             faults.push(Fault::new("train.channels_last", problem));
         }
+        faults
+            .extend(self.responses.iter().flat_map(|responses| responses.validate(self.tokenizer.is_some())));
         let epochs = f64::from(self.train.epochs);
         faults.extend(self.loss.validate(epochs, self.train.accumulate));
         faults.extend(self.selection());

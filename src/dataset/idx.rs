@@ -11,19 +11,16 @@
 //! Source: the description on the MNIST database's page by LeCun, Cortes and Burges.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
 
-use super::{Dataset, DatasetError, Sample};
+use super::{Dataset, DatasetError, Sample, packed};
 use crate::digest::{Digest, Hasher};
 use crate::ids::SampleId;
 use crate::mapped::map_file;
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const UNSIGNED_BYTE: u8 = 0x08;
 /// Samples are images with channels at most: `[samples, height, width, channels]`.
 const MAX_DIMENSIONS: usize = 4;
@@ -141,19 +138,10 @@ impl Dataset for IdxDataset {
     }
 }
 
-/// Reads a file, plain or gzip, with a number of dimensions in `dimensions`.
+/// Reads a file, plain or packed, with a number of dimensions in `dimensions`.
 fn read_idx(path: &Path, dimensions: std::ops::RangeInclusive<usize>) -> Result<Idx, DatasetError> {
     let read_error = |source| DatasetError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read_error)?;
-    let mut start = [0u8; 2];
-    let zipped = match file.read_exact(&mut start) {
-        Ok(()) => start == GZIP_MAGIC,
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => false,
-        Err(error) => return Err(read_error(error)),
-    };
-    if zipped {
-        let file = File::open(path).map_err(read_error)?;
-        let mut stream = MultiGzDecoder::new(BufReader::new(file));
+    if let Some(mut stream) = packed::unpacked(path).map_err(read_error)? {
         let (shape, expected) = read_header(&mut stream, path, &dimensions)?;
         let mut payload = Vec::new();
         let read = stream.take(expected.saturating_add(1)).read_to_end(&mut payload);

@@ -3,6 +3,7 @@
 mod decode;
 mod folder;
 mod idx;
+mod packed;
 mod relabelled;
 mod split;
 mod tokens;
@@ -12,7 +13,7 @@ pub use relabelled::with_classes_of;
 pub use tokens::{Sequence, TokenDataset, Tokenizer, TokenizerIdentity, TokensError, files, fingerprint};
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::DatasetConfig;
 use crate::digest::Digest;
@@ -67,6 +68,19 @@ pub trait Dataset: Send + Sync {
     /// What the classes are called that labels count, where that is known.
     fn class_names(&self) -> Option<&[String]> {
         None
+    }
+
+    /// One sample's file, below the dataset's folder; `None` where many samples are in a file.
+    ///
+    /// # Errors
+    /// [`DatasetError::NoSuchSample`].
+    fn file(&self, _: SampleId) -> Result<Option<&Path>, DatasetError> {
+        Ok(None)
+    }
+
+    /// What a person should know of it, a line each.
+    fn notes(&self) -> &[String] {
+        &[]
     }
 }
 

@@ -1,6 +1,7 @@
 //! A dataset whose labels are counted as another's, or left out.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::{Dataset, DatasetError, Sample};
 use crate::digest::Digest;
@@ -72,6 +73,14 @@ impl Dataset for Relabelled {
 
     fn class_names(&self) -> Option<&[String]> {
         self.labels.as_ref().map(|_| self.names.as_slice())
+    }
+
+    fn file(&self, id: SampleId) -> Result<Option<&Path>, DatasetError> {
+        self.dataset.file(id)
+    }
+
+    fn notes(&self) -> &[String] {
+        self.dataset.notes()
     }
 }
 

@@ -5,10 +5,12 @@
 
 mod order;
 mod ranks;
+mod responses;
 mod samples;
 mod stream;
 
 pub use order::Order;
 pub use ranks::{Ranks, RanksError, Share};
+pub use responses::Responses;
 pub use samples::{Batch, Counts, Inputs, LoaderError, NO_LABEL, Samples, TokenInputs};
 pub use stream::{Ahead, Batches, Turn, Turns, share, stream};

@@ -1,17 +1,23 @@
 //! The samples of a run, how they become a student's input, and the cache over them.
 
+use std::borrow::Cow;
 use std::iter;
 use std::ops::Range;
 
+use super::responses::Responses;
 use crate::cache::{CacheError, CacheReader, TokenRow, Wanted};
 use crate::dataset::{Dataset, DatasetError};
 use crate::digest::Digest;
 use crate::ids::{SampleId, SampleView};
+use crate::permutation::Permutation;
 use crate::preprocess::{Preprocess, PreprocessError};
 use crate::target::{FeatureBatch, TargetBatch};
 
 /// What stands for a label where a position has none: the last token of a document has no next one.
 pub const NO_LABEL: i64 = -1;
+
+/// Sets the order of which a part is taken apart from that of an epoch and of a split, under the same seed.
+const PART_STREAM: u64 = 0x7061_7274;
 
 /// Why a batch could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +66,8 @@ pub struct TokenInputs {
     pub places: Vec<i64>,
     /// The number of each token's document in the row, −1 where it has ended: `[rows, length]`.
     pub documents: Vec<i64>,
-    /// Where in the above the positions are that are none of the padding, row after row: `[positions]`.
+    /// Where in the above the positions are that are asked about, row after row: `[positions]`. None of the padding is, and all others
+    /// are unless responses alone are learned from.
     pub positions: Vec<i64>,
 }
 
@@ -121,6 +128,27 @@ impl Counts {
 }
 
 impl Batch {
+    /// The same rows of tokens with the positions at `wanted` alone.
+    fn of(self, wanted: &[usize]) -> Self {
+        fn picked(values: &[i64], wanted: &[usize]) -> Vec<i64> {
+            wanted.iter().map(|at| values[*at]).collect()
+        }
+        let inputs = match self.inputs {
+            Inputs::Tokens(mut tokens) => {
+                tokens.positions = picked(&tokens.positions, wanted);
+                Inputs::Tokens(tokens)
+            }
+            images @ Inputs::Images(_) => images,
+        };
+        Self {
+            ids: self.ids,
+            inputs,
+            labels: self.labels.map(|labels| picked(&labels, wanted)),
+            targets: self.targets.iter().map(|targets| targets.of(wanted)).collect(),
+            features: self.features.iter().map(|vectors| vectors.of(wanted)).collect(),
+        }
+    }
+
     /// How much of what is in it.
     pub fn counts(&self) -> Counts {
         let positions = match &self.inputs {
@@ -139,6 +167,10 @@ pub struct Samples {
     further: Vec<CacheReader>,
     /// Places of features in the cache's manifest.
     features: Vec<usize>,
+    /// The samples that are there, where not all are, rising: indices of the dataset's own order.
+    part: Option<Vec<u64>>,
+    /// What is learned from of rows of tokens, where not all is.
+    responses: Option<Responses>,
 }
 
 enum Source {
@@ -149,13 +181,16 @@ enum Source {
 impl Samples {
     /// Images and the cache over them. Whether they belong together is for the caller to have checked.
     pub fn images(dataset: Box<dyn Dataset>, preprocess: Preprocess, cache: Option<CacheReader>) -> Self {
-        let source = Source::Images { dataset, preprocess: Box::new(preprocess), cache };
-        Self { source, further: Vec::new(), features: Vec::new() }
+        Self::of(Source::Images { dataset, preprocess: Box::new(preprocess), cache })
     }
 
     /// The rows of tokens that a cache keeps beside their targets; without `targets`, only those.
     pub fn tokens(cache: CacheReader, targets: bool) -> Self {
-        Self { source: Source::Tokens { cache, targets }, further: Vec::new(), features: Vec::new() }
+        Self::of(Source::Tokens { cache, targets })
+    }
+
+    fn of(source: Source) -> Self {
+        Self { source, further: Vec::new(), features: Vec::new(), part: None, responses: None }
     }
 
     /// The same with the targets of further caches beside the cache's in every batch. Whether they are over the same
@@ -169,6 +204,33 @@ impl Samples {
     pub fn with_features(mut self, features: Vec<usize>) -> Self {
         self.features = features;
         self
+    }
+
+    /// A part of them, drawn by `seed`: of two parts by one seed, the smaller one's samples are among the larger one's. All, where
+    /// there are no more than `count`.
+    pub fn with_part(mut self, count: u64, seed: u64) -> Self {
+        let order = Permutation::new(self.len(), seed, PART_STREAM);
+        if count < order.len() {
+            let mut part: Vec<u64> = (0..count).map(|position| order.at(position)).collect();
+            // Neighbours in files stay neighbours.
+            part.sort_unstable();
+            self.part = Some(part);
+        }
+        self
+    }
+
+    /// Rows of tokens of which only what lies in responses is in a batch: positions, and with them labels, targets and features.
+    pub fn with_responses(mut self, responses: Option<Responses>) -> Self {
+        self.responses = responses;
+        self
+    }
+
+    /// Where in the dataset's own order the samples at `indices` are.
+    fn places<'a>(&self, indices: &'a [u64]) -> Cow<'a, [u64]> {
+        match &self.part {
+            Some(part) => indices.iter().map(|index| part[*index as usize]).collect(),
+            None => Cow::Borrowed(indices),
+        }
     }
 
     /// The targets of every cache.
@@ -193,6 +255,9 @@ impl Samples {
 
     /// Number of samples.
     pub fn len(&self) -> u64 {
+        if let Some(part) = &self.part {
+            return part.len() as u64;
+        }
         match &self.source {
             Source::Images { dataset, .. } => dataset.len(),
             Source::Tokens { cache, .. } => cache.rows(),
@@ -260,9 +325,9 @@ impl Samples {
     /// Asks for what batches take out of the caches for the view `view` of the samples `range`, in the dataset's own
     /// order, so that it is in memory when they want it. What is wrong with it is for them to say.
     pub(super) fn will_need(&self, range: Range<u64>, view: u16) {
-        let id = |index: u64| match &self.source {
-            Source::Images { dataset, .. } => Some(dataset.id_at(index)),
-            Source::Tokens { cache, .. } => cache.sample_id(index).ok(),
+        let id = |index: u64| match (&self.source, self.places(&[index])[0]) {
+            (Source::Images { dataset, .. }, place) => Some(dataset.id_at(place)),
+            (Source::Tokens { cache, .. }, place) => cache.sample_id(place).ok(),
         };
         let (Some(first), Some(last)) = (id(range.start), id(range.end - 1)) else { return };
         let targets = !matches!(self.source, Source::Tokens { targets: false, .. });
@@ -284,6 +349,7 @@ impl Samples {
     /// [`LoaderError`].
     pub fn counts(&self, indices: &[u64]) -> Result<Counts, LoaderError> {
         let samples = indices.len();
+        let indices = &*self.places(indices);
         match &self.source {
             Source::Images { dataset, .. } => {
                 let ids: Vec<SampleId> = indices.iter().map(|index| dataset.id_at(*index)).collect();
@@ -295,8 +361,11 @@ impl Samples {
                 cache.open_shards_of(indices)?;
                 for index in indices {
                     if let Some(row) = cache.tokens(*index)? {
-                        counts.positions += row.tokens.len();
-                        counts.labels += row.next_tokens().into_iter().flatten().count();
+                        let learned = self.learned(std::slice::from_ref(&row));
+                        let learned = learned.unwrap_or_else(|| (0..row.tokens.len()).collect());
+                        let next = row.next_tokens();
+                        counts.positions += learned.len();
+                        counts.labels += learned.iter().filter(|at| next[**at].is_some()).count();
                     }
                 }
                 Ok(counts)
@@ -309,6 +378,7 @@ impl Samples {
     /// # Errors
     /// [`LoaderError`].
     pub fn batch(&self, indices: &[u64], view: u16) -> Result<Batch, LoaderError> {
+        let indices = &*self.places(indices);
         match &self.source {
             Source::Images { dataset, preprocess, cache } => {
                 let ids: Vec<SampleId> = indices.iter().map(|index| dataset.id_at(*index)).collect();
@@ -344,15 +414,45 @@ impl Samples {
                         ids.iter().map(|id| SampleView { sample: *id, view }).collect();
                     targets = self.targets(first, &rows)?;
                 }
-                Ok(Batch {
+                let batch = Batch {
                     ids,
                     inputs: Inputs::Tokens(TokenInputs::new(&rows)),
                     labels: Some(labels),
                     targets,
                     features: self.features(cache, indices)?,
+                };
+                Ok(match self.learned(&rows) {
+                    Some(learned) => batch.of(&learned),
+                    None => batch,
                 })
             }
         }
+    }
+
+    /// How many positions of the rows at `indices` are in a batch, and how many there are.
+    ///
+    /// # Errors
+    /// [`LoaderError`].
+    pub fn learned_of(&self, indices: &[u64]) -> Result<(usize, usize), LoaderError> {
+        let learned = self.counts(indices)?.positions;
+        let Source::Tokens { cache, .. } = &self.source else { return Ok((learned, learned)) };
+        let mut all = 0;
+        for place in &*self.places(indices) {
+            all += cache.tokens(*place)?.map_or(0, |row| row.tokens.len());
+        }
+        Ok((learned, all))
+    }
+
+    /// What is learned from of rows of tokens, where not all is.
+    pub fn responses(&self) -> Option<&Responses> {
+        self.responses.as_ref()
+    }
+
+    /// Which positions of `rows` are in a batch; `None` where all are.
+    fn learned(&self, rows: &[TokenRow]) -> Option<Vec<usize>> {
+        let responses = self.responses.as_ref()?;
+        let learned = rows.iter().flat_map(|row| responses.of(row));
+        Some(learned.enumerate().filter_map(|(at, learned)| learned.then_some(at)).collect())
     }
 }
 

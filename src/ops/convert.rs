@@ -34,9 +34,9 @@ pub enum ConvertError {
     /// A step that no cache is written with.
     #[error("--step, --step-growth, --curve-step: {0}")]
     Steps(#[from] StepsError),
-    /// Quantized values cannot be had back as floats.
+    /// Draws are no logits.
     #[error(
-        "--values {asked}: expected {kept}, as the values of {path} are; what they were made from is not there to be written"
+        "--values {asked}: expected {kept}, as the values of {path} are: how often classes were drawn, and no logits"
     )]
     Values {
         /// The cache.
@@ -45,6 +45,12 @@ pub enum ConvertError {
         asked: &'static str,
         /// What they are.
         kept: &'static str,
+    },
+    /// A cache within another is none.
+    #[error("TO: expected a folder outside of the cache {path}, found one in it")]
+    Inside {
+        /// The cache.
+        path: std::path::PathBuf,
     },
     /// Steps of what does not become quantized.
     #[error(
@@ -95,7 +101,7 @@ pub struct ConvertReport {
 
 /// Writes the cache in `from` to `to` as `settings` have it, or goes on with an interrupted run.
 ///
-/// Rows, shards and tail model stay as they are. Unless other values are asked for, every target comes out
+/// Rows, shards and tail model stay as they are. Unless other values than single precision are asked for, every target comes out
 /// bit for bit the same.
 ///
 /// # Errors
@@ -109,11 +115,16 @@ pub fn convert(
 ) -> Result<ConvertReport, ConvertError> {
     let begun = Instant::now();
     let reader = CacheReader::open(from)?;
+    let real = |path: &Path| path.canonicalize().ok();
+    if let Some(cache) = real(from)
+        && to.ancestors().filter_map(real).any(|above| above == cache)
+    {
+        return Err(ConvertError::Inside { path: from.to_owned() });
+    }
     let source = reader.manifest();
     let plan = plan(source, settings, from)?;
-    // Single precision has every number of half precision.
-    let lossless = plan.storage.values == source.storage.values
-        || (source.storage.values, plan.storage.values) == (ValueEncoding::F16, ValueEncoding::F32);
+    // Single precision has every number of half precision, and what steps are read as.
+    let lossless = [source.storage.values, ValueEncoding::F32].contains(&plan.storage.values);
     let bytes_before = source.bytes();
     let report = |manifest: &Manifest| ConvertReport {
         lossless,
@@ -162,7 +173,7 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
     plan.storage.codebook = None;
     plan.storage.form = settings.form;
     let (kept, values) = (source.storage.values, settings.values.unwrap_or(source.storage.values));
-    if matches!(kept, ValueEncoding::Quantized | ValueEncoding::Counts) && values != kept {
+    if kept == ValueEncoding::Counts && values != kept {
         return Err(ConvertError::Values {
             path: from.to_owned(),
             asked: values.as_str(),
@@ -180,6 +191,9 @@ fn plan(source: &Manifest, settings: &ConvertSettings, from: &Path) -> Result<Ma
         if let Some((option, _)) = given.into_iter().find(|(_, given)| given.is_some()) {
             return Err(ConvertError::Superfluous { path: from.to_owned(), option, kept: kept.as_str() });
         }
+    }
+    if values != ValueEncoding::Quantized {
+        (plan.storage.step, plan.storage.step_growth, plan.storage.curve_step) = (None, None, None);
     }
     plan.storage.values = values;
     plan.scale()?;

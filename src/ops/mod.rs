@@ -10,6 +10,7 @@ mod import;
 mod inherit;
 mod inspect;
 mod keep;
+mod list;
 mod other_tokenizer;
 mod pipeline;
 mod plan;
@@ -32,6 +33,7 @@ pub use fidelity::{FidelityError, FidelityReport, FidelityRow, fidelity};
 pub use import::{ImportError, ImportReport, ImportSettings, import};
 pub use inherit::InheritError;
 pub use inspect::{InspectReport, inspect};
+pub use list::{ListError, SampleLine, list_samples};
 pub use plan::{PlanError, PlanReport, PlanSettings, PlanSize, PlanTime, TeacherRate, plan};
 pub use progress::{Progress, Silent};
 pub use report::{

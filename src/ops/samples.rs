@@ -89,7 +89,7 @@ impl Samples {
     /// What a person should know of them, a line each.
     pub(super) fn notes(&self) -> &[String] {
         match self {
-            Self::Images { .. } => &[],
+            Self::Images { dataset, .. } => dataset.notes(),
             Self::Tokens(dataset) => dataset.notes(),
         }
     }

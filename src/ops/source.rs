@@ -294,10 +294,9 @@ impl Source {
             teacher: self.teacher_identity(&config.teacher)?,
             dataset: self.dataset_identity(config),
             preprocess: match &self.samples {
-                Samples::Images { preprocess, .. } => Some(PreprocessIdentity {
-                    config: preprocess.config().clone(),
-                    digest: preprocess.digest().clone(),
-                }),
+                Samples::Images { preprocess, .. } => {
+                    Some(PreprocessIdentity::of(preprocess.config()).map_err(PreprocessError::from)?)
+                }
                 Samples::Tokens(_) => None,
             },
             augment: match &self.samples {

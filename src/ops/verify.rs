@@ -54,7 +54,7 @@ pub struct VerifyReport {
 /// Checks every digest and every row of the cache in `dir`.
 ///
 /// # Errors
-/// [`CacheError`] when there is no cache or it cannot be checked by this version; damage is no
+/// [`CacheError`] when there is no cache, or it cannot be checked by this version or not be read; damage is no
 /// error but a report.
 pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, CacheError> {
     let manifest = match read_manifest(dir) {
@@ -84,40 +84,45 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
     let mut files = 1 + manifest.shards.len();
     if let Some(model) = &manifest.tail.model {
         files += 1;
-        check_content(dir, &model.file, model.bytes, &model.digest, &mut found);
+        check_content(dir, &model.file, model.bytes, &model.digest, &mut found)?;
         if let Err(error) = read_tail_model(dir, &manifest) {
             found.add(&model.file, None, None, chain(&error));
         }
     }
     if let Some(encoder) = &manifest.tail.encoder {
         files += 1;
-        check_content(dir, &encoder.file, encoder.bytes, &encoder.digest, &mut found);
+        check_content(dir, &encoder.file, encoder.bytes, &encoder.digest, &mut found)?;
         if let Err(error) = read_encoder(dir, &manifest) {
             found.add(&encoder.file, None, None, chain(&error));
         }
     }
-    let mut coding = Coding::default();
+    // What rows are read with; nothing can be said of rows without it.
+    let mut coding = Some(Arc::default());
     if let Some(codebook) = &manifest.storage.codebook {
         files += 1;
-        check_content(dir, &codebook.file, codebook.bytes, &codebook.digest, &mut found);
-        match Coding::read(dir, &manifest) {
-            Ok(read) => coding = read,
-            Err(error) => found.add(&codebook.file, None, None, chain(&error)),
+        let before = found.damages.len();
+        check_content(dir, &codebook.file, codebook.bytes, &codebook.digest, &mut found)?;
+        let read = Coding::read(dir, &manifest);
+        if let Err(error) = &read {
+            found.add(&codebook.file, None, None, chain(error));
         }
+        coding = read.ok().filter(|_| found.damages.len() == before).map(Arc::new);
     }
-    let coding = Arc::new(coding);
-    let rows = manifest.committed_rows();
+    let rows = if coding.is_some() { manifest.committed_rows() } else { 0 };
     progress.phase("verify", rows, 0);
     let by_shard: Vec<Found> = manifest
         .shards
         .par_iter()
         .map(|entry| {
             let mut found = Found::default();
-            check_shard(dir, entry, &manifest, &coding, &mut found);
+            check_content(dir, &entry.file, entry.bytes, &entry.digest, &mut found)?;
+            if let Some(coding) = &coding {
+                check_shard(dir, entry, &manifest, coding, &mut found);
+            }
             progress.advance(entry.rows);
-            found
+            Ok(found)
         })
-        .collect();
+        .collect::<Result<_, CacheError>>()?;
     progress.finish();
     for shard in by_shard {
         found.merge(shard);
@@ -154,10 +159,12 @@ impl Found {
     }
 }
 
-/// Checks size and digest.
-fn check_content(dir: &Path, file: &str, bytes: u64, digest: &Digest, found: &mut Found) {
+/// Checks size and digest. A file that is not there is damage; whether one is damaged that may not be read, or on a disk that does not
+/// answer, nobody knows.
+fn check_content(dir: &Path, file: &str, bytes: u64, digest: &Digest, found: &mut Found) -> Result<(), CacheError> {
     let path = dir.join(file);
     match std::fs::metadata(&path).and_then(|data| Ok((data.len(), Digest::of_file(&path)?))) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(CacheError::Read { path, source }),
         Err(error) => found.add(file, None, None, format!("cannot be read: {error}")),
         Ok((size, _)) if size != bytes => {
             found.add(file, None, None, format!("expected {bytes} bytes, found {size}"));
@@ -167,11 +174,12 @@ fn check_content(dir: &Path, file: &str, bytes: u64, digest: &Digest, found: &mu
         }
         Ok(_) => {}
     }
+    Ok(())
 }
 
+/// Checks every row.
 fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, coding: &Arc<Coding>, found: &mut Found) {
     let file = entry.file.as_str();
-    check_content(dir, file, entry.bytes, &entry.digest, found);
     let columns = manifest.columns();
     let shard = match ShardReader::open(dir, entry, &columns, coding) {
         Ok(shard) => shard,

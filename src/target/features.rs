@@ -24,6 +24,15 @@ impl FeatureBatch {
         &self.values[row * self.width..(row + 1) * self.width]
     }
 
+    /// The vectors at `rows`, in that order.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn of(&self, rows: &[usize]) -> Self {
+        let values = rows.iter().flat_map(|row| self.row(*row)).copied().collect();
+        Self { width: self.width, values }
+    }
+
     /// How many there are.
     pub fn rows(&self) -> usize {
         self.values.len() / self.width.max(1)

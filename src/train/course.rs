@@ -252,11 +252,15 @@ impl Course<'_> {
         let (over, scale) = (means(group), self.optimizer.loss_scale());
         let mut sum: Option<LossTerms> = None;
         for loaded in group {
+            // Rows without a response have nothing to be learned from.
+            if loaded.counts().positions == 0 {
+                continue;
+            }
             let Some((_, there)) = loaded.own(&self.training.samples, self.device) else { continue };
             let classes = self.training.classes;
             backward(student, &there, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
         }
-        let terms = sum.ok_or(TrainError::Empty)?;
+        let Some(terms) = sum else { return Ok(None) };
         // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.
         let (mut norm, usable) = (None, self.optimizer.unscale()?);
         if usable {

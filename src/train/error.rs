@@ -276,6 +276,14 @@ pub enum TrainError {
         /// NaN or infinite.
         loss: f64,
     },
+    /// A part that is larger than the whole.
+    #[error("train.max_samples: expected at most the {samples} samples that there are, found {count}")]
+    Part {
+        /// In the config.
+        count: u64,
+        /// Samples that there are.
+        samples: u64,
+    },
     /// No batch is whole.
     #[error(
         "train.drop_last: expected at least train.batch = {batch} samples, found {samples}, so that no batch would be left; \

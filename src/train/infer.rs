@@ -17,7 +17,7 @@ use super::predictions::{PredictionColumns, PredictionWriter};
 use super::setup::Knows;
 use super::upload::chunks;
 use super::validation::{self, ValidationSet};
-use super::{RunFolder, TrainError, retain};
+use super::{RunFolder, TrainError, responses, retain};
 use crate::checkpoint;
 use crate::config::{self, StudentConfig, TrainConfig};
 use crate::durable;
@@ -146,7 +146,14 @@ impl Finished {
         let preprocess = (!of_tokens).then(|| config.preprocess.clone().unwrap_or_default());
         let data = RunData::read(&used.folder())?;
         let class_names = data.as_ref().and_then(RunData::class_names);
-        let student = Knows { preprocess: preprocess.as_ref(), classes, class_names, measured };
+        let responses = responses::of_config(config)?;
+        let student = Knows {
+            preprocess: preprocess.as_ref(),
+            classes,
+            class_names,
+            responses: responses.as_ref(),
+            measured,
+        };
         let open = |name: &str| {
             let Some(set) = config.validation.get(name) else {
                 let known = config.validation.keys().cloned().collect::<Vec<_>>().join(", ");

@@ -18,6 +18,7 @@ mod infer;
 mod outlet;
 mod predictions;
 mod report;
+mod responses;
 mod resume;
 mod retain;
 mod run;

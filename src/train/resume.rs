@@ -9,7 +9,7 @@ use super::data::RunData;
 use super::setup::Training;
 use super::state::{Kept, Place};
 use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainReport};
-use crate::config::TrainConfig;
+use crate::config::{ResponsesConfig, Tokens, TrainConfig};
 use crate::durable;
 
 /// Keys that a run may go on with otherwise: none of them changes the steps that were made.
@@ -39,6 +39,11 @@ pub(super) fn resolved(config: &TrainConfig, training: &Training) -> TrainConfig
     config.preprocess.clone_from(&training.preprocess);
     config.augment.clone_from(&training.augment);
     *config.student.classes_mut() = Some(training.classes);
+    // A text is what a tokenizer makes of it, which may lie elsewhere one day.
+    config.responses = training.samples.responses().map(|responses| ResponsesConfig {
+        begin: Tokens::Ids(responses.begin.clone()),
+        end: responses.end.clone().map(Tokens::Ids),
+    });
     config
 }
 

@@ -19,7 +19,9 @@ use super::state::{Kept, Place};
 use super::sums::Sums;
 use super::validation::{self, ValidationSet};
 use super::watch::{self, Watch};
-use super::{EpochReport, RunCaches, RunFolder, TrainError, TrainOutcome, TrainReport, doubt, trial};
+use super::{
+    EpochReport, RunCaches, RunFolder, TrainError, TrainOutcome, TrainReport, doubt, responses, trial,
+};
 use crate::checkpoint;
 use crate::config::{Precision, StudentConfig, TrainConfig};
 use crate::libtorch;
@@ -80,6 +82,9 @@ pub fn run(
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     }
     let training = setup::training(config, &options.caches)?;
+    if let Some(told) = responses::told(&training.samples)? {
+        progress.say(&told);
+    }
     let samples = training.samples.len();
     if config.train.batches_of(samples) == 0 {
         return Err(TrainError::NoBatch { batch: config.train.batch, samples });

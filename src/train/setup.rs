@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::TrainError;
+use super::{TrainError, responses};
 use crate::cache::{CacheReader, Manifest};
 use crate::config::{AugmentConfig, FeatureLossConfig, LossConfig, PreprocessConfig, TrainConfig};
 use crate::dataset::{self, Dataset, DatasetError};
 use crate::digest::Digest;
-use crate::loader::Samples;
+use crate::loader::{Responses, Samples};
 use crate::loss::{LossError, TargetSpace};
 use crate::preprocess::Preprocess;
 
@@ -34,6 +34,8 @@ pub(super) struct Knows<'a> {
     pub(super) classes: usize,
     /// What they are called, where that is known.
     pub(super) class_names: Option<&'a [String]>,
+    /// What of tokens it is asked about, where not about all.
+    pub(super) responses: Option<&'a Responses>,
     /// Whether it is measured, for which labels must count as its classes do. What is only predicted may have others.
     pub(super) measured: bool,
 }
@@ -47,6 +49,7 @@ impl Training {
             preprocess: self.preprocess.as_ref(),
             classes: self.classes,
             class_names: self.samples.class_names().filter(count),
+            responses: self.samples.responses(),
             measured: true,
         }
     }
@@ -129,8 +132,25 @@ fn training_on_tokens(
     let spaces = spaces([&cache], &further);
     let targets = config.loss.weights.of_targets();
     let (places, widths) = features(config, &cache)?;
-    let samples = Arc::new(Samples::tokens(cache, targets).with_further(further).with_features(places));
-    Ok(Training { samples, classes, spaces, preprocess: None, augment: None, widths })
+    let samples = Samples::tokens(cache, targets).with_further(further).with_features(places);
+    let samples = samples.with_responses(responses::of_config(config)?);
+    Ok(Training {
+        samples: Arc::new(part(config, samples)?),
+        classes,
+        spaces,
+        preprocess: None,
+        augment: None,
+        widths,
+    })
+}
+
+/// As many of `samples` as are to be learned from.
+fn part(config: &TrainConfig, samples: Samples) -> Result<Samples, TrainError> {
+    match config.train.max_samples {
+        None => Ok(samples),
+        Some(count) if count <= samples.len() => Ok(samples.with_part(count, config.seed)),
+        Some(count) => Err(TrainError::Part { count, samples: samples.len() }),
+    }
 }
 
 /// The tokenizer must give the ids that the teacher saw.
@@ -157,6 +177,10 @@ fn training_on_images(
     further: Vec<CacheReader>,
 ) -> Result<Training, TrainError> {
     let weights = &config.loss.weights;
+    if config.responses.is_some() {
+        let problem = "is of a cache of tokens, and the samples are images; leave the key out".into();
+        return Err(TrainError::OfTokens { key: "responses".into(), problem });
+    }
     if let Some(path) = &config.tokenizer {
         let problem = format!(
             "{} is of a cache of tokens, and the samples are images; leave the key out",
@@ -198,7 +222,7 @@ fn training_on_images(
     let (places, widths) = found.unwrap_or_default();
     let samples = Samples::images(dataset, prepared, cache).with_further(further).with_features(places);
     Ok(Training {
-        samples: Arc::new(samples),
+        samples: Arc::new(part(config, samples)?),
         classes,
         spaces,
         preprocess: Some(preprocess),

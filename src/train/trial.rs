@@ -71,7 +71,11 @@ impl Answers {
         let indices: Vec<u64> = (0..count).collect();
         let together = upload(&indices)?;
         let first = ask(&together)?;
-        let classes = usize::try_from(*first.size().last()?).ok().filter(|classes| *classes > 0)?;
+        // A row without a response, or a module that answers nothing.
+        if first.numel() == 0 {
+            return None;
+        }
+        let classes = usize::try_from(*first.size().last()?).ok()?;
         let alone = indices.iter().map(|index| numbers(&ask(&upload(&[*index])?)?));
         let alone = alone.collect::<Option<Vec<_>>>().map(|alone| alone.concat());
         Some(Self { classes, first: numbers(&first)?, again: numbers(&ask(&together)?)?, alone })

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tch::Device;
 
-use super::TrainError;
 use super::setup::{Knows, check_dataset, target_space, words};
+use super::{TrainError, responses as of_responses};
 use crate::cache::CacheReader;
 use crate::config::{LossConfig, MetricConfig, TermWeights, ValidationConfig};
 use crate::dataset::{self, DatasetError};
@@ -76,7 +76,7 @@ pub(super) fn open(
     loss: &LossConfig,
     device: Device,
 ) -> Result<ValidationSet, TrainError> {
-    let Knows { preprocess, classes, class_names, measured } = *student;
+    let Knows { preprocess, classes, class_names, responses, measured } = *student;
     check_names(name, &config.metrics)?;
     let in_set = |source| TrainError::InSet { set: name.to_owned(), source: Box::new(source) };
     let cache = config.cache.as_deref().map(CacheReader::open).transpose().map_err(|e| in_set(e.into()))?;
@@ -110,7 +110,9 @@ pub(super) fn open(
     }
     if of_tokens && let Some(cache) = cache {
         let space = target_space(&cache);
-        return opened(Arc::new(Samples::tokens(cache, true)), Some(&space), true);
+        let samples = Samples::tokens(cache, true).with_responses(responses.cloned());
+        of_responses::told(&samples).map_err(in_set)?;
+        return opened(Arc::new(samples), Some(&space), true);
     }
     let dataset = config.dataset.as_ref().ok_or(TrainError::NoDataset)?;
     let dataset_key = format!("{key}.dataset");

@@ -17,6 +17,23 @@ def open_caches():
     return {"v1": Cache(fixture.CACHE), "v2": Cache(fixture.WITH_SHAPE)}
 
 
+class Rows:
+    """A dataset as the reader's first lines have it, of rows alone."""
+
+    def __init__(self, cache):
+        self.cache = cache
+
+    def __len__(self):
+        return self.cache.rows
+
+    def __getitems__(self, rows):
+        return self.cache.torch_batch(rows)
+
+
+def whole(batch):
+    return batch
+
+
 def softmax(z):
     e = np.exp(z - z.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
@@ -121,6 +138,36 @@ class Loss(unittest.TestCase):
             loss.backward()
             self.assertEqual(student.grad.dtype, self.torch.bfloat16)
 
+    def test_some_positions_and_each_of_them(self):
+        torch = self.torch
+        for cache, dense, tail in itertools.product(open_caches().values(), (True, False), TAILS):
+            batch, student = cache.torch_batch(self.rows), self.student(torch.float64)
+            each = kl_loss(student, batch, cache, 2.5, tail, dense, reduction="none")
+            self.assertEqual(each.shape, (len(self.rows),))
+            for reduction, expected in (("sum", each.sum()), ("mean", each.mean())):
+                found = kl_loss(student, batch, cache, 2.5, tail, dense, reduction)
+                torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+            mask = torch.tensor([True, False, True, True, False, False])
+            some = kl_loss(student[mask], batch.of(mask).to("cpu"), cache, 2.5, tail, dense, reduction="none")
+            torch.testing.assert_close(some, each[mask], rtol=1e-12, atol=1e-12)
+            # A batch may have nothing to learn from.
+            none = kl_loss(student[mask & ~mask], batch.of(mask & ~mask), cache, 2.5, tail, dense)
+            none.backward()
+            self.assertEqual((none.item(), student.grad.abs().sum().item()), (0.0, 0.0))
+
+    def test_whole_batches_come_from_workers(self):
+        from torch.utils.data import DataLoader
+
+        for method in ("fork", "spawn"):
+            loader = DataLoader(
+                Rows(self.cache), 2, num_workers=2, collate_fn=whole, multiprocessing_context=method
+            )
+            found = [torch_batch for torch_batch in loader]
+            self.assertTrue(all(isinstance(batch, TorchBatch) for batch in found))
+            expected = self.cache.torch_batch(np.arange(self.cache.rows))
+            for at, tensor in enumerate(expected):
+                self.assertTrue(self.torch.equal(self.torch.cat([batch[at] for batch in found]), tensor))
+
     def test_what_does_not_fit_is_refused(self):
         batch = self.cache.torch_batch(self.rows)
         self.assertEqual([tensor.dtype for tensor in batch], [self.torch.int64, *3 * [self.torch.float32], self.torch.int64])
@@ -130,6 +177,8 @@ class Loss(unittest.TestCase):
             (lambda: kl_loss(student[:3], batch, self.cache, 2.0), r"expected \(6, 20\), found \(3, 20\)"),
             (lambda: kl_loss(student, batch, self.cache, 0.5), "below 1"),
             (lambda: kl_loss(student, batch, self.cache, 2.0, tail="tail"), "expected one of"),
+            (lambda: kl_loss(student, batch, self.cache, 2.0, reduction="all"), "reduction: expected one of mean, sum, none"),
+            (lambda: kl_loss(student.unsqueeze(0), batch, self.cache, 2.0), r"found \(1, 6, 20\): .*batch.of\(mask\)"),
         ):
             with self.subTest(words), self.assertRaisesRegex(CacheError, words):
                 ask()

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import unittest
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -113,6 +114,14 @@ class Reading(unittest.TestCase):
         ):
             with self.subTest(words), self.assertRaisesRegex(CacheError, words):
                 ask()
+        # What an imported cache says of its tails beside T = 1 is a guess, and said to be one.
+        self.cache.nodes = np.array([1.0])
+        with self.assertWarnsRegex(UserWarning, "tails at T = 1 alone"):
+            self.cache.curve_weights(2.0, "shape")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.cache.curve_weights(1.0, "shape")
+            self.cache.curve_weights(2.0, "renormalize")
         # What needs no curve is known at any temperature.
         self.assertAlmostEqual(self.cache.dense([0], 0.5, tail="renormalize").sum(), 1.0)
 
@@ -168,7 +177,8 @@ class Refusing(unittest.TestCase):
         text = path.read_text()
         shards = json.loads(text)["shards"]
         for place, wrong, words in (
-            ("format_version", 6, "versions 1 to 5, found"),
+            ("format_version", 6, r"versions 1 to 5, found \('kd-cache', 6\); a newer kd-cache"),
+            ("format_version", 0, r"versions 1 to 5, found \('kd-cache', 0\)$"),
             ("format_version", 3, "format_version: expected 1 or 2"),
             ("format_version", 2, "tail.rank: expected 1 to 128, found 0"),
             ("complete", False, "not complete"),
@@ -210,7 +220,9 @@ class Refusing(unittest.TestCase):
             path.write_text(wrong)
             self.refused("not a manifest")
         path.unlink()
-        self.refused("holds no complete cache")
+        self.refused("holds no complete cache: manifest.json is missing$")
+        (self.folder / "build").mkdir()
+        self.refused("its build is not finished")
 
     def test_files(self):
         batch, whole = read(self.shard), self.shard.read_bytes()
@@ -226,6 +238,7 @@ class Refusing(unittest.TestCase):
             (lambda: write(self.shard, replaced(batch, "tail_curve", np.full((5, 5), -np.inf, np.float16))), "finite"),
             (lambda: self.shard.write_bytes(whole[: len(whole) // 2]), "00001.arrow: no sound Arrow IPC"),
             (lambda: self.shard.write_bytes(b""), "found 0 bytes"),
+            (lambda: self.shard.unlink(), "00001.arrow is missing: have it from another copy"),
             (lambda: self.shard.write_bytes(b"ARROW1\0\0" + bytes(64)), "00001.arrow: no sound Arrow IPC"),
         ):
             with self.subTest(words):

@@ -48,6 +48,8 @@ pub struct Cli {
 pub enum Command {
     /// Say what a build will take: time by a few batches of the teacher, and bytes; writes nothing
     Plan(PlanArgs),
+    /// List the images of a dataset as JSON Lines: the id that a cache has each under, its file and its label
+    Samples(SamplesArgs),
     /// Run the teacher over a dataset and write a cache; an interrupted build goes on
     Build(BuildArgs),
     /// Say what a cache holds, and what it was made of
@@ -110,6 +112,14 @@ pub struct PlanArgs {
     /// The report.
     #[command(flatten)]
     pub report: ReportArgs,
+}
+
+/// Samples.
+#[derive(Args, Debug)]
+pub struct SamplesArgs {
+    /// Whose dataset.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// Build.
@@ -227,7 +237,7 @@ pub struct ConvertArgs {
     /// Form of its shards
     #[arg(long, value_enum, value_name = "FORM")]
     pub form: Form,
-    /// What its logits and curves are, if not what they were: quantized, and f16 of f32, lose a little that does not come back
+    /// What its logits and curves are, if not what they were: f32 loses nothing, quantized and f16 a little that does not come back
     #[arg(long, value_enum, value_name = "VALUES")]
     pub values: Option<Values>,
     /// Step of logits that become quantized, at the largest, in nats

@@ -6,7 +6,7 @@ mod report;
 #[path = "../shared/mod.rs"]
 mod shared;
 
-use std::io::ErrorKind;
+use std::io::{BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -17,14 +17,14 @@ use kd_cache::config::{self, CacheConfig};
 use kd_cache::ids::SampleId;
 use kd_cache::ops::{
     self, BuildOutcome, BuildUntil, ConvertSettings, ExportError, ExportSettings, ExportTo, ImportSettings,
-    PlanSettings, ReportSettings,
+    ListError, PlanSettings, ReportSettings,
 };
 use kd_cache::target::Temperature;
 use serde::Serialize;
 
 use args::{
     BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, ImportArgs,
-    PageArgs, PlanArgs, ReportArgs, ShowArgs, VerifyArgs,
+    PageArgs, PlanArgs, ReportArgs, SamplesArgs, ShowArgs, VerifyArgs,
 };
 use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json, tell};
 
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     shared::run("lower teacher.batch", || match cli.command {
         Command::Plan(args) => plan(&args),
+        Command::Samples(args) => samples(&args),
         Command::Build(args) => build(&args),
         Command::Inspect(args) => inspect(&args),
         Command::Verify(args) => verify(&args),
@@ -59,6 +60,16 @@ fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     };
     let report = ops::plan(&config, &settings, &Terminal::new(args.quiet))?;
     give(&args.report, &report, || report::plan(&report))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn samples(args: &SamplesArgs) -> anyhow::Result<ExitCode> {
+    let config = load(&args.config)?;
+    match ops::list_samples(&config.dataset, &mut BufWriter::new(std::io::stdout().lock())) {
+        // Whoever read the lines (`| head`) has seen enough.
+        Err(ListError::Write(source)) if source.kind() == ErrorKind::BrokenPipe => {}
+        listed => listed?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

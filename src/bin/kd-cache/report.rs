@@ -5,8 +5,8 @@ use std::path::Path;
 use indicatif::{HumanBytes, HumanCount};
 use kd_cache::cache::FeatureLayout;
 use kd_cache::ops::{
-    BuildOutcome, BuildReport, CacheReport, ConvertReport, ExportReport, FidelityReport, ImportReport,
-    InspectReport, PlanReport, ShowReport, VerifyReport,
+    BuildOutcome, BuildReport, CacheReport, ConvertReport, Damage, ExportReport, FidelityReport,
+    ImportReport, InspectReport, PlanReport, ShowReport, VerifyReport,
 };
 
 /// Head classes shown at most.
@@ -250,7 +250,16 @@ pub fn verify(report: &VerifyReport) -> String {
     if report.unlisted > 0 {
         text.push_str(&format!("  and {} more\n", HumanCount(report.unlisted)));
     }
-    if report.damages.iter().any(|damage| damage.file.starts_with("shards/")) {
+    let of_shard = |damage: &&Damage| damage.file.starts_with("shards/");
+    // What lies beside the shards is made once, and shards mean nothing without it.
+    if let Some(damage) =
+        report.damages.iter().find(|damage| damage.file.ends_with(".arrow") && !of_shard(damage))
+    {
+        text.push_str(&format!(
+            "Keep the shards: they are read with {}, which is to be had from another copy of the cache; without one, build it anew.\n",
+            damage.file
+        ));
+    } else if report.damages.iter().any(|damage| of_shard(&damage)) {
         text.push_str("Remove the shards that are damaged: the command that built the cache makes those again that are missing.\n");
     }
     text

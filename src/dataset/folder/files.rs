@@ -1,4 +1,5 @@
-//! From a folder to its images, in the order in which torchvision's `ImageFolder` has them.
+//! From a folder to its images, in the order in which torchvision's `ImageFolder` has them. It leaves some kinds out that are read here,
+//! and has what is hidden.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,9 @@ use super::FolderError;
 /// Extensions of what [`decode`](super::super::decode) reads, in lower case.
 const EXTENSIONS: [&str; 14] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm"];
+
+/// Those that torchvision knows (`IMG_EXTENSIONS` of `torchvision/datasets/folder.py`).
+const OF_TORCHVISION: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
 
 /// What is in a folder.
 pub(super) struct Found {
@@ -107,7 +111,16 @@ fn read(root: &Path, folder: &Path) -> Result<Listing, FolderError> {
 }
 
 fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+    has_one_of(path, &EXTENSIONS)
+}
+
+/// Whether torchvision's `ImageFolder` takes an image too.
+pub(super) fn is_of_torchvision(path: &Path) -> bool {
+    has_one_of(path, &OF_TORCHVISION)
+}
+
+fn has_one_of(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|e| extensions.iter().any(|known| e.eq_ignore_ascii_case(known)))
 }
 
 fn real(root: &Path, folder: &Path) -> Result<PathBuf, FolderError> {

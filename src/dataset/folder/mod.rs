@@ -21,6 +21,7 @@ pub(super) struct FolderDataset {
     classes: Option<Vec<String>>,
     fingerprint: Digest,
     labels_digest: Option<Digest>,
+    notes: Vec<String>,
 }
 
 impl FolderDataset {
@@ -55,7 +56,8 @@ impl FolderDataset {
             hasher.finish()
         });
         let fingerprint = fingerprint(&root, &images)?;
-        Ok(Self { root, images, classes, fingerprint, labels_digest })
+        let notes = note(&images).into_iter().collect();
+        Ok(Self { root, images, classes, fingerprint, labels_digest, notes })
     }
 
     fn image(&self, id: SampleId) -> Result<&(PathBuf, u32), DatasetError> {
@@ -101,6 +103,27 @@ impl Dataset for FolderDataset {
     fn class_names(&self) -> Option<&[String]> {
         self.classes.as_deref()
     }
+
+    fn file(&self, id: SampleId) -> Result<Option<&Path>, DatasetError> {
+        Ok(Some(&self.image(id)?.0))
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}
+
+/// Where torchvision would count otherwise, as who joins by places wants to know.
+fn note(images: &[(PathBuf, u32)]) -> Option<String> {
+    let mut further =
+        images.iter().map(|(path, _)| path).filter(|path| !files::is_of_torchvision(path)).peekable();
+    let first = further.peek()?.display().to_string();
+    Some(format!(
+        "dataset: {} of {} images are of kinds that torchvision's ImageFolder leaves out, the first {first}: sample ids are other \
+         places than its from there on (kd-cache samples lists them)",
+        further.count(),
+        images.len()
+    ))
 }
 
 /// Over paths and contents in order, files side by side.

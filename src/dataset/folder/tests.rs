@@ -58,6 +58,8 @@ fn images_have_the_order_and_classes_of_image_folder() {
         ("b/a/c/x.png", 2),
     ];
     assert_eq!(names(&dataset), expected.map(|(name, class)| (name.to_owned(), Some(class))));
+    assert_eq!(dataset.file(SampleId(4)).unwrap(), Some(Path::new("b/a-b/x.png")));
+    assert!(dataset.notes()[0].contains("1 of 6 images") && dataset.notes()[0].contains("B/1.gif"));
     assert_eq!(dataset.sample_shape(), [0, 0, 3]);
     let sample = dataset.sample(SampleId(3)).unwrap();
     assert_eq!((&*sample.shape, sample.bytes.len()), (&[26usize, 37, 3][..], 26 * 37 * 3));
@@ -71,6 +73,7 @@ fn a_folder_without_folders_is_unlabelled() {
     let dataset = open(dir.path()).unwrap();
     assert_eq!(names(&dataset), [("1.png".to_owned(), None), ("2.png".to_owned(), None)]);
     assert_eq!(dataset.labels_digest(), None);
+    assert!(dataset.notes().is_empty());
 }
 
 #[test]

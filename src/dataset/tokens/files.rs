@@ -9,7 +9,7 @@ use super::TokensError;
 ///
 /// Entries keep their order; what one stands for is sorted by path, so that the order does not
 /// depend on where a corpus lies or on how the file system lists it. In folders, only files with
-/// one of `extensions` count (all files where there are none), nothing hidden, and none of the `cache-*.arrow` that Hugging Face's
+/// one of `extensions` (`jsonl`, `jsonl.gz`) count (all files where there are none), nothing hidden, and none of the `cache-*.arrow` that Hugging Face's
 /// `datasets` leaves in a dataset's folder.
 ///
 /// # Errors
@@ -69,7 +69,9 @@ fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) -> Result<
             continue;
         }
         let of_kind = extensions.is_empty()
-            || path.extension().is_some_and(|e| extensions.iter().any(|known| e == *known));
+            || extensions
+                .iter()
+                .any(|known| name.strip_suffix(known).is_some_and(|stem| stem.ends_with('.')));
         if of_kind && (kind.is_file() || std::fs::metadata(&path).map_err(read(&path))?.is_file()) {
             found.push(path);
         }
@@ -114,7 +116,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         std::fs::create_dir_all(root.join("a/deep")).unwrap();
-        for name in ["b.txt", "a/2.txt", "a/1.txt", "a/deep/0.txt", "a/.hidden", "a/x.bin", "odd[1].txt"] {
+        for name in [
+            "b.txt",
+            "a/2.txt",
+            "a/1.txt",
+            "a/deep/0.txt",
+            "a/.hidden",
+            "a/x.bin",
+            "a/3.txt.gz",
+            "odd[1].txt",
+        ] {
             std::fs::write(root.join(name), "x").unwrap();
         }
         let get = |entries: &[&str], extensions: &[&str]| {
@@ -122,7 +133,11 @@ mod tests {
             resolve(&entries, extensions).map(|files| names(&files, root))
         };
         assert_eq!(get(&["b.txt", "a"], &["txt"]).unwrap(), ["b.txt", "a/1.txt", "a/2.txt", "a/deep/0.txt"]);
-        assert_eq!(get(&["a"], &[]).unwrap(), ["a/1.txt", "a/2.txt", "a/deep/0.txt", "a/x.bin"]);
+        assert_eq!(
+            get(&["a"], &[]).unwrap(),
+            ["a/1.txt", "a/2.txt", "a/3.txt.gz", "a/deep/0.txt", "a/x.bin"]
+        );
+        assert_eq!(get(&["a"], &["txt", "txt.gz"]).unwrap()[2..], ["a/3.txt.gz", "a/deep/0.txt"]);
         assert_eq!(get(&["a/2.txt", "**/[12].txt"], &["txt"]).unwrap(), ["a/2.txt", "a/1.txt"]);
         assert_eq!(get(&["odd[1].txt"], &[]).unwrap(), ["odd[1].txt"]);
         assert_eq!(get(&["b.txt", "./b.txt", "a/../b.txt"], &[]).unwrap(), ["b.txt"]);

@@ -68,7 +68,7 @@ pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
     let tokenizer = of_documents(Tokenizer::open(&config.tokenizer)?, &config.rows)?;
     let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
     layout.end()?;
-    let files = files::resolve(&config.paths, &["jsonl"])?;
+    let files = files::resolve(&config.paths, &["jsonl", "jsonl.gz", "jsonl.zst"])?;
     let mut corpus = layout.corpus();
     corpus.add_files(&files, |file, corpus| text::read_jsonl(file, &config.field, &tokenizer, corpus))?;
     layout.lay(corpus.finish(), &files)

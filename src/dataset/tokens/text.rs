@@ -1,6 +1,8 @@
 //! Documents of text, tokenised side by side and kept in order.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -9,12 +11,14 @@ use serde_json::Value;
 use super::TokensError;
 use super::corpus::CorpusBuilder;
 use super::tokenizer::Tokenizer;
-use crate::mapped::map_file;
+use crate::dataset::packed;
 
 /// About how much text is at work at once: enough for every thread, little against the tokens.
 const BATCH_BYTES: usize = 16 << 20;
 /// The same for files, whose sizes are not known beforehand.
 const BATCH_FILES: usize = 256;
+/// Bytes of a file that are asked for at once.
+const READ_BYTES: usize = 1 << 18;
 
 /// The byte-order mark that some programs put before UTF-8, which is no part of it.
 const MARK: &str = "\u{feff}";
@@ -33,7 +37,8 @@ pub(super) fn read_files(
             .par_iter()
             .map(|path| {
                 let read = |source| TokensError::Read { path: path.clone(), source };
-                let bytes = std::fs::read(path).map_err(read)?;
+                let mut bytes = Vec::new();
+                open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(read)?;
                 let text = utf8(path, &bytes, 0)?;
                 encode(tokenizer, text.strip_prefix(MARK).unwrap_or(text), || path.display().to_string())
             })
@@ -53,17 +58,24 @@ pub(super) fn read_jsonl(
     tokenizer: &Tokenizer,
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
-    let bytes = map_file(path).map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
-    let marked = bytes.starts_with(MARK.as_bytes());
+    let read = |source| TokensError::Read { path: path.to_owned(), source };
+    let mut file = open(path).map_err(read)?;
     let mut batch = Vec::new();
-    let (mut offset, mut held) = (if marked { MARK.len() as u64 } else { 0 }, 0);
-    let bytes = &bytes[offset as usize..];
-    for (number, line) in (1u64..).zip(bytes.split(|byte| *byte == b'\n')) {
-        if !line.trim_ascii().is_empty() {
-            batch.push((number, offset, line));
+    let (mut number, mut offset, mut held) = (0, 0, 0);
+    loop {
+        let mut line = Vec::new();
+        let length = file.read_until(b'\n', &mut line).map_err(read)?;
+        if length == 0 {
+            return add_lines(path, field, &batch, tokenizer, corpus);
         }
-        held += line.len();
-        offset += line.len() as u64 + 1;
+        number += 1;
+        let mark = if number == 1 && line.starts_with(MARK.as_bytes()) { MARK.len() } else { 0 };
+        line.drain(..mark);
+        if !line.trim_ascii().is_empty() {
+            batch.push((number, offset + mark as u64, line));
+        }
+        held += length;
+        offset += length as u64;
         if held >= corpus.at_once(BATCH_BYTES) {
             add_lines(path, field, &batch, tokenizer, corpus)?;
             batch.clear();
@@ -73,14 +85,21 @@ pub(super) fn read_jsonl(
             }
         }
     }
-    add_lines(path, field, &batch, tokenizer, corpus)
 }
 
-/// Adds lines, given with their number and the byte at which they begin.
+/// The bytes of a file, of a packed one what is in it.
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    match packed::unpacked(path)? {
+        Some(stream) => Ok(stream),
+        None => Ok(Box::new(BufReader::with_capacity(READ_BYTES, File::open(path)?))),
+    }
+}
+
+/// Adds lines, given with their number and the byte of the (unpacked) file at which they begin.
 fn add_lines(
     path: &Path,
     field: &str,
-    lines: &[(u64, u64, &[u8])],
+    lines: &[(u64, u64, Vec<u8>)],
     tokenizer: &Tokenizer,
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
