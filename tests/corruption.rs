@@ -123,6 +123,51 @@ fn shards_are_not_blamed_for_what_lies_beside_them() {
     kd_cache(&["verify", text]).code(0);
 }
 
+/// Students see samples through it, and what was edited is no longer what the teacher saw through.
+#[test]
+fn a_preprocessing_that_was_edited_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    Synthetic::fixture().write(dir.path());
+    let path = dir.path().join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["preprocess"]["scale"] = 0.5.into();
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let report = verify(dir.path(), &Silent).unwrap();
+    assert!(problems(&report).contains("preprocess"), "{:?}", report.damages);
+    let error = CacheReader::open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("preprocess") && error.contains("the digest of its keys"), "{error}");
+}
+
+/// A stranger's manifest does not move the cursor.
+#[test]
+fn escapes_of_a_manifest_are_written_out() {
+    let dir = tempfile::tempdir().unwrap();
+    Synthetic::fixture().write(dir.path());
+    let path = dir.path().join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["teacher"]["file"] = "\u{1b}[31mteacher\u{7}".into();
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let text = dir.path().to_str().unwrap();
+    let said = kd_cache(&["inspect", text]).code(0).out;
+    assert!(said.contains("\\u{1b}[31mteacher\\u{7}") && !said.contains('\u{1b}'), "{said:?}");
+    let json = kd_cache(&["inspect", text, "--format", "json"]).code(0).json();
+    assert!(json.to_string().contains("teacher"));
+}
+
+/// What may not be read is not damaged, and nobody is told to remove it.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = Synthetic::fixture().write(dir.path());
+    let shard = dir.path().join(&manifest.shards[0].file);
+    // A folder in its place is there and cannot be read, whoever asks.
+    std::fs::remove_file(&shard).unwrap();
+    std::fs::create_dir(&shard).unwrap();
+    let said = kd_cache(&["verify", dir.path().to_str().unwrap()]).code(2);
+    assert!(said.err.contains("cannot read") && !said.err.contains("Remove"), "{}", said.err);
+}
+
 #[test]
 fn a_truncation_is_found() {
     for (case, files) in layouts() {

@@ -171,7 +171,7 @@ fn what_is_learned_and_measured_is_that_of_responses() {
     let measured = some["validation"]["seen"]["cross_entropy"].as_f64().unwrap();
     // Steps have losses of their own, of which the epoch's is the mean over labels.
     assert!((told - mean).abs() < 1e-5 && (measured - mean).abs() < 1e-5, "{told}, {measured}, {mean}");
-    assert_eq!(some["validation"]["seen"]["samples"], json!(losses.len()));
+    assert_eq!(some["validation"]["seen"]["samples"], json!(kept.len()));
     let loud: Vec<_> = case.args("loud", &still, &[]);
     let said = kd_train(&loud).code(0).err;
     let share = format!(

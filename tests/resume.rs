@@ -106,6 +106,20 @@ fn send(child: &Child, signal: &str) {
     drop(Command::new("sh").args(["-c", &format!("kill -{signal} {} 2>/dev/null", child.id())]).status());
 }
 
+/// A file as large as is allowed (`ulimit -f`) ends a build with an error, and no signal without a word.
+#[test]
+fn a_limit_on_files_is_told() {
+    let case = Case::new();
+    let out = case.out("limited");
+    let build = build_command(&case.config, &out, &case.set);
+    // 512 bytes each: less than a shard.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 2; exec \"$@\"", "sh"]).arg(build.get_program()).args(build.get_args());
+    let said = Said::from(limited.output().unwrap()).code(2);
+    assert!(said.err.contains("cannot write") && said.err.contains("too large"), "{}", said.err);
+    case.finish(&out);
+}
+
 /// Numbers that look random and are the same everywhere.
 fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

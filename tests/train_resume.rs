@@ -207,10 +207,42 @@ fn a_run_that_has_made_its_steps_still_tells_them() {
     }
 }
 
+/// One command for the first time and for every other, as queues start it.
+#[test]
+fn a_run_that_kept_nothing_begins() {
+    let case = Case::new();
+    let set = ["train.epochs=2"];
+    let whole = case.train("run", &set).code(0).json();
+    let said = kd_train(&case.args("new", &set, &["--resume"])).code(0);
+    assert!(said.err.contains("nothing was kept of this run to go on from: it begins"), "{}", said.err);
+    assert!(case.results("new") == case.results("run"));
+    // Ended before its first state.
+    for name in ["config.toml", "caches.json"] {
+        std::fs::create_dir_all(case.out("cut/checkpoints")).unwrap();
+        std::fs::copy(case.out("run").join(name), case.out("cut").join(name)).unwrap();
+    }
+    case.train("cut", &set).refused(&["not empty"]);
+    case.resume("cut", &set).code(0);
+    assert!(case.results("cut") == case.results("run"));
+    // Gone on with once it has ended, it stays as it was, its time among it.
+    let again = case.resume("run", &set).code(0).json();
+    assert_eq!(again["seconds"], whole["seconds"]);
+    case.train("parts", &["train.epochs=2", "train.max_steps=3"]).code(0);
+    let first = case.summary("parts")["seconds"].as_f64().unwrap();
+    let both = case.resume("parts", &set).code(0).json();
+    assert!(both["seconds"].as_f64().unwrap() > first, "{first}: {both}");
+    // What has a student is not made anew without being asked to.
+    std::fs::remove_dir_all(case.out("new/checkpoints")).unwrap();
+    case.resume("new", &set).refused(&["state.safetensors", "--overwrite"]);
+    // Nor is what is no run.
+    std::fs::create_dir(case.out("other")).unwrap();
+    std::fs::write(case.out("other/thesis.tex"), "words").unwrap();
+    case.resume("other", &set).refused(&["thesis.tex"]);
+}
+
 #[test]
 fn what_cannot_go_on_says_why() {
     let case = Case::new();
-    case.resume("none", &[]).refused(&["--resume", "state.safetensors", "begin it without"]);
     case.train("run", &["train.max_steps=3"]).code(0);
     case.resume("run", &["optimizer.learning_rate=0.5"]).refused(&[
         "--resume",

@@ -144,10 +144,15 @@ impl PreprocessIdentity {
         if let Some(fault) = self.config.validate("preprocess").into_iter().next() {
             return Some(("what configs may have".into(), fault.to_string()));
         }
-        // What of its keys this version does not know is part of the digest, too.
-        let expected = Digest::of_json(&self.config).ok()?;
-        (expected != self.digest).then(|| (format!("{}, the digest of its keys", expected), self.digest.to_string()))
+        other_digest(&self.config, &self.digest)
     }
+}
+
+/// What the digest of `config` is, and what it is said to be, where these differ. Keys that this version does not know are part of it,
+/// too.
+fn other_digest(config: &impl Serialize, said: &Digest) -> Option<(String, String)> {
+    let expected = Digest::of_json(config).ok()?;
+    (expected != *said).then(|| (format!("{expected}, the digest of its keys"), said.to_string()))
 }
 
 /// The augmentation.
@@ -167,5 +172,55 @@ impl AugmentIdentity {
     /// When it has no JSON form.
     pub fn of(config: &AugmentConfig) -> Result<Self, serde_json::Error> {
         Ok(Self { config: config.clone(), digest: Digest::of_json(config)? })
+    }
+
+    /// What of it cannot be, expected and found: students see the views that it gives.
+    pub(super) fn unsound(&self) -> Option<(String, String)> {
+        other_digest(&self.config, &self.digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Interpolation, Layout};
+
+    #[test]
+    fn whatever_changes_an_input_changes_the_digest_of_its_preprocessing() {
+        let of = |change: fn(&mut PreprocessConfig)| {
+            let mut config = PreprocessConfig::default();
+            change(&mut config);
+            PreprocessIdentity::of(&config).unwrap()
+        };
+        let all = [
+            of(|_| {}),
+            of(|c| c.scale = 1.0),
+            of(|c| c.layout = Layout::Flat),
+            of(|c| (c.resize, c.crop) = (Some(256), Some(224))),
+            of(|c| c.size = Some([32, 48])),
+            of(|c| (c.size, c.interpolation) = (Some([32, 48]), Interpolation::Bicubic)),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(all[..at].iter().all(|other| other.digest != one.digest));
+            assert_eq!(one.unsound(), None);
+        }
+        // What has no geometry is what it was before there was any: caches are told apart by this.
+        let json = br#"{"scale":0.00392156862745098,"mean":[0.0],"std":[1.0],"layout":"nchw"}"#;
+        assert_eq!(all[0].digest, Digest::of_bytes(json));
+    }
+
+    #[test]
+    fn a_preprocessing_that_was_edited_is_no_longer_the_caches() {
+        let mut edited = PreprocessIdentity::of(&PreprocessConfig::default()).unwrap();
+        edited.config.mean = vec![0.9];
+        let (expected, found) = edited.unsound().unwrap();
+        assert!(
+            expected.starts_with("sha256:") && found.starts_with("sha256:") && expected[..71] != found[..]
+        );
+        for broken in [vec![], vec![0.0], vec![1.0, 1.0]] {
+            let std = PreprocessConfig { std: broken, ..PreprocessConfig::default() };
+            let (expected, found) = PreprocessIdentity::of(&std).unwrap().unsound().unwrap();
+            assert!(expected == "what configs may have" && found.starts_with("preprocess."), "{found}");
+        }
     }
 }

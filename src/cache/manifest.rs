@@ -408,6 +408,9 @@ impl Manifest {
         if let Some((expected, found)) = self.preprocess.as_ref().and_then(PreprocessIdentity::unsound) {
             return damaged("preprocess", expected, found);
         }
+        if let Some((expected, found)) = self.augment.as_ref().and_then(AugmentIdentity::unsound) {
+            return damaged("augment", expected, found);
+        }
         if let Err(error) = self.scale() {
             return damaged(
                 "storage.step, storage.step_growth, storage.curve_step",

@@ -161,10 +161,18 @@ impl Found {
 
 /// Checks size and digest. A file that is not there is damage; whether one is damaged that may not be read, or on a disk that does not
 /// answer, nobody knows.
-fn check_content(dir: &Path, file: &str, bytes: u64, digest: &Digest, found: &mut Found) -> Result<(), CacheError> {
+fn check_content(
+    dir: &Path,
+    file: &str,
+    bytes: u64,
+    digest: &Digest,
+    found: &mut Found,
+) -> Result<(), CacheError> {
     let path = dir.join(file);
     match std::fs::metadata(&path).and_then(|data| Ok((data.len(), Digest::of_file(&path)?))) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(CacheError::Read { path, source }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(CacheError::Read { path, source });
+        }
         Err(error) => found.add(file, None, None, format!("cannot be read: {error}")),
         Ok((size, _)) if size != bytes => {
             found.add(file, None, None, format!("expected {bytes} bytes, found {size}"));

@@ -9,7 +9,6 @@ use rayon::prelude::*;
 use self::geometry::Pixels;
 use crate::config::{AugmentConfig, Layout, PreprocessConfig};
 use crate::dataset::{Dataset, DatasetError, Sample};
-use crate::digest::Digest;
 use crate::ids::{SampleId, SampleView};
 
 /// Why a sample cannot become a model's input.
@@ -97,7 +96,6 @@ pub struct Preprocess {
     augment: Option<AugmentConfig>,
     /// Height and width that come out, where samples are images.
     size: Option<(usize, usize)>,
-    digest: Digest,
     tables: Vec<[f32; 256]>,
     pixels: usize,
     planar: bool,
@@ -158,7 +156,6 @@ impl Preprocess {
             config: config.clone(),
             augment: augment.cloned(),
             size,
-            digest: Digest::of_json(config)?,
             tables,
             pixels,
             planar: config.layout == Layout::Nchw,
@@ -174,11 +171,6 @@ impl Preprocess {
     /// Values in a prepared sample.
     pub fn values(&self) -> usize {
         self.pixels * self.tables.len()
-    }
-
-    /// Identifies what is done to a sample.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
     }
 
     /// What was declared.
@@ -317,15 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn another_scale_is_another_preprocessing() {
-        let a = Preprocess::new(&config(Layout::Flat, &[0.0], &[1.0]), &[4]).unwrap();
-        let b =
-            Preprocess::new(&PreprocessConfig { layout: Layout::Flat, ..Default::default() }, &[4]).unwrap();
-        assert_ne!(a.digest(), b.digest());
-    }
-
-    #[test]
-    fn geometry_decides_the_shape_and_the_digest() {
+    fn geometry_decides_the_shape() {
         let with = |change: fn(&mut PreprocessConfig), shape: &[usize]| {
             let mut config = PreprocessConfig::default();
             change(&mut config);
@@ -341,15 +325,5 @@ mod tests {
         assert!(matches!(with(|c| c.resize = Some(256), &of_any_size), Err(PreprocessError::Sizes)));
         assert!(matches!(with(|_| {}, &of_any_size), Err(PreprocessError::Sizes)));
         assert!(matches!(with(|c| c.crop = Some(3), &[7]), Err(PreprocessError::NoImage { .. })));
-        let bicubic = with(
-            |c| (c.size, c.interpolation) = (Some([32, 48]), crate::config::Interpolation::Bicubic),
-            &of_any_size,
-        );
-        let digests = [crop.digest().clone(), size.digest().clone(), bicubic.unwrap().digest().clone()];
-        assert!(digests[0] != digests[1] && digests[1] != digests[2]);
-        // What has no geometry is what it was before there was any: caches are told apart by this.
-        let plain = with(|_| {}, &[28, 28]).unwrap();
-        let json = br#"{"scale":0.00392156862745098,"mean":[0.0],"std":[1.0],"layout":"nchw"}"#;
-        assert_eq!(plain.digest(), &Digest::of_bytes(json));
     }
 }

@@ -156,8 +156,10 @@ pub enum TrainError {
         /// The run's folder.
         path: PathBuf,
     },
-    /// A run that has kept nothing to go on from.
-    #[error("--resume: {path} is not there; the run kept nothing to go on from, begin it without --resume")]
+    /// A run that has a student and nothing to go on from.
+    #[error(
+        "--resume: {path} is not there, and without it the run cannot go on; it has a student, and begins anew with --overwrite only"
+    )]
     NothingToResume {
         /// The file.
         path: PathBuf,
@@ -275,6 +277,14 @@ pub enum TrainError {
         step: u64,
         /// NaN or infinite.
         loss: f64,
+    },
+    /// libtorch takes paths as text.
+    #[error(
+        "--out: expected a path that is UTF-8, found {path:?}, to which libtorch could not write the student; choose another"
+    )]
+    NotText {
+        /// The run's folder.
+        path: PathBuf,
     },
     /// A part that is larger than the whole.
     #[error("train.max_samples: expected at most the {samples} samples that there are, found {count}")]

@@ -152,6 +152,11 @@ impl RunFolder {
         if lock.0.is_some() { Ok(lock) } else { self.lock() }
     }
 
+    /// Whether a run in it kept nothing that another would lose: no state to go on from, and no student.
+    pub(super) fn has_kept_nothing(&self) -> bool {
+        ![self.state(), self.summary(), self.variables(), self.module()].iter().any(|path| path.exists())
+    }
+
     /// The run's config.
     pub fn config(&self) -> PathBuf {
         self.path.join(CONFIG)

@@ -87,7 +87,8 @@ pub struct TrainReport {
     pub steps: u64,
     /// Samples in an epoch.
     pub samples: u64,
-    /// Wall-clock time of the whole run, loading, validation and export included.
+    /// Wall-clock time of the whole run, loading, validation and export included: of all processes that went on with it, but for what
+    /// one that was killed did after its last epoch.
     pub seconds: f64,
     /// `train_loss` of the last epoch; absent when none was finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]

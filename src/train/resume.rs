@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use serde::Deserialize;
 use toml::Value;
 
 use super::data::RunData;
@@ -131,6 +132,12 @@ fn of_section(rest: &str) -> bool {
     rest.starts_with('.')
 }
 
+/// What is read of the summary of a run that goes on.
+#[derive(Deserialize)]
+struct Begun {
+    seconds: f64,
+}
+
 /// Fills `report` with what the epochs up to `place` have found out, gives them, and cuts what was written after them.
 ///
 /// # Errors
@@ -153,6 +160,10 @@ pub(super) fn report(
     }
     let parse = |line: &String| serde_json::from_str(line).map_err(|error| damaged(error.to_string()));
     let epochs = lines.iter().map(parse).collect::<Result<Vec<EpochReport>, TrainError>>()?;
+    // A process that was killed has told of its epochs alone.
+    let summary: Option<Begun> = folder.read_json(folder.summary()).ok().flatten();
+    let of_epochs: f64 = epochs.iter().map(|epoch| epoch.seconds).sum();
+    report.seconds = summary.map_or(0.0, |summary| summary.seconds).max(of_epochs);
     if let Some(last) = epochs.last() {
         (report.epochs, report.steps) = (last.epoch, last.step);
         report.train_loss = Some(last.train_loss);

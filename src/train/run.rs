@@ -49,7 +49,7 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Whether an earlier run there may be removed.
     pub overwrite: bool,
-    /// Whether to go on with an interrupted run there.
+    /// Whether to go on with an interrupted run there; one that kept nothing begins.
     pub resume: bool,
     /// What the environment says of an MLflow server, for `tracking.mlflow`.
     pub mlflow: mlflow::Access,
@@ -99,12 +99,20 @@ pub fn run(
         .collect::<Result<Vec<ValidationSet>, TrainError>>()?;
     let server = watch::server(config, options)?;
     let select_by = SelectBy::new(config.train.select_by.as_deref(), &sets)?;
+    if options.out.to_str().is_none() {
+        return Err(TrainError::NotText { path: options.out.clone() });
+    }
     let folder = RunFolder::of_rank(&options.out, options.ranks);
     let resolved = resolved(config, &training);
     let caches = RunCaches::of(training.samples.caches())?;
     let data = RunData::of(&training, knows.class_names, &sets)?;
-    let mut lock = options.resume.then(|| folder.lock()).transpose()?;
-    let kept = options.resume.then(|| resume::open(&folder, &resolved, &caches, &data)).transpose()?;
+    // Whoever starts it again and again, as queues do, gives the same command the first time.
+    let goes_on = options.resume && !folder.has_kept_nothing();
+    if options.resume && !goes_on {
+        progress.say("nothing was kept of this run to go on from: it begins");
+    }
+    let mut lock = goes_on.then(|| folder.lock()).transpose()?;
+    let kept = goes_on.then(|| resume::open(&folder, &resolved, &caches, &data)).transpose()?;
 
     seed(config.seed, device);
     let mut student = create(config, &training, kept.as_ref(), device)?;
@@ -174,7 +182,7 @@ pub fn run(
     let mut out_of_turn = None;
     match kept {
         None => {
-            lock = Some(folder.claim(options.overwrite)?);
+            lock = Some(folder.claim(options.overwrite || options.resume)?);
             caches.write(&folder)?;
             folder.write_config(&resolved)?;
             folder.keep_init(report.init.as_ref())?;
@@ -199,6 +207,7 @@ pub fn run(
         }
     }
     data.write(&folder)?;
+    let before = (report.epochs, place.step);
     let batches = config.train.batches_of(samples);
     let peak = config.optimizer.learning_rate();
     let steps_per_epoch = batches.div_ceil(config.train.accumulate as u64);
@@ -325,7 +334,10 @@ pub fn run(
         untold.push(warning);
     }
     report.tracking_warning = (!untold.is_empty()).then(|| untold.join("\n"));
-    report.seconds = begun.elapsed().as_secs_f64();
+    // Of a run that had ended already, this was a look.
+    if (report.epochs, course.place.step) != before || report.outcome == TrainOutcome::Interrupted {
+        report.seconds += begun.elapsed().as_secs_f64();
+    }
     folder.write_summary(&report)?;
     drop(lock);
     Ok(report)

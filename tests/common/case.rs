@@ -91,6 +91,11 @@ impl Case {
         lines(&self.out(name).join("metrics.jsonl"))
     }
 
+    /// A run's summary.
+    pub fn summary(&self, name: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.out(name).join("summary.json")).unwrap()).unwrap()
+    }
+
     /// What must not depend on interruptions: every epoch but for its clock, and the student.
     pub fn results(&self, name: &str) -> (Vec<Value>, Vec<u8>) {
         let run = self.out(name);

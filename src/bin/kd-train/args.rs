@@ -67,7 +67,7 @@ pub struct TrainArgs {
     /// Remove an earlier run in the folder
     #[arg(long)]
     pub overwrite: bool,
-    /// Go on with an interrupted run in the folder, to the same bits as one that was never interrupted
+    /// Go on with an interrupted run in the folder, to the same bits as one that was never interrupted; begin where there is none
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
     /// Form of the report on standard output

@@ -12,6 +12,7 @@ pub fn run(room: &str, work: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitC
 
     use kd_cache::libtorch::panicked;
 
+    outlive_limits();
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         if panicked(panic.payload()).is_none() {
@@ -30,5 +31,16 @@ pub fn run(room: &str, work: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitC
 /// Gives the exit code of `work`, whose error is told.
 #[cfg(not(feature = "torch"))]
 pub fn run(_: &str, work: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
+    outlive_limits();
     work().unwrap_or_else(|error| fail(&error))
+}
+
+/// A file that grows beyond the largest allowed (`ulimit -f`) is an error of the write like any other, and no end without a word.
+fn outlive_limits() {
+    #[cfg(unix)]
+    {
+        let caught = std::sync::Arc::default();
+        // Where it cannot be caught, it is as it always was.
+        _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, caught);
+    }
 }
