@@ -47,7 +47,7 @@ pub(super) fn told(samples: &Samples) -> Result<Option<String>, TrainError> {
     if learned == 0 {
         let problem = format!(
             "expected in the first {} rows, which do not have its tokens {begin:?} in this order; text that stands elsewhere may be \
-             other tokens (kd-cache show has a row's), which can be given as ids",
+             other tokens (kd-cache export CACHE --to jsonl --out - --samples 0..1 has a row's), which can be given as ids",
             rows.len()
         );
         return Err(TrainError::OfTokens { key: "responses.begin".into(), problem });
