@@ -232,12 +232,26 @@ fn a_run_that_kept_nothing_begins() {
     let both = case.resume("parts", &set).code(0).json();
     assert!(both["seconds"].as_f64().unwrap() > first, "{first}: {both}");
     // What has a student is not made anew without being asked to.
-    std::fs::remove_dir_all(case.out("new/checkpoints")).unwrap();
+    std::fs::remove_file(case.out("new/checkpoints/state.safetensors")).unwrap();
     case.resume("new", &set).refused(&["state.safetensors", "--overwrite"]);
+    // Nor are checkpoints lost, if they are all that there is.
+    for name in ["student.safetensors", "student.pt", "summary.json", "metrics.jsonl"] {
+        std::fs::remove_file(case.out("new").join(name)).unwrap();
+    }
+    case.resume("new", &set).refused(&["state.safetensors", "--overwrite"]);
+    assert!(case.out("new/checkpoints/last.safetensors").exists());
+    // Nor files of the user's own that are called as those of a run.
+    std::fs::create_dir(case.out("own")).unwrap();
+    for name in ["config.toml", "tokenizer.json"] {
+        std::fs::write(case.out("own").join(name), "mine").unwrap();
+    }
+    case.resume("own", &set).refused(&["state.safetensors", "--overwrite"]);
+    assert_eq!(std::fs::read_to_string(case.out("own/config.toml")).unwrap(), "mine");
     // Nor is what is no run.
     std::fs::create_dir(case.out("other")).unwrap();
     std::fs::write(case.out("other/thesis.tex"), "words").unwrap();
-    case.resume("other", &set).refused(&["thesis.tex"]);
+    case.resume("other", &set).refused(&["state.safetensors", "--overwrite"]);
+    assert!(case.out("other/thesis.tex").exists());
 }
 
 #[test]

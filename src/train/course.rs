@@ -236,8 +236,8 @@ impl Course<'_> {
         }))
     }
 
-    /// One step on the batches of `group`, whose gradients are those of one batch. `None` where it was left out and its loss is
-    /// no number: half precision does not hold it.
+    /// One step on the batches of `group`, whose gradients are those of one batch. `None` where they have nothing to be learned from, and
+    /// where it was left out and its loss is no number: half precision does not hold it.
     fn step(
         &mut self,
         student: &dyn Student,
@@ -260,7 +260,13 @@ impl Course<'_> {
             let classes = self.training.classes;
             backward(student, &there, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
         }
-        let Some(terms) = sum else { return Ok(None) };
+        let Some(terms) = sum else {
+            // Its decay depends on the number of the step, which goes on.
+            if let Some(average) = &mut self.average {
+                average.update();
+            }
+            return Ok(None);
+        };
         // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.
         let (mut norm, usable) = (None, self.optimizer.unscale()?);
         if usable {

@@ -156,9 +156,9 @@ pub enum TrainError {
         /// The run's folder.
         path: PathBuf,
     },
-    /// A run that has a student and nothing to go on from.
+    /// A folder with something in it, and nothing to go on from.
     #[error(
-        "--resume: {path} is not there, and without it the run cannot go on; it has a student, and begins anew with --overwrite only"
+        "--resume: {path} is not there, so that no run can go on; what else is in its folder is removed with --overwrite only"
     )]
     NothingToResume {
         /// The file.

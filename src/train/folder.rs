@@ -38,6 +38,8 @@ const VARIABLES: &str = "student.safetensors";
 const MODULE: &str = "student.pt";
 /// The same for Hugging Face's transformers, of language models.
 const TRANSFORMERS: &str = "transformers";
+/// What a run's first weights were, beside its checkpoints.
+const INIT: &str = "init.json";
 /// The tokenizer: there, and beside students that transformers do not know.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 /// What ends a text, beside it.
@@ -104,12 +106,13 @@ impl RunFolder {
         }
     }
 
-    /// Takes the folder for a new run. With `overwrite` the files of an earlier one are removed.
+    /// Takes the folder for a new run. With `overwrite` the files of an earlier one are removed; with `resume` those of one that kept
+    /// nothing ([`Self::may_begin`]).
     ///
     /// # Errors
     /// [`TrainError::Locked`], [`TrainError::Occupied`], [`TrainError::NotARun`] (something else lies there, and nothing
     /// is removed), [`TrainError::Write`].
-    pub(super) fn claim(&self, overwrite: bool) -> Result<RunLock, TrainError> {
+    pub(super) fn claim(&self, overwrite: bool, resume: bool) -> Result<RunLock, TrainError> {
         if !self.writes() {
             return Ok(RunLock(None));
         }
@@ -118,7 +121,8 @@ impl RunFolder {
         if let Ok(entries) = fs::read_dir(&self.path) {
             found.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
         }
-        if !found.is_empty() && !overwrite {
+        // Looked at again: before there was a lock, somebody else may have been at work.
+        if !(found.is_empty() || overwrite || resume && self.may_begin()) {
             return Err(TrainError::Occupied { path: self.path.clone() });
         }
         let ours = [
@@ -152,9 +156,25 @@ impl RunFolder {
         if lock.0.is_some() { Ok(lock) } else { self.lock() }
     }
 
-    /// Whether a run in it kept nothing that another would lose: no state to go on from, and no student.
-    pub(super) fn has_kept_nothing(&self) -> bool {
-        ![self.state(), self.summary(), self.variables(), self.module()].iter().any(|path| path.exists())
+    /// Whether a run may begin in it without anything being lost: there is no folder, it is empty, or it has what a run writes before its
+    /// first step and nothing else, no checkpoint above all.
+    pub(super) fn may_begin(&self) -> bool {
+        let names = |path: &Path| -> std::io::Result<Vec<String>> {
+            let entries = durable::if_there(fs::read_dir(path))?;
+            let name =
+                |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+            entries.map_or_else(|| Ok(Vec::new()), |entries| entries.map(name).collect())
+        };
+        // What cannot be looked at may be anything.
+        let (Ok(found), Ok(kept)) = (names(&self.path), names(&self.path.join(CHECKPOINTS))) else {
+            return false;
+        };
+        let first = [CONFIG, CACHES, DATA, CHECKPOINTS];
+        let is_first = |name: &String| first.contains(&name.trim_end_matches(durable::TEMPORARY));
+        // Runs make the folder of checkpoints before anything else: without it these are somebody's own files.
+        let is_of_a_run = found.iter().any(|name| name == CHECKPOINTS);
+        let is_unkept = kept.iter().all(|name| name == INIT || name.ends_with(durable::TEMPORARY));
+        found.is_empty() || is_of_a_run && is_unkept && found.iter().all(is_first)
     }
 
     /// The run's config.
@@ -299,7 +319,7 @@ impl RunFolder {
 
     /// What the student began with, for the report of a run that goes on: the checkpoint may be gone by then.
     fn init(&self) -> PathBuf {
-        self.checkpoints().join("init.json")
+        self.checkpoints().join(INIT)
     }
 
     /// Keeps what the student began with, if that is a checkpoint.

@@ -107,7 +107,7 @@ pub fn run(
     let caches = RunCaches::of(training.samples.caches())?;
     let data = RunData::of(&training, knows.class_names, &sets)?;
     // Whoever starts it again and again, as queues do, gives the same command the first time.
-    let goes_on = options.resume && !folder.has_kept_nothing();
+    let goes_on = options.resume && !folder.may_begin();
     if options.resume && !goes_on {
         progress.say("nothing was kept of this run to go on from: it begins");
     }
@@ -182,7 +182,7 @@ pub fn run(
     let mut out_of_turn = None;
     match kept {
         None => {
-            lock = Some(folder.claim(options.overwrite || options.resume)?);
+            lock = Some(folder.claim(options.overwrite, options.resume)?);
             caches.write(&folder)?;
             folder.write_config(&resolved)?;
             folder.keep_init(report.init.as_ref())?;
