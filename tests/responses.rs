@@ -216,6 +216,25 @@ fn responses_that_are_not_there_are_told() {
     let report = case.train("rare", &rare).code(0).json();
     assert_eq!(report["steps"], json!(24));
     assert!(report["train_loss"].as_f64().unwrap().is_finite(), "{report}");
+    // An average that counts steps without responses too is the same, gone on with or not.
+    let averaged = [&rare[..], &["train.ema=0.9", "train.keep_every=1"]].concat();
+    case.train("averaged", &averaged).code(0);
+    case.train("parts", &[&averaged[..], &["train.max_steps=12"]].concat()).code(0);
+    case.resume("parts", &averaged).code(0);
+    assert!(case.results("parts").1 == case.results("averaged").1);
+    // Steps that had none at all are not taken for a loss that is no number.
+    let said = case.train("none", &[&rare[..], &["train.max_steps=1"]].concat());
+    said.refused(&["epoch 1", "responses.begin", "train.max_steps"]);
+    // Another config's sets are measured on as the run learned, unless it says otherwise.
+    let text = std::fs::read_to_string(&case.config).unwrap();
+    let text = text.replace("[responses]\nbegin = \"w30 w31\"\nend = \"w32\"\n", "");
+    let without = write(case.dir.path(), "without.toml", &text);
+    let measured = |more: &[&str]| {
+        let mut args = args!["eval", case.out("rare"), "--format", "json"].to_vec();
+        more.iter().for_each(|more| args.push(more.into()));
+        kd_train(&args).code(0).json()["validation"]["seen"]["samples"].clone()
+    };
+    assert_eq!(measured(&["--config", without.to_str().unwrap()]), measured(&[]));
     // Of images there are none.
     let images = Case::new();
     images.refused(&["responses.begin=[1]"], &["responses", "images", "leave the key out"]);

@@ -1,7 +1,7 @@
 //! Files that were packed as a whole, by gzip or zstd: known by how they begin, whatever they are called.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -11,26 +11,51 @@ const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 /// RFC 8878.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// What the file at `path` unpacks to; `None` where it is not packed.
+/// How a file was packed.
+enum Packing {
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    /// Of a file that begins with `start`; `None` where it was not.
+    fn of(start: &[u8]) -> Option<Self> {
+        match start {
+            _ if start.starts_with(&GZIP_MAGIC) => Some(Self::Gzip),
+            _ if start.starts_with(&ZSTD_MAGIC) => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes of a file that are asked for at once.
+const READ_BYTES: usize = 1 << 18;
+
+/// The bytes of the file at `path`, of a packed one what is in it. It is opened once: what comes through a pipe comes once.
 ///
 /// # Errors
 /// The system's; what is damaged is told when it is read.
+pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    let mut file = File::open(path)?;
+    let mut start = Vec::new();
+    file.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut start)?;
+    let packing = Packing::of(&start);
+    let whole = BufReader::with_capacity(READ_BYTES, Cursor::new(start).chain(file));
+    Ok(match packing {
+        Some(Packing::Gzip) => Box::new(BufReader::new(MultiGzDecoder::new(whole))),
+        Some(Packing::Zstd) => Box::new(BufReader::new(zstd::Decoder::with_buffer(whole)?)),
+        None => Box::new(whole),
+    })
+}
+
+/// What the file at `path` unpacks to; `None` where it is not packed.
+///
+/// # Errors
+/// As [`open`].
 pub(super) fn unpacked(path: &Path) -> io::Result<Option<Box<dyn BufRead>>> {
-    let mut start = [0u8; 4];
-    match File::open(path)?.read_exact(&mut start) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    if start.starts_with(&GZIP_MAGIC) {
-        let stream = MultiGzDecoder::new(BufReader::new(File::open(path)?));
-        return Ok(Some(Box::new(BufReader::new(stream))));
-    }
-    if start == ZSTD_MAGIC {
-        let stream = zstd::Decoder::new(File::open(path)?)?;
-        return Ok(Some(Box::new(BufReader::new(stream))));
-    }
-    Ok(None)
+    let mut start = Vec::new();
+    File::open(path)?.take(ZSTD_MAGIC.len() as u64).read_to_end(&mut start)?;
+    Packing::of(&start).map(|_| open(path)).transpose()
 }
 
 #[cfg(test)]
@@ -62,6 +87,9 @@ mod tests {
         for plain in [&b""[..], b"{}", b"plain text"] {
             std::fs::write(at("c.gz"), plain).unwrap();
             assert!(unpacked(&at("c.gz")).unwrap().is_none());
+            let mut same = Vec::new();
+            open(&at("c.gz")).unwrap().read_to_end(&mut same).unwrap();
+            assert_eq!(same, plain);
         }
     }
 }

@@ -115,10 +115,10 @@ pub fn convert(
 ) -> Result<ConvertReport, ConvertError> {
     let begun = Instant::now();
     let reader = CacheReader::open(from)?;
+    // Of a path that is not there yet, the deepest folder that is says where it will lie.
     let real = |path: &Path| path.canonicalize().ok();
-    if let Some(cache) = real(from)
-        && to.ancestors().filter_map(real).any(|above| above == cache)
-    {
+    let lies = std::path::absolute(to).ok().and_then(|to| to.ancestors().find_map(real));
+    if real(from).zip(lies).is_some_and(|(cache, lies)| lies.starts_with(cache)) {
         return Err(ConvertError::Inside { path: from.to_owned() });
     }
     let source = reader.manifest();

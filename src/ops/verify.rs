@@ -102,11 +102,13 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
         files += 1;
         let before = found.damages.len();
         check_content(dir, &codebook.file, codebook.bytes, &codebook.digest, &mut found)?;
-        let read = Coding::read(dir, &manifest);
-        if let Err(error) = &read {
-            found.add(&codebook.file, None, None, chain(error));
+        coding = None;
+        if found.damages.len() == before {
+            match Coding::read(dir, &manifest) {
+                Ok(read) => coding = Some(Arc::new(read)),
+                Err(error) => found.add(&codebook.file, None, None, chain(&error)),
+            }
         }
-        coding = read.ok().filter(|_| found.damages.len() == before).map(Arc::new);
     }
     let rows = if coding.is_some() { manifest.committed_rows() } else { 0 };
     progress.phase("verify", rows, 0);

@@ -21,7 +21,7 @@ pub struct TokenTensors {
     /// The number of each token's document in the row, −1 for padding: `[rows, length]`, int64. A token
     /// attends to its own document only. `None`: each row is one document without padding.
     pub documents: Option<Tensor>,
-    /// Where in `rows × length` the positions lie that are none of the padding: `[positions]`, int64.
+    /// Where in `rows × length` the positions lie that are asked about, none of the padding among them: `[positions]`, int64.
     pub positions: Tensor,
 }
 

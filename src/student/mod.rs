@@ -31,7 +31,7 @@ pub trait Model {
     /// What [`Self::head`] makes logits of; the logits themselves where the model has no head apart.
     ///
     /// # Shapes
-    /// The result is `[positions, width]`, a position for each image or each token that is no padding.
+    /// The result is `[positions, width]`, a position for each image or each token that is asked about.
     ///
     /// # Errors
     /// [`StudentError`]: the model refuses the input or answers with something else.

@@ -209,7 +209,7 @@ impl Course<'_> {
             progress.advance(here);
         }
         let means = self.sums.means();
-        let train_loss = means.total.unwrap_or(f64::NAN);
+        let train_loss = means.total.ok_or(TrainError::NothingLearned { epoch })?;
         self.look(epoch, train_loss, progress)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.watch.rest();

@@ -286,6 +286,15 @@ pub enum TrainError {
         /// The run's folder.
         path: PathBuf,
     },
+    /// Steps that had nothing to learn from.
+    #[error(
+        "epoch {epoch}: expected a step whose rows have a response (responses.begin), found none: raise train.max_steps or train.batch, or \
+         take the rows without one out of the data"
+    )]
+    NothingLearned {
+        /// Counts from 1.
+        epoch: u32,
+    },
     /// A part that is larger than the whole.
     #[error("train.max_samples: expected at most the {samples} samples that there are, found {count}")]
     Part {

@@ -388,14 +388,14 @@ mod tests {
         let of = |rank| RunFolder::of_rank(&out, Ranks::new(rank, 2).unwrap());
         let init = Initialised { taken: 3, ..Initialised::default() };
         let second = of(1);
-        second.claim(false).unwrap();
+        second.claim(false, false).unwrap();
         second.keep_init(Some(&init)).unwrap();
         assert!(!second.writes() && !out.exists());
-        of(0).claim(false).unwrap();
+        of(0).claim(false, false).unwrap();
         of(0).keep_init(Some(&init)).unwrap();
         // What is there, all of them read, and none but the first takes it for occupied.
         assert_eq!(second.kept_init().unwrap(), Some(init));
-        second.claim(false).unwrap();
-        assert!(matches!(of(0).claim(false), Err(TrainError::Occupied { .. })));
+        second.claim(false, false).unwrap();
+        assert!(matches!(of(0).claim(false, false), Err(TrainError::Occupied { .. })));
     }
 }

@@ -188,7 +188,7 @@ pub(super) fn learned_from_tokens(run: &RunFolder) -> Result<bool, TrainError> {
 }
 
 /// `config`, which is to be used with the run in `run`, with what it leaves out as the run's caches had it: how images are
-/// prepared, and how many classes there are.
+/// prepared, how many classes there are, and what of documents is a response.
 ///
 /// # Errors
 /// [`TrainError::Read`], [`TrainError::Config`]: there is no run, or its config is damaged.
@@ -197,6 +197,7 @@ pub fn completed(mut config: TrainConfig, run: &Path) -> Result<TrainConfig, Tra
     config.preprocess = config.preprocess.or(begun.preprocess);
     let classes = config.student.classes().or(begun.student.classes());
     *config.student.classes_mut() = classes;
+    config.responses = config.responses.or(begun.responses);
     Ok(config)
 }
 

@@ -26,7 +26,7 @@ use args::{
     BuildArgs, CacheArgs, Cli, Command, ConfigArgs, ConvertArgs, ExportArgs, FidelityArgs, ImportArgs,
     PageArgs, PlanArgs, ReportArgs, SamplesArgs, ShowArgs, VerifyArgs,
 };
-use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json, tell};
+use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json, tell, write};
 
 /// What is said of work that goes on from its last shard.
 const GOES_ON: &str = "interrupted; the same command goes on where it was";
@@ -210,7 +210,7 @@ fn page_of(args: &PageArgs) -> anyhow::Result<ExitCode> {
     let name = name_of(dir);
     let page = page::page(&report, &name);
     if args.out.as_deref() == Some(Path::new("-")) {
-        print(&page)?;
+        write(&page)?;
         return Ok(ExitCode::SUCCESS);
     }
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-report.html")));

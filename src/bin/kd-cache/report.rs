@@ -252,14 +252,16 @@ pub fn verify(report: &VerifyReport) -> String {
     }
     let of_shard = |damage: &&Damage| damage.file.starts_with("shards/");
     // What lies beside the shards is made once, and shards mean nothing without it.
-    if let Some(damage) =
-        report.damages.iter().find(|damage| damage.file.ends_with(".arrow") && !of_shard(damage))
-    {
+    let is_read_with = |damage: &&Damage| {
+        damage.file.ends_with(".arrow") && damage.file != "encoder.arrow" && !of_shard(damage)
+    };
+    if let Some(damage) = report.damages.iter().find(is_read_with) {
         text.push_str(&format!(
-            "Keep the shards: they are read with {}, which is to be had from another copy of the cache; without one, build it anew.\n",
+            "Keep the shards that are sound: they are read with {}, which is to be had from another copy of the cache; without one, build it anew.\n",
             damage.file
         ));
-    } else if report.damages.iter().any(|damage| of_shard(&damage)) {
+    }
+    if report.damages.iter().any(|damage| of_shard(&damage)) {
         text.push_str("Remove the shards that are damaged: the command that built the cache makes those again that are missing.\n");
     }
     text

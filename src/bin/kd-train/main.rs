@@ -23,7 +23,7 @@ use kd_cache::train::{
 };
 
 use args::{Cli, Command, EvalArgs, GenerateArgs, PredictArgs, RunArgs, TrainArgs};
-use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json, tell};
+use shared::{Format, INTERRUPTED, Terminal, on_interrupt, print, print_config, print_json, tell, write};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -151,7 +151,7 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let said = train::generate(&used(&args.run, &load(&args.run)?), &settings)?;
     match args.format {
         Format::Json => print_json(&said)?,
-        Format::Text => print(&format!("{}{}\n", said.prompt, said.text))?,
+        Format::Text => write(&format!("{}{}\n", said.prompt, said.text))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use kd_cache::config::{Config, load, outline};
 use serde::Serialize;
 
-use super::print;
+use super::write;
 
 /// Print a config.
 #[derive(Args, Debug)]
@@ -26,8 +26,8 @@ pub struct PrintConfigArgs {
 /// Prints what `args` ask for.
 pub fn print_config<C: Config + Serialize>(args: &PrintConfigArgs) -> anyhow::Result<ExitCode> {
     match &args.config {
-        Some(path) => print(&toml::to_string(&load::<C>(path, &args.set)?)?)?,
-        None => print(&outline::<C>())?,
+        Some(path) => write(&toml::to_string(&load::<C>(path, &args.set)?)?)?,
+        None => write(&outline::<C>())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ mod words;
 
 pub use config::{PrintConfigArgs, print_config};
 pub use markup::Markup;
-pub use output::{Format, print, print_json, tell};
+pub use output::{Format, print, print_json, tell, write};
 pub use progress::Terminal;
 pub use run::run;
 pub use stop::{INTERRUPTED, on_interrupt};

@@ -38,7 +38,8 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     write(&visible(text))
 }
 
-fn write(text: &str) -> anyhow::Result<()> {
+/// The same of a document or a text that somebody asked for, as it is.
+pub fn write(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

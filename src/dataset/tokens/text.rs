@@ -1,8 +1,7 @@
 //! Documents of text, tokenised side by side and kept in order.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -17,8 +16,6 @@ use crate::dataset::packed;
 const BATCH_BYTES: usize = 16 << 20;
 /// The same for files, whose sizes are not known beforehand.
 const BATCH_FILES: usize = 256;
-/// Bytes of a file that are asked for at once.
-const READ_BYTES: usize = 1 << 18;
 
 /// The byte-order mark that some programs put before UTF-8, which is no part of it.
 const MARK: &str = "\u{feff}";
@@ -38,7 +35,7 @@ pub(super) fn read_files(
             .map(|path| {
                 let read = |source| TokensError::Read { path: path.clone(), source };
                 let mut bytes = Vec::new();
-                open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(read)?;
+                packed::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(read)?;
                 let text = utf8(path, &bytes, 0)?;
                 encode(tokenizer, text.strip_prefix(MARK).unwrap_or(text), || path.display().to_string())
             })
@@ -59,7 +56,7 @@ pub(super) fn read_jsonl(
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
     let read = |source| TokensError::Read { path: path.to_owned(), source };
-    let mut file = open(path).map_err(read)?;
+    let mut file = packed::open(path).map_err(read)?;
     let mut batch = Vec::new();
     let (mut number, mut offset, mut held) = (0, 0, 0);
     loop {
@@ -84,14 +81,6 @@ pub(super) fn read_jsonl(
                 return Ok(());
             }
         }
-    }
-}
-
-/// The bytes of a file, of a packed one what is in it.
-fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
-    match packed::unpacked(path)? {
-        Some(stream) => Ok(stream),
-        None => Ok(Box::new(BufReader::with_capacity(READ_BYTES, File::open(path)?))),
     }
 }
 
