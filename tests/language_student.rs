@@ -9,25 +9,12 @@ use kd_cache::cache::CacheReader;
 use kd_cache::loader::Samples;
 use serde_json::{Value, json};
 
-/// A student of the tokens of six documents, and a cache over them with changed keys.
-fn case(set: &[&str]) -> Case {
-    let dir = tempfile::tempdir().unwrap();
-    let mut stream = Vec::new();
-    for document in 0..6u16 {
-        stream.extend((0..20 + document).flat_map(|at| (1 + (document * 5 + at * 3) % 7).to_le_bytes()));
-        stream.extend(0u16.to_le_bytes());
-    }
-    let tokens = dir.path().join("tokens.bin");
-    std::fs::write(&tokens, stream).unwrap();
+/// A cache over `dataset` in the folder `dir`, some of its keys changed, and a student that learns from it: `first` and `train` are its
+/// config's keys at the top and of `[train]`.
+pub fn language_case(dir: tempfile::TempDir, dataset: &str, set: &[&str], first: &str, train: &str) -> Case {
     let teacher = fixture("teachers/causal.onnx");
     let cache = format!(
-        r#"seed = 5
-[dataset]
-kind = "tokens"
-paths = [{tokens:?}]
-dtype = "u16"
-separator = 0
-rows = {{ length = 12 }}
+        r#"{dataset}
 [teacher]
 kind = "onnx"
 path = {teacher:?}
@@ -43,7 +30,7 @@ fit_samples = 60
     let cache = write(dir.path(), "cache.toml", &cache);
     build(&cache, &dir.path().join("cache"), set).code(0);
     let train = format!(
-        r#"seed = 3
+        r#"{first}
 [student]
 kind = "llama"
 hidden_size = 32
@@ -56,10 +43,9 @@ weights = {{ kl = 1.0 }}
 kind = "adamw"
 learning_rate = 0.01
 [train]
-epochs = 60
 batch = 4
 threads = 1
-select_by = "seen.kl"
+{train}
 [validation.seen]
 cache = {cache:?}
 "#,
@@ -67,6 +53,28 @@ cache = {cache:?}
     );
     let config = write(dir.path(), "train.toml", &train);
     Case { dir, config, caches: vec!["cache"] }
+}
+
+/// A student of the tokens of six documents, and a cache over them with changed keys.
+fn case(set: &[&str]) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stream = Vec::new();
+    for document in 0..6u16 {
+        stream.extend((0..20 + document).flat_map(|at| (1 + (document * 5 + at * 3) % 7).to_le_bytes()));
+        stream.extend(0u16.to_le_bytes());
+    }
+    let tokens = dir.path().join("tokens.bin");
+    std::fs::write(&tokens, stream).unwrap();
+    let dataset = format!(
+        r#"seed = 5
+[dataset]
+kind = "tokens"
+paths = [{tokens:?}]
+dtype = "u16"
+separator = 0
+rows = {{ length = 12 }}"#
+    );
+    language_case(dir, &dataset, set, "seed = 3", "epochs = 60\nselect_by = \"seen.kl\"")
 }
 
 #[test]

@@ -3,13 +3,14 @@
 #![cfg(all(feature = "onnx", feature = "torch"))]
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 
-use crate::common::{Case, build, fixture, kd_train, write};
+use crate::common::{Case, kd_train, write};
 use crate::inference::{lists, numbers, read};
-use crate::language_student::tokenizer;
+use crate::language_student::{language_case, tokenizer};
 use kd_cache::cache::CacheReader;
 use kd_cache::loader::{Inputs, Responses, Samples};
 use serde_json::json;
@@ -17,6 +18,8 @@ use serde_json::json;
 /// What begins a response and what ends one.
 const BEGIN: [u32; 2] = [30, 31];
 const END: u32 = 32;
+/// The same in a config.
+const SECTION: &str = "[responses]\nbegin = \"w30 w31\"\nend = \"w32\"";
 
 /// Chats of two answers each, the last of which has no end, packed by gzip; a tokenizer; a cache over them and a student.
 fn case() -> Case {
@@ -37,53 +40,22 @@ fn case() -> Case {
     }
     let documents = dir.path().join("chats.jsonl.gz");
     std::fs::write(&documents, packed.finish().unwrap()).unwrap();
-    let teacher = fixture("teachers/causal.onnx");
     let folder = dir.path();
-    let cache = format!(
+    let dataset = format!(
         r#"[dataset]
 kind = "jsonl"
 paths = [{folder:?}]
 tokenizer = {own:?}
-rows = {{ length = 16, packing = "document" }}
-[teacher]
-kind = "onnx"
-path = {teacher:?}
-[head]
-k = 6
-[tail]
-rank = 2
-fit_samples = 60
-"#
+rows = {{ length = 16, packing = "document" }}"#
     );
-    let cache = write(dir.path(), "cache.toml", &cache);
-    build(&cache, &dir.path().join("cache"), &[]).code(0);
-    let train = format!(
-        r#"tokenizer = {own:?}
-[responses]
-begin = "w30 w31"
-end = "w32"
-[student]
-kind = "llama"
-hidden_size = 32
-num_hidden_layers = 1
-num_attention_heads = 4
-[loss]
-weights = {{ kl = 1.0 }}
-[optimizer]
-kind = "adamw"
-learning_rate = 0.01
-[train]
-epochs = 1
-batch = 4
-threads = 1
-select_by = "last"
-[validation.seen]
-cache = {cache:?}
-"#,
-        cache = dir.path().join("cache"),
-    );
-    let config = write(dir.path(), "train.toml", &train);
-    Case { dir, config, caches: vec!["cache"] }
+    let first = format!("tokenizer = {own:?}\n{SECTION}");
+    language_case(dir, &dataset, &[], &first, "epochs = 1\nselect_by = \"last\"")
+}
+
+/// The same training config, which learns from everything.
+fn without_responses(case: &Case) -> PathBuf {
+    let text = std::fs::read_to_string(&case.config).unwrap();
+    write(case.dir.path(), "without.toml", &text.replace(SECTION, ""))
 }
 
 /// Whether what follows each token is learned from: by hand, of the chats above.
@@ -134,12 +106,7 @@ fn what_is_learned_and_measured_is_that_of_responses() {
     let run = case.train("some", &still).code(0);
     assert!(run.err.is_empty(), "{}", run.err);
     let some = run.json();
-    let without = {
-        let text = std::fs::read_to_string(&case.config).unwrap();
-        let text = text.replace("[responses]\nbegin = \"w30 w31\"\nend = \"w32\"\n", "");
-        write(case.dir.path(), "all.toml", &text)
-    };
-    case.run_of(&without, "all", false, &still).code(0);
+    case.run_of(&without_responses(&case), "all", false, &still).code(0);
     let predict = |run: &str| {
         let out = case.out("p.parquet");
         kd_train(&args!["predict", case.out(run), "--dataset", "seen", "--out", out, "--logits"]).code(0);
@@ -226,9 +193,7 @@ fn responses_that_are_not_there_are_told() {
     let said = case.train("none", &[&rare[..], &["train.max_steps=1"]].concat());
     said.refused(&["epoch 1", "responses.begin", "train.max_steps"]);
     // Another config's sets are measured on as the run learned, unless it says otherwise.
-    let text = std::fs::read_to_string(&case.config).unwrap();
-    let text = text.replace("[responses]\nbegin = \"w30 w31\"\nend = \"w32\"\n", "");
-    let without = write(case.dir.path(), "without.toml", &text);
+    let without = without_responses(&case);
     let measured = |more: &[&str]| {
         let mut args = args!["eval", case.out("rare"), "--format", "json"].to_vec();
         more.iter().for_each(|more| args.push(more.into()));

@@ -482,6 +482,11 @@ class Cache:
         require(sound, f"{file!r} is no path inside the cache")
         return self.folder / file
 
+    def existing(self, file):
+        path = self.path(file)
+        require(path.exists(), f"{file} is missing: have it from another copy, or run the command that built the cache again")
+        return path
+
     def verify(self, entry):
         digest, size = hashlib.sha256(), 0
         with open(self.path(entry["file"]), "rb") as file:
@@ -496,8 +501,7 @@ class Cache:
 
     def map_columns(self, file, schema, rows):
         """The columns of an Arrow file as arrays, or `Lists` of them, over the mapped bytes: nothing is copied."""
-        path = self.path(file)
-        require(path.exists(), f"{file} is missing: have it from another copy, or run the command that built the cache again")
+        path = self.existing(file)
         # Mapping an empty file is an error of its own, in other words.
         require(path.stat().st_size > 0, f"{file}: expected an Arrow IPC file, found 0 bytes")
         try:
@@ -525,8 +529,7 @@ class Cache:
         """The columns of a Parquet file, or those of `names`, decoded."""
         import pyarrow.parquet
 
-        path = self.path(file)
-        require(path.exists(), f"{file} is missing: have it from another copy, or run the command that built the cache again")
+        path = self.existing(file)
         try:
             table = pa.parquet.ParquetFile(path).read(columns=names)
             found = table.schema.remove_metadata()

@@ -59,6 +59,14 @@ impl JsonSchema for Tokens {
 }
 
 impl ResponsesConfig {
+    /// Whether any of its tokens are given as text.
+    pub fn has_text(&self) -> bool {
+        [Some(&self.begin), self.end.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|tokens| matches!(tokens, Tokens::Text(_)))
+    }
+
     /// Everything that is wrong with the values, of a config that names a tokenizer or not.
     pub(super) fn validate(&self, tokenizer: bool) -> Vec<Fault> {
         let mut faults = Vec::new();

@@ -434,11 +434,13 @@ impl Samples {
     /// # Errors
     /// [`LoaderError`].
     pub fn learned_of(&self, indices: &[u64]) -> Result<(usize, usize), LoaderError> {
-        let learned = self.counts(indices)?.positions;
-        let Source::Tokens { cache, .. } = &self.source else { return Ok((learned, learned)) };
-        let mut all = 0;
+        let Source::Tokens { cache, .. } = &self.source else { return Ok((indices.len(), indices.len())) };
+        let (mut learned, mut all) = (0, 0);
         for place in &*self.places(indices) {
-            all += cache.tokens(*place)?.map_or(0, |row| row.tokens.len());
+            let Some(row) = cache.tokens(*place)? else { continue };
+            all += row.tokens.len();
+            learned +=
+                self.learned(std::slice::from_ref(&row)).map_or(row.tokens.len(), |learned| learned.len());
         }
         Ok((learned, all))
     }

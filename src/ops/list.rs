@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::DatasetConfig;
@@ -22,7 +21,7 @@ pub enum ListError {
 }
 
 /// A sample, by the id that a cache has it under.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SampleLine {
     /// Its id.
     pub sample: u64,

@@ -18,7 +18,7 @@ use super::watch::{Step, Watch};
 use super::{EpochReport, RunFolder, TrainError};
 use crate::config::{Setting, TrainConfig};
 use crate::loader::{Order, Ranks, Share, share};
-use crate::loss::{LossSchedule, LossTerms, WeightedLoss};
+use crate::loss::{LossSchedule, LossTerms, Means, WeightedLoss};
 use crate::metrics::Evaluation;
 use crate::ops::Progress;
 use crate::optim::{Average, Optimizer, Schedule};
@@ -260,21 +260,26 @@ impl Course<'_> {
             let classes = self.training.classes;
             backward(student, &there, &self.loss, &self.further, over, classes, scale)?.add_to(&mut sum);
         }
-        let Some(terms) = sum else {
-            // Its decay depends on the number of the step, which goes on.
-            if let Some(average) = &mut self.average {
-                average.update();
-            }
-            return Ok(None);
-        };
+        let counted = sum.map(|terms| self.apply(terms, over, learning_rate)).transpose()?.flatten();
+        // Its decay depends on the number of the step, which goes on whatever was learned.
+        if let Some(average) = &mut self.average {
+            average.update();
+        }
+        Ok(counted)
+    }
+
+    /// Changes weights by the gradients that are there, and counts what was lost; `None` as [`Self::step`] has it.
+    fn apply(
+        &mut self,
+        terms: LossTerms,
+        over: Means,
+        learning_rate: f64,
+    ) -> Result<Option<LossTerms>, TrainError> {
         // Gradients are final from here on, and only here: what changes them, a sum over devices say, comes first.
         let (mut norm, usable) = (None, self.optimizer.unscale()?);
         if usable {
             norm = self.clip();
             self.optimizer.step(learning_rate);
-        }
-        if let Some(average) = &mut self.average {
-            average.update();
         }
         let counts = usable || terms.value.double_value(&[]).is_finite();
         if counts {

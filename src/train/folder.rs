@@ -117,10 +117,8 @@ impl RunFolder {
             return Ok(RunLock(None));
         }
         let lock = self.lock()?;
-        let mut found = Vec::new();
-        if let Ok(entries) = fs::read_dir(&self.path) {
-            found.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
-        }
+        // What keeps it from being looked at keeps it from being written to, which tells why.
+        let found = names(&self.path).unwrap_or_default();
         // Looked at again: before there was a lock, somebody else may have been at work.
         if !(found.is_empty() || overwrite || resume && self.may_begin()) {
             return Err(TrainError::Occupied { path: self.path.clone() });
@@ -159,12 +157,6 @@ impl RunFolder {
     /// Whether a run may begin in it without anything being lost: there is no folder, it is empty, or it has what a run writes before its
     /// first step and nothing else, no checkpoint above all.
     pub(super) fn may_begin(&self) -> bool {
-        let names = |path: &Path| -> std::io::Result<Vec<String>> {
-            let entries = durable::if_there(fs::read_dir(path))?;
-            let name =
-                |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-            entries.map_or_else(|| Ok(Vec::new()), |entries| entries.map(name).collect())
-        };
         // What cannot be looked at may be anything.
         let (Ok(found), Ok(kept)) = (names(&self.path), names(&self.path.join(CHECKPOINTS))) else {
             return false;
@@ -218,7 +210,7 @@ impl RunFolder {
         if self.state().exists() {
             return Ok(FoundRun::Interrupted);
         }
-        let is_empty = fs::read_dir(&self.path).map_or(true, |mut entries| entries.next().is_none());
+        let is_empty = names(&self.path).map_or(true, |found| found.is_empty());
         Ok(if is_empty { FoundRun::Nothing } else { FoundRun::Begun })
     }
 
@@ -368,6 +360,12 @@ impl RunFolder {
         let read = text.map(|text| serde_json::from_slice(&text)).transpose();
         read.map_err(|error| TrainError::State { path, problem: error.to_string() })
     }
+}
+
+/// What is in a folder; nothing where there is none.
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    let Some(entries) = durable::if_there(fs::read_dir(folder))? else { return Ok(Vec::new()) };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// JSON and a line's end.

@@ -14,16 +14,23 @@ const ROWS: u64 = 1024;
 /// [`TrainError::Dataset`], [`TrainError::OfTokens`]: there is no tokenizer, or it makes nothing of a text.
 pub(super) fn of_config(config: &TrainConfig) -> Result<Option<Responses>, TrainError> {
     let Some(responses) = &config.responses else { return Ok(None) };
+    // Large ones take a second to open.
+    let tokenizer = match &config.tokenizer {
+        Some(path) if responses.has_text() => {
+            Some((path, Tokenizer::open(path).map_err(DatasetError::from)?))
+        }
+        _ => None,
+    };
     let ids = |key: &str, tokens: &Tokens| {
         let text = match tokens {
             Tokens::Ids(ids) => return Ok(ids.clone()),
             Tokens::Text(text) => text,
         };
         let wrong = |problem: String| TrainError::OfTokens { key: key.to_owned(), problem };
-        let path = config.tokenizer.as_deref();
-        let path = path
+        let (path, tokenizer) = tokenizer
+            .as_ref()
             .ok_or_else(|| wrong(format!("expected ids, or the key tokenizer beside it, found {text:?}")))?;
-        let ids = Tokenizer::open(path).map_err(DatasetError::from)?.encode(text).map_err(wrong)?;
+        let ids = tokenizer.encode(text).map_err(wrong)?;
         match ids.is_empty() {
             false => Ok(ids),
             true => Err(wrong(format!(

@@ -281,7 +281,6 @@ impl Synthetic {
     /// The manifest before anything is in the cache. `created_by` is fixed, so that the bytes of
     /// a finished cache do not change with this crate's version.
     pub fn plan(&self) -> Manifest {
-        let preprocess = PreprocessConfig::default();
         let quantised = self.values == ValueEncoding::Quantized;
         let mut manifest = Manifest {
             format: FORMAT.into(),
@@ -359,10 +358,7 @@ impl Synthetic {
                 }),
             },
             augment: None,
-            preprocess: Some(PreprocessIdentity {
-                digest: Digest::of_json(&preprocess).unwrap(),
-                config: preprocess,
-            }),
+            preprocess: Some(PreprocessIdentity::of(&PreprocessConfig::default()).unwrap()),
             shards: Vec::new(),
         };
         manifest.format_version = manifest.version();

@@ -21,7 +21,7 @@ pub enum Format {
 }
 
 /// `text` with what would move a terminal's cursor or change its colours written out: a cache's manifest may be a stranger's.
-pub fn visible(text: &str) -> Cow<'_, str> {
+fn visible(text: &str) -> Cow<'_, str> {
     let moves = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
     if !text.contains(moves) {
         return text.into();
