@@ -9,7 +9,7 @@
 
 Written from schemas/format-v1.md to format-v5.md alone; sections are the first's unless they are called 3.1, 3.2, …,
 which are the third's, and likewise 4.1, … and 5.1, …. This one file is the whole reader: copy it into your project. It needs
-NumPy and pyarrow, and PyTorch for the two last lines only:
+NumPy and pyarrow, PyTorch for the two last lines only, and Pillow where images are resized:
 
     cache = Cache("my-cache")                      maps the shards when they are first touched
     rows = cache.rows_of(sample_ids)               targets are found by sample (and view), never by order
@@ -18,6 +18,7 @@ NumPy and pyarrow, and PyTorch for the two last lines only:
 
     x = cache.features("pooled", rows)             a feature of the teacher, where the cache keeps some
     tokens = cache.tokens(rows)                    of a dataset of tokens: what each row was predicted on
+    x = cache.prepare(image, sample, view)         of images: the teacher's input, resized, cut and scaled as it was
     batch = cache.torch_batch(rows, device)        as stored: serves every temperature
     loss = kl_loss(student(inputs), batch, cache, temperature=4)
 
@@ -44,6 +45,32 @@ A DataLoader is quickest with whole batches, which it asks a dataset with `__get
 
     for x, batch in DataLoader(Distilled(images, cache), 256, shuffle=True, num_workers=2, collate_fn=whole, pin_memory=True):
         loss = kl_loss(student(x.cuda()), batch.to("cuda"), cache, temperature=4)
+
+Where the cache has several views of each image (`[augment]` in its config), the student is to see the part that the teacher saw. Which
+one that is depends on seed, sample and view alone, and `prepare` cuts it out; epoch e takes view e mod cache.views:
+
+    class Views(torch.utils.data.Dataset):
+        def __init__(self, files, cache):  # files[i] is that of sample i: kd-cache samples lists them
+            self.files, self.cache, self.view = files, cache, 0
+
+        def __len__(self):
+            return len(self.files)
+
+        def __getitems__(self, samples):
+            x = [self.cache.prepare(Image.open(self.files[sample]), sample, self.view) for sample in samples]
+            return torch.from_numpy(np.stack(x)), self.cache.torch_batch(self.cache.rows_of(samples, self.view))
+
+    loader = DataLoader(Views(files, cache), 256, shuffle=True, num_workers=8, collate_fn=whole)
+    for epoch in range(epochs):
+        loader.dataset.view = epoch % cache.views  # workers are told as an epoch begins; not those of persistent_workers=True
+        for x, batch in loader:
+            loss = kl_loss(student(x), batch, cache, temperature=4)
+
+`prepare` takes what PIL's Image.open gives, or an array of bytes, [height, width] or [height, width, channels], and gives a float32 array
+in the manifest's layout, with views and without. Where the file decodes to the same bytes, as lossless ones do, it is the teacher's
+input to the bit, but for one or two bytes in a hundred of a resized image, which are off by one, seldom by two. Decoders of JPEG
+differ by a unit or two, and by some more where colours have half the size. `cache.view(sample, view, height, width)` is a view's part
+in pixels, for pipelines of your own.
 
 Positions that are not to count (padding, prompts) are left out on both sides: kl_loss(logits[mask], batch.of(mask), …).
 
@@ -118,6 +145,16 @@ class TorchBatch(NamedTuple):
     def of(self, which):
         """Some of the targets: `which` is a mask over all n, or places."""
         return TorchBatch(*(tensor[which] for tensor in self))
+
+
+class View(NamedTuple):
+    """What is seen of an image, in pixels, and whether left and right change places."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
 
 
 class Lists(NamedTuple):
@@ -317,6 +354,68 @@ class Codebook:
         return slice(None) if has.all() else np.flatnonzero(has)
 
 
+# ---- section 3.9: what the teacher saw of an image ----------------------------------------------
+
+WORD = 2**64 - 1
+CROP_TRIES = 10
+# What red, green and blue weigh in grey, of 65,536.
+LUMA = np.array([19595, 38470, 7471])
+
+
+def mix(z):
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & WORD
+    return z ^ z >> 31
+
+
+def uniform(seed, sample, view):
+    """Numbers from 0 to below 1, without end."""
+    state = mix(mix(mix(seed ^ 0x76696577) ^ sample) ^ view)
+    while True:
+        state = state + 0x9E3779B97F4A7C15 & WORD
+        yield (mix(state) >> 11) / 2**53
+
+
+def random_part(crop, random, height, width):
+    """Top, left, height and width of a part of random place, size and shape; after ten tries of one in the middle."""
+    (small, large), (narrow, wide) = crop["scale"], crop["ratio"]
+    for _ in range(CROP_TRIES):
+        area = height * width * (small + (large - small) * next(random))
+        ratio = math.exp(math.log(narrow) + (math.log(wide) - math.log(narrow)) * next(random))
+        # round() takes halves to the even number.
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 1 <= w <= width and 1 <= h <= height:
+            return int(next(random) * (height - h + 1)), int(next(random) * (width - w + 1)), h, w
+    h, w = height, width
+    if width / height < narrow:
+        h = min(max(round(width / narrow), 1), height)
+    elif width / height > wide:
+        w = min(max(round(height * wide), 1), width)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized(pixels, height, width, interpolation):
+    """[height, width, channels], by Pillow: rows first, whatever order its version has, and each channel by itself."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise CacheError("resizing an image needs Pillow: pip install pillow") from error
+    method = Image.Resampling[interpolation.upper()]
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, -1, 0)]
+    planes = [plane.resize((width, plane.height), method).resize((width, height), method) for plane in planes]
+    return np.stack(planes, axis=-1)
+
+
+def middle(pixels, side):
+    """The square in the middle; what lies outside of the image is black."""
+    lacking = [max(side - length, 0) for length in pixels.shape[:2]]
+    pixels = np.pad(pixels, [*((n // 2, n - n // 2) for n in lacking), (0, 0)])
+    top, left = (round((length - side) / 2) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
 class Cache:
     """An open cache: a sample (a view of it, where there are many) is a row, and rows are numbered through all
     shards from 0.
@@ -346,7 +445,7 @@ class Cache:
         self.codebook = None
         if self.whole:
             self.read_codebook()
-        self.read_ids = self.read_labels = self.tail_tensors = None
+        self.read_ids = self.read_labels = self.tail_tensors = self.checked_recipe = None
         if verify:
             for index in range(len(self.shards)):
                 self.verify_rules(index)
@@ -395,8 +494,8 @@ class Cache:
         require(sound, f"tail.rank: expected {f'{least} to' if least else 'at most'} {most}, found {self.rank}")
         self.read_features(m)
         self.read_later_versions(m, later)
-        augment = m.get("augment") if later else None
-        self.views = augment["views"] if augment else 1
+        self.augment = m.get("augment") if later else None
+        self.views = self.augment["views"] if self.augment else 1
         sound = m["views"] == self.views >= 1 and (self.vocabulary or m["positions"] == m["samples"] * self.views)
         expected = "one view" if self.views == 1 else f"{self.views} views"
         found = f"{m['views']} of {m['samples']} samples with {m['positions']} positions in all"
@@ -919,6 +1018,116 @@ class Cache:
         elif self.draws is not None:
             values = self.of_draws(values.astype(np.int64), in_head)
         return counts, ids, values, curve, codes
+
+    # ---- section 3.9 --------------------------------------------------------------------------
+
+    def recipe(self):
+        """`preprocess` of the manifest; it and `augment` are what their digests are of."""
+        if self.checked_recipe is None:
+            require(self.vocabulary is None, "the samples of this cache are tokens, not images: cache.tokens has them")
+            recipe, augment = self.manifest.get("preprocess"), self.augment
+            require(recipe, "the manifest does not say how samples were prepared: the targets come from another tool")
+            for name in ("preprocess", *(["augment"] if augment else [])):
+                self.verify_digest(name)
+            crop = (augment or {}).get("random_resized_crop") or {"scale": [1, 1], "ratio": [1, 1]}
+            (small, large), (narrow, wide) = crop["scale"], crop["ratio"]
+            sound = 0 < small <= large <= 1 and 0 < narrow <= wide < math.inf
+            require(sound, f"augment.random_resized_crop: expected shares of the area and positive ratios, found {crop}")
+            self.checked_recipe = recipe
+        return self.checked_recipe
+
+    def verify_digest(self, name):
+        # Numbers count as they are written, and so are read as text.
+        text = (self.folder / "manifest.json").read_text(encoding="utf-8")
+        part = json.loads(text, parse_float=lambda number: f"<{number}>")[name]
+        said = part.pop("digest")
+        compact = re.sub('"<(.*?)>"', r"\1", json.dumps(part, separators=(",", ":")))
+        found = "sha256:" + hashlib.sha256(compact.encode()).hexdigest()
+        require(found == said, f"{name}: expected {found}, the digest of its keys, found {said}: the manifest was edited")
+
+    def view(self, sample, view, height, width):
+        """The `View` that is seen of an image of `height` × `width`. Where nothing is cut out at random it is the whole image,
+        which is then resized and cut as without views."""
+        self.recipe()
+        require(0 <= view < self.views, f"view: expected 0 to {self.views - 1}, found {view}")
+        require(height >= 1 and width >= 1, f"an image of {height} × {width} pixels")
+        if self.augment is None:
+            return View(0, 0, height, width, False)
+        require(sample is not None, "sample: expected the image's sample id, by which its views are drawn")
+        sample, view = int(sample), int(view)
+        require(0 <= sample <= WORD, f"sample: expected 0 to 2^64 - 1, found {sample}")
+        random = uniform(self.augment["seed"], sample, view)
+        flip = next(random) < self.augment["horizontal_flip"]
+        crop = self.augment.get("random_resized_crop")
+        part = random_part(crop, random, height, width) if crop else (0, 0, height, width)
+        return View(*part, flip)
+
+    def prepare(self, image, sample=None, view=0):
+        """The teacher's input for a view of an image: float32, in the manifest's layout, without the batch's dimension.
+
+        `image`: one of PIL, or an array of bytes of a sample's shape, images being [height, width] or [height, width, channels].
+        `sample` is its id, which is needed where the cache has views.
+        """
+        recipe = self.recipe()
+        values = self.bytes_of(image)
+        if values.ndim in (2, 3):
+            values = self.seen(values.reshape(*values.shape[:2], -1), sample, view)
+        require(values.ndim == 3 or recipe["layout"] == "flat", f"an image: expected 2 or 3 dimensions, found {values.ndim}")
+        values = values.reshape(-1, 1) if recipe["layout"] == "flat" else values
+        mean, std = np.array(recipe["mean"], np.float64), np.array(recipe["std"], np.float64)
+        sound = len(mean) == len(std) and len(mean) in (1, values.shape[-1])
+        require(sound, f"preprocess.mean and .std: expected 1 value or {values.shape[-1]}, found {len(mean)} and {len(std)}")
+        values = ((values.astype(np.float64) * recipe["scale"] - mean) / std).astype(np.float32)
+        if recipe["layout"] == "flat":
+            return values.ravel()
+        return np.ascontiguousarray(values.transpose(2, 0, 1)) if recipe["layout"] == "nchw" else values
+
+    def bytes_of(self, image):
+        """An image as the builder reads it from its file: bytes of the shape of a sample."""
+        shape = self.manifest["dataset"]["sample_shape"]
+        if hasattr(image, "convert"):
+            if image.mode.startswith("I"):
+                # Of 16 bits the upper 8 are kept.
+                image = np.asarray(image) >> 8
+                image = image.astype(np.uint8) if len(shape) == 2 else np.stack([image.astype(np.uint8)] * 3, axis=-1)
+            elif len(shape) == 3 and shape[2] == 3:
+                image = image.convert("RGB")
+        found = np.asarray(image)
+        fits = found.ndim == len(shape) and all(wanted in (0, length) for wanted, length in zip(shape, found.shape))
+        expected = " × ".join(str(length or "any") for length in shape)
+        require(fits and found.dtype == np.uint8, f"an image: expected bytes, {expected}, found {found.dtype}, {found.shape}")
+        return found
+
+    def seen(self, pixels, sample, view):
+        """What is seen of an image [height, width, channels] in one of its views."""
+        recipe, (height, width, channels) = self.checked_recipe, pixels.shape
+        top, left, part_height, part_width, flip = self.view(sample, view, height, width)
+        wanted = recipe.get("channels") or channels
+        if wanted != channels:
+            require((channels, wanted) in ((1, 3), (3, 1)), f"preprocess.channels = {wanted}: found {channels} channels")
+            grey = pixels if channels == 1 else ((pixels @ LUMA + 0x8000) >> 16).astype(np.uint8)[..., None]
+            pixels = np.repeat(grey, wanted, axis=-1)
+        method, crop = recipe.get("interpolation", "bilinear"), recipe.get("crop")
+        if self.augment and self.augment.get("random_resized_crop"):
+            shape = self.manifest["dataset"]["sample_shape"][:2]
+            known = crop or recipe.get("size") or 0 not in shape
+            require(known, "preprocess: expected crop or size, because images have sizes of their own")
+            size = (crop, crop) if crop else self.resized_size(*shape)
+            pixels = resized(pixels[top : top + part_height, left : left + part_width], *size, method)
+        else:
+            pixels = resized(pixels, *self.resized_size(height, width), method)
+            pixels = middle(pixels, crop) if crop else pixels
+        return pixels[:, ::-1] if flip else pixels
+
+    def resized_size(self, height, width):
+        """Height and width of an image after resizing."""
+        recipe = self.checked_recipe
+        if recipe.get("size"):
+            return tuple(recipe["size"])
+        shorter = recipe.get("resize")
+        if not shorter:
+            return height, width
+        return (shorter * height // width, shorter) if width <= height else (shorter, shorter * width // height)
 
     # ---- section 5 ----------------------------------------------------------------------------
 
