@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
 
-use crate::common::{Case, kd_train, write};
+use crate::common::{Case, kd_train, talking_build, write};
 use crate::inference::{lists, numbers, read};
 use crate::language_student::{language_case, tokenizer};
 use kd_cache::cache::CacheReader;
@@ -203,4 +203,50 @@ fn responses_that_are_not_there_are_told() {
     // Of images there are none.
     let images = Case::new();
     images.refused(&["responses.begin=[1]"], &["responses", "images", "leave the key out"]);
+}
+
+/// Messages that a template lays out are the text that it says, and a build tells between what its answers stand.
+#[test]
+fn chats_laid_out_by_a_template_are_their_text() {
+    let case = case();
+    let dir = case.dir.path();
+    let chats = |chat: u32| {
+        let said = |from: u32, to: u32| {
+            (from..to).map(|at| format!("w{}", (chat + at) % 20)).collect::<Vec<_>>().join(" ")
+        };
+        [("user", said(0, 3)), ("assistant", said(2, 4)), ("user", said(7, 8)), ("assistant", said(5, 9))]
+    };
+    let (mut messages, mut texts) = (String::new(), String::new());
+    for chat in (0..12).map(chats) {
+        let laid_out = chat.iter().map(|(role, said)| match *role {
+            "assistant" => format!("w30 w31 {said} w32\n"),
+            _ => format!("{said}\n"),
+        });
+        texts += &format!("{}\n", json!({ "text": laid_out.collect::<String>() }));
+        let chat =
+            chat.iter().map(|(role, said)| json!({ "role": role, "content": said })).collect::<Vec<_>>();
+        messages += &format!("{}\n", json!({ "messages": chat }));
+    }
+    let template = "{% for message in messages %}\n{% if message.role == 'assistant' %}\nw30 w31 {{ message.content }} w32\n\
+                    {% else %}\n{{ message.content }}\n{% endif %}\n{% endfor %}\n\
+                    {% if add_generation_prompt %}\nw30 w31 {% endif %}";
+    write(dir, "chat_template.jinja", template);
+    let built = |name: &str, lines: &str, more: &str| {
+        let folder = dir.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        write(&folder, "a.jsonl", lines);
+        let text = std::fs::read_to_string(dir.join("cache.toml")).unwrap();
+        let paths = format!("paths = [{dir:?}]");
+        assert!(text.contains(&paths));
+        let text = text.replace(&paths, &format!("paths = [{folder:?}]\n{more}"));
+        let out = folder.join("cache");
+        let err = talking_build(&write(&folder, "c.toml", &text), &out, &[]).code(0).err;
+        (std::fs::read(out.join("shards/00000.arrow")).unwrap(), err)
+    };
+    let (of_text, quiet) = built("text", &texts, "");
+    let (of_chats, told) = built("chats", &messages, "chat = {}");
+    assert_eq!(of_text, of_chats);
+    assert!(!quiet.contains("answer"), "{quiet}");
+    let between = "an answer stands behind \"w30 w31 \" (responses.begin), up to \"w32\" (responses.end)";
+    assert!(told.contains("chat_template.jinja") && told.contains(between), "{told}");
 }

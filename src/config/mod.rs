@@ -73,8 +73,8 @@ pub use teacher::{
     OutputKind, TeacherConfig, TeacherKind,
 };
 pub use tokens::{
-    DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing, ParquetConfig, Part, RowsConfig,
-    SplitConfig, TextConfig, TokenType, TokensConfig,
+    ChatConfig, DEFAULT_MESSAGES, DEFAULT_ROW_LENGTH, DEFAULT_TEXT_FIELD, JsonlConfig, Packing,
+    ParquetConfig, Part, RowsConfig, SplitConfig, TextConfig, TokenType, TokensConfig,
 };
 pub use tracking::{MlflowConfig, TrackingConfig, problem_of_uri};
 pub use train::{InitConfig, InitLayers, Precision, TrainConfig, TrainSection};

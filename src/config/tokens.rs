@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono::NaiveDate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,8 @@ use super::{Fault, Name};
 pub const DEFAULT_ROW_LENGTH: usize = 512;
 /// Default of `dataset.field` and `dataset.column`, and the name that text goes by in most corpora.
 pub const DEFAULT_TEXT_FIELD: &str = "text";
+/// Default of [`ChatConfig::messages`], and the key of most data sets of chats.
+pub const DEFAULT_MESSAGES: &str = "messages";
 /// The largest id that a token may have.
 const LARGEST_TOKEN: u64 = u32::MAX as u64;
 
@@ -36,7 +39,7 @@ pub struct TextConfig {
     pub limit: Option<u64>,
 }
 
-/// JSON Lines; each line is a document.
+/// JSON Lines; each line is a document, text or a chat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlConfig {
@@ -47,6 +50,9 @@ pub struct JsonlConfig {
     /// The key that holds a document's text.
     #[serde(default = "default_text_field")]
     pub field: String,
+    /// In place of `field`: documents are chats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatConfig>,
     /// The `tokenizer.json` that makes tokens of the text.
     pub tokenizer: PathBuf,
     /// How documents become rows.
@@ -61,7 +67,7 @@ pub struct JsonlConfig {
     pub limit: Option<u64>,
 }
 
-/// Parquet files; each row of the table is a document.
+/// Parquet files; each row of the table is a document, text, a chat or tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParquetConfig {
@@ -72,6 +78,9 @@ pub struct ParquetConfig {
     /// The column of documents: strings, or lists of token ids.
     #[serde(default = "default_text_field")]
     pub column: String,
+    /// In place of `column`: documents are chats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatConfig>,
     /// The `tokenizer.json` that makes tokens of strings; of lists of ids, what the ids mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -85,6 +94,36 @@ pub struct ParquetConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub limit: Option<u64>,
+}
+
+/// Documents that are chats, which a chat template makes text of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChatConfig {
+    /// The key or column of a chat's messages: a list of objects with `role` and `content`, or ShareGPT's `from` and `value`, and whatever
+    /// else the template looks at. Beside it, what stands under `tools` is given to the template.
+    pub messages: String,
+    /// The chat template, a file of Jinja's language as `transformers` has it. Default: the one beside the tokenizer, in
+    /// `chat_template.jinja` or `tokenizer_config.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<PathBuf>,
+    /// What templates are told that ask for today's date, a day such as `2026-03-31`. Default: that they cannot ask, as caches would
+    /// differ from day to day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+}
+
+impl Default for ChatConfig {
+    fn default() -> Self {
+        Self { messages: DEFAULT_MESSAGES.into(), template: None, date: None }
+    }
+}
+
+impl ChatConfig {
+    /// What is called today, where something is.
+    pub fn day(&self) -> Option<NaiveDate> {
+        self.date.as_ref()?.parse().ok()
+    }
 }
 
 /// Tokens made by another program: `.bin`, `.npy`, `.arrow` or `.parquet`.
@@ -270,6 +309,21 @@ impl TokensConfig {
     }
 }
 
+/// What is wrong with `chat` beside `text`, the value of `key`.
+fn chat_beside(key: &str, text: &str, chat: Option<&ChatConfig>, prefix: &str) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let Some(chat) = chat else { return faults };
+    if text != DEFAULT_TEXT_FIELD {
+        let problem = format!("documents are text ({key}) or chats (chat); remove one of the keys");
+        faults.push(Fault::new(format!("{prefix}.{key}"), problem));
+    }
+    if let Some(found) = chat.date.as_ref().filter(|_| chat.day().is_none()) {
+        let problem = format!("expected a day such as \"2026-03-31\", found {found:?}");
+        faults.push(Fault::new(format!("{prefix}.chat.date"), problem));
+    }
+    faults
+}
+
 impl super::DatasetConfig {
     /// The word that the config has for the kind.
     pub fn kind(&self) -> &'static str {
@@ -311,8 +365,19 @@ impl super::DatasetConfig {
         if let Some(rows) = self.rows() {
             faults.extend(rows.validate(&format!("{prefix}.rows")));
         }
-        if let Self::Tokens(config) = self {
-            faults.extend(config.validate(prefix));
+        match self {
+            Self::Jsonl(JsonlConfig { field, chat, .. }) => {
+                faults.extend(chat_beside("field", field, chat.as_ref(), prefix));
+            }
+            Self::Parquet(ParquetConfig { column, chat, tokenizer, .. }) => {
+                faults.extend(chat_beside("column", column, chat.as_ref(), prefix));
+                if chat.is_some() && tokenizer.is_none() {
+                    let problem = "missing; the text of chats becomes tokens by it";
+                    faults.push(Fault::new(format!("{prefix}.tokenizer"), problem));
+                }
+            }
+            Self::Tokens(config) => faults.extend(config.validate(prefix)),
+            Self::Idx { .. } | Self::Folder(_) | Self::Text(_) => {}
         }
         faults
     }

@@ -68,10 +68,12 @@ pub enum TokensError {
         found: String,
     },
     /// A table has no such column, or one of another type.
-    #[error("{path}: dataset.column: expected column {column:?} of {expected}, found {found}")]
+    #[error("{path}: dataset.{key}: expected column {column:?} of {expected}, found {found}")]
     Column {
         /// The file.
         path: PathBuf,
+        /// The key that names it.
+        key: &'static str,
         /// The column.
         column: String,
         /// The types that would do.
@@ -148,6 +150,31 @@ pub enum TokensError {
         path: PathBuf,
         /// The column.
         column: String,
+    },
+    /// Messages without a chat template.
+    #[error(
+        "dataset.chat.template: missing; beside {tokenizer} lies neither a chat_template.jinja nor a \
+         tokenizer_config.json with one"
+    )]
+    NoChatTemplate {
+        /// The tokenizer.
+        tokenizer: PathBuf,
+    },
+    /// A chat template that is none.
+    #[error("dataset.chat.template: cannot use {path} as a chat template: {problem}")]
+    ChatTemplate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Messages that the chat template does not lay out.
+    #[error("{place}: cannot lay out the messages (dataset.chat): {problem}")]
+    Chat {
+        /// File and line or row.
+        place: String,
+        /// What is wrong with them, or what the template says.
+        problem: String,
     },
     /// The tokenizer refuses a document.
     #[error("{place}: the tokenizer fails: {problem}")]

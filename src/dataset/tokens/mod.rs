@@ -1,8 +1,8 @@
 //! Documents as rows of tokens: what a language model reads, and predicts at every position of.
 //!
 //! ```text
-//! files → text or tables → tokenizer ─┐
-//!         .bin, .npy (mapped) ────────┴→ documents → a part of them → rows
+//! files → text, chats or tables → tokenizer ─┐
+//!         .bin, .npy (mapped) ───────────────┴→ documents → a part of them → rows
 //! ```
 //!
 //! What is tokenised or decoded is held in memory, two bytes a token where the vocabulary has at most
@@ -10,6 +10,7 @@
 //! more. `.bin` and `.npy` stay where they are: they are mapped, read through once when they are opened, and
 //! each row is gathered from the map. So tokenise a large corpus once, into a `.bin`.
 
+mod chat;
 mod corpus;
 mod error;
 mod files;
@@ -17,6 +18,7 @@ mod ipc;
 mod npy;
 mod open;
 mod pack;
+mod python_json;
 mod rows;
 mod split;
 mod table;

@@ -3,14 +3,17 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
+use super::chat::ChatTemplate;
 use super::corpus::{Corpus, CorpusBuilder, Number};
 use super::pack::{Plan, Wanted};
 use super::rows::{Meaning, Rows};
 use super::table::Column;
+use super::text::Part;
 use super::tokenizer::Tokenizer;
 use super::{TokensError, files, npy, split, table, text};
 use crate::config::{
-    JsonlConfig, Name, Packing, ParquetConfig, RowsConfig, SplitConfig, TextConfig, TokenType, TokensConfig,
+    ChatConfig, JsonlConfig, Name, Packing, ParquetConfig, RowsConfig, SplitConfig, TextConfig, TokenType,
+    TokensConfig,
 };
 use crate::mapped::map_file;
 
@@ -24,6 +27,8 @@ struct Layout<'a> {
     separator: Option<u32>,
     /// Whether documents are text, which becomes tokens here.
     of_text: bool,
+    /// What lays out chats, where they are such.
+    chat: Option<&'a ChatTemplate>,
 }
 
 /// The tokenizer with what its documents begin with.
@@ -53,6 +58,11 @@ fn token(
     })
 }
 
+/// Where messages lie, and what lays them out.
+fn chats<'a>(config: &'a ChatConfig, tokenizer: &Path) -> Result<(&'a str, ChatTemplate), TokensError> {
+    Ok((&config.messages, ChatTemplate::open(config, tokenizer)?))
+}
+
 pub(super) fn text(config: &TextConfig) -> Result<Rows, TokensError> {
     let tokenizer = of_documents(Tokenizer::open(&config.tokenizer)?, &config.rows)?;
     let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
@@ -66,22 +76,36 @@ pub(super) fn text(config: &TextConfig) -> Result<Rows, TokensError> {
 
 pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
     let tokenizer = of_documents(Tokenizer::open(&config.tokenizer)?, &config.rows)?;
-    let layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
+    let chat = config.chat.as_ref().map(|chat| chats(chat, &config.tokenizer)).transpose()?;
+    let mut layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
+    layout.chat = chat.as_ref().map(|(_, template)| template);
     layout.end()?;
+    let part = match &chat {
+        Some((key, template)) => Part::Chat(key, template),
+        None => Part::Text(&config.field),
+    };
     let files = files::resolve(&config.paths, &["jsonl", "jsonl.gz", "jsonl.zst"])?;
     let mut corpus = layout.corpus();
-    corpus.add_files(&files, |file, corpus| text::read_jsonl(file, &config.field, &tokenizer, corpus))?;
+    corpus.add_files(&files, |file, corpus| text::read_jsonl(file, &part, &tokenizer, corpus))?;
     layout.lay(corpus.finish(), &files)
 }
 
 pub(super) fn parquet(config: &ParquetConfig) -> Result<Rows, TokensError> {
     let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
     let tokenizer = tokenizer.map(|tokenizer| of_documents(tokenizer, &config.rows)).transpose()?;
+    let chat = config.chat.as_ref().zip(config.tokenizer.as_deref());
+    let chat = chat.map(|(chat, tokenizer)| chats(chat, tokenizer)).transpose()?;
     let mut layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, tokenizer.as_ref());
+    layout.chat = chat.as_ref().map(|(_, template)| template);
     layout.end()?;
     let files = files::resolve(&config.paths, &["parquet"])?;
-    let column =
-        Column { name: &config.column, text: true, tokenizer: tokenizer.as_ref(), ids: Cell::new(false) };
+    let column = Column {
+        name: chat.as_ref().map_or(&config.column, |(column, _)| column),
+        text: true,
+        chat: layout.chat,
+        tokenizer: tokenizer.as_ref(),
+        ids: Cell::new(false),
+    };
     let mut corpus = layout.corpus();
     corpus.add_files(&files, |file, corpus| table::read_parquet(file, &column, corpus))?;
     layout.of_text = !column.ids.get();
@@ -99,10 +123,12 @@ pub(super) fn tokens(config: &TokensConfig) -> Result<Rows, TokensError> {
         vocabulary: config.vocabulary.or(known),
         separator: config.separator,
         of_text: false,
+        chat: None,
     };
     layout.end()?;
     let files = files::resolve(&config.paths, &["bin", "npy", "arrow", "parquet"])?;
-    let column = Column { name: &config.column, text: false, tokenizer: None, ids: Cell::new(false) };
+    let column =
+        Column { name: &config.column, text: false, chat: None, tokenizer: None, ids: Cell::new(false) };
     let mut corpus = layout.corpus();
     corpus.add_files(&files, |file, corpus| {
         let extension = file.extension().map(|extension| extension.to_string_lossy().into_owned());
@@ -152,7 +178,7 @@ impl<'a> Layout<'a> {
         tokenizer: Option<&'a Tokenizer>,
     ) -> Self {
         let vocabulary = tokenizer.map(|tokenizer| tokenizer.identity().size);
-        Self { rows, split, limit, tokenizer, vocabulary, separator: None, of_text: true }
+        Self { rows, split, limit, tokenizer, vocabulary, separator: None, of_text: true, chat: None }
     }
 
     fn corpus(&self) -> CorpusBuilder {
@@ -192,7 +218,8 @@ impl<'a> Layout<'a> {
                 self.tokenizer.map(|tokenizer| tokenizer.text(begin)).unwrap_or_default()
             )
         });
-        between.into_iter().chain(begin).collect()
+        let chats = self.chat.map(ChatTemplate::note);
+        between.into_iter().chain(begin).chain(chats).collect()
     }
 
     /// What a tokenizer of text would put before a document, where nothing is, and where the first does not have it written out.

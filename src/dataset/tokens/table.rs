@@ -9,9 +9,11 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::error::ArrowError;
+use arrow::json::LineDelimitedWriter;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::chat::ChatTemplate;
 use super::corpus::CorpusBuilder;
 use super::tokenizer::Tokenizer;
 use super::{TokensError, ipc, text};
@@ -25,6 +27,8 @@ pub(super) struct Column<'a> {
     pub(super) name: &'a str,
     /// Whether strings will do, or else ids only.
     pub(super) text: bool,
+    /// What lays out messages, where documents are chats.
+    pub(super) chat: Option<&'a ChatTemplate>,
     /// Makes tokens of strings.
     pub(super) tokenizer: Option<&'a Tokenizer>,
     /// Whether there were ids in a file that was read.
@@ -41,7 +45,8 @@ pub(super) fn read_parquet(
     let table = |problem: String| TokensError::Table { path: path.to_owned(), form: "Parquet", problem };
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| table(error.to_string()))?;
     let index = column.find(path, builder.schema())?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), [index]);
+    let tools = column.chat.and_then(|_| builder.schema().index_of(text::TOOLS).ok());
+    let mask = ProjectionMask::roots(builder.parquet_schema(), [index].into_iter().chain(tools));
     let reader = builder
         .with_projection(mask)
         .with_batch_size(BATCH_ROWS)
@@ -63,9 +68,14 @@ pub(super) fn read_arrow(
 impl Column<'_> {
     /// The place of the column among the others, when it is one of documents.
     fn find(&self, path: &Path, schema: &Schema) -> Result<usize, TokensError> {
-        let expected = if self.text { "text or lists of token ids" } else { "lists of token ids" };
+        let (key, expected) = match self.chat {
+            Some(_) => ("chat.messages", "messages, lists of structures"),
+            None if self.text => ("column", "text or lists of token ids"),
+            None => ("column", "lists of token ids"),
+        };
         let wrong = |found: String| TokensError::Column {
             path: path.to_owned(),
+            key,
             column: self.name.to_owned(),
             expected,
             found,
@@ -75,6 +85,11 @@ impl Column<'_> {
             let known: Vec<String> = schema.fields().iter().map(|field| describe(field)).collect();
             return Err(wrong(format!("only {}", known.join(", "))));
         };
+        if self.chat.is_some() {
+            let kind = field.data_type();
+            let fits = holds_structures(kind) || holds_text(kind);
+            return if fits { Ok(index) } else { Err(wrong(format!("type {kind}"))) };
+        }
         if holds_ids(field.data_type()) {
             self.ids.set(true);
             if self.tokenizer.is_some_and(Tokenizer::begins_documents) {
@@ -91,7 +106,7 @@ impl Column<'_> {
         }
     }
 
-    /// Adds what batches of the one column hold.
+    /// Adds what batches of the column hold.
     fn add_all(
         &self,
         path: &Path,
@@ -107,11 +122,13 @@ impl Column<'_> {
         let mut row = 0;
         for batch in batches {
             let batch = batch.map_err(table)?;
-            let values = batch.column(0);
+            let values = batch.column_by_name(self.name).unwrap_or_else(|| batch.column(0));
             if let Some(null) = (0..values.len()).find(|i| values.is_null(*i)) {
                 return Err(self.null(path, row + null as u64));
             }
-            if holds_text(values.data_type()) {
+            if let Some(template) = self.chat {
+                self.add_chats(path, row, &batch, template, corpus)?;
+            } else if holds_text(values.data_type()) {
                 self.add_text(path, row, &cast(values, &DataType::LargeUtf8).map_err(table)?, corpus)?;
             } else {
                 let item = Field::new_list_field(DataType::Int64, true);
@@ -140,6 +157,29 @@ impl Column<'_> {
         let rows: Vec<(u64, Cow<str>)> =
             (0..strings.len()).map(|i| (first + i as u64, strings.value(i).into())).collect();
         text::add_rows(path, &rows, tokenizer, corpus)
+    }
+
+    fn add_chats(
+        &self,
+        path: &Path,
+        first: u64,
+        batch: &RecordBatch,
+        template: &ChatTemplate,
+        corpus: &mut CorpusBuilder,
+    ) -> Result<(), TokensError> {
+        let table = |problem: String| TokensError::Table { path: path.to_owned(), form: "Parquet", problem };
+        let Some(tokenizer) = self.tokenizer else {
+            return Err(TokensError::NoTokenizer { path: path.to_owned(), column: self.name.to_owned() });
+        };
+        // As JSON, in which chats have the same form wherever they lie, and what is null is left out.
+        let mut writer = LineDelimitedWriter::new(Vec::new());
+        writer.write(batch).and_then(|()| writer.finish()).map_err(|error| table(error.to_string()))?;
+        let json = writer.into_inner();
+        let rows = serde_json::Deserializer::from_slice(&json).into_iter();
+        let rows = (first..).zip(rows).map(|(row, object)| Ok((row, object?)));
+        let rows = rows.collect::<Result<Vec<_>, serde_json::Error>>();
+        let rows = rows.map_err(|error| table(error.to_string()))?;
+        text::add_chats(path, rows, (self.name, template), tokenizer, corpus)
     }
 
     fn add_ids(
@@ -175,6 +215,15 @@ fn holds_text(kind: &DataType) -> bool {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Dictionary(_, value) => holds_text(value),
+        _ => false,
+    }
+}
+
+fn holds_structures(kind: &DataType) -> bool {
+    match kind {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            matches!(item.data_type(), DataType::Struct(_))
+        }
         _ => false,
     }
 }

@@ -5,9 +5,10 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::TokensError;
+use super::chat::ChatTemplate;
 use super::corpus::CorpusBuilder;
 use super::tokenizer::Tokenizer;
 use crate::dataset::packed;
@@ -19,6 +20,17 @@ const BATCH_FILES: usize = 256;
 
 /// The byte-order mark that some programs put before UTF-8, which is no part of it.
 const MARK: &str = "\u{feff}";
+
+/// What of an object or of a table becomes a document.
+pub(super) enum Part<'a> {
+    /// Text, under this key or in this column.
+    Text(&'a str),
+    /// Messages there, which the template lays out, and what is said of tools.
+    Chat(&'a str, &'a ChatTemplate),
+}
+
+/// The key or column of what templates are told of tools.
+pub(super) const TOOLS: &str = "tools";
 
 /// Adds files, each a document.
 pub(super) fn read_files(
@@ -47,11 +59,11 @@ pub(super) fn read_files(
     Ok(())
 }
 
-/// Adds the lines of a JSON Lines file, each an object with the text under `field`. Blank lines
+/// Adds the lines of a JSON Lines file, each an object with `part`. Blank lines
 /// count as lines, but are no documents.
 pub(super) fn read_jsonl(
     path: &Path,
-    field: &str,
+    part: &Part,
     tokenizer: &Tokenizer,
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
@@ -63,7 +75,7 @@ pub(super) fn read_jsonl(
         let mut line = Vec::new();
         let length = file.read_until(b'\n', &mut line).map_err(read)?;
         if length == 0 {
-            return add_lines(path, field, &batch, tokenizer, corpus);
+            return add_lines(path, part, &batch, tokenizer, corpus);
         }
         number += 1;
         let mark = if number == 1 && line.starts_with(MARK.as_bytes()) { MARK.len() } else { 0 };
@@ -74,7 +86,7 @@ pub(super) fn read_jsonl(
         held += length;
         offset += length as u64;
         if held >= corpus.at_once(BATCH_BYTES) {
-            add_lines(path, field, &batch, tokenizer, corpus)?;
+            add_lines(path, part, &batch, tokenizer, corpus)?;
             batch.clear();
             held = 0;
             if corpus.is_full() {
@@ -87,7 +99,7 @@ pub(super) fn read_jsonl(
 /// Adds lines, given with their number and the byte of the (unpacked) file at which they begin.
 fn add_lines(
     path: &Path,
-    field: &str,
+    part: &Part,
     lines: &[(u64, u64, Vec<u8>)],
     tokenizer: &Tokenizer,
     corpus: &mut CorpusBuilder,
@@ -96,7 +108,7 @@ fn add_lines(
         .par_iter()
         .map(|(number, offset, line)| {
             let line = utf8(path, line, *offset)?;
-            let text = text_of(path, field, *number, line)?;
+            let text = text_of(path, part, *number, line)?;
             encode(tokenizer, &text, || format!("{}, line {number}", path.display()))
         })
         .collect();
@@ -107,7 +119,7 @@ fn add_lines(
 }
 
 /// The text in a line.
-fn text_of(path: &Path, field: &str, line: u64, json: &str) -> Result<String, TokensError> {
+fn text_of(path: &Path, part: &Part, line: u64, json: &str) -> Result<String, TokensError> {
     let wrong =
         |expected: String, found: String| TokensError::Line { path: path.to_owned(), line, expected, found };
     let value: Value = serde_json::from_str(json)
@@ -115,15 +127,33 @@ fn text_of(path: &Path, field: &str, line: u64, json: &str) -> Result<String, To
     let Value::Object(mut object) = value else {
         return Err(wrong("a JSON object".into(), kind(&value).into()));
     };
-    match object.shift_remove(field) {
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(wrong(format!("text under {field:?}"), kind(&other).into())),
-        None => {
-            let known: Vec<&str> = object.keys().map(String::as_str).collect();
-            let expected = format!("a key {field:?} (dataset.field)");
-            Err(wrong(expected, format!("the keys {}", known.join(", "))))
+    let (key, name) = match part {
+        Part::Text(key) => (key, "field"),
+        Part::Chat(key, _) => (key, "chat.messages"),
+    };
+    let Some(value) = object.shift_remove(*key) else {
+        let known: Vec<&str> = object.keys().map(String::as_str).collect();
+        let expected = format!("a key {key:?} (dataset.{name})");
+        return Err(wrong(expected, format!("the keys {}", known.join(", "))));
+    };
+    match (part, value) {
+        (Part::Text(_), Value::String(text)) => Ok(text),
+        (Part::Text(_), other) => Err(wrong(format!("text under {key:?}"), kind(&other).into())),
+        (Part::Chat(_, template), messages) => {
+            chat(template, messages, &mut object, || format!("{}, line {line}", path.display()))
         }
     }
+}
+
+/// The text of messages, which stand beside `object`.
+fn chat(
+    template: &ChatTemplate,
+    messages: Value,
+    object: &mut Map<String, Value>,
+    place: impl Fn() -> String,
+) -> Result<String, TokensError> {
+    let laid_out = template.render(messages, object.shift_remove(TOOLS));
+    laid_out.map_err(|problem| TokensError::Chat { place: place(), problem })
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -152,6 +182,25 @@ pub(super) fn add_rows(
         corpus.push(path, *row, tokens?.into_iter().map(i64::from))?;
     }
     Ok(())
+}
+
+/// Adds chats of a table, given with their row, their messages under `key`.
+pub(super) fn add_chats(
+    path: &Path,
+    rows: Vec<(u64, Map<String, Value>)>,
+    (key, template): (&str, &ChatTemplate),
+    tokenizer: &Tokenizer,
+    corpus: &mut CorpusBuilder,
+) -> Result<(), TokensError> {
+    let texts = rows.into_par_iter().map(|(row, mut object)| {
+        let messages = object.shift_remove(key).unwrap_or_default();
+        let text = chat(template, messages, &mut object, || format!("{}, row {row}", path.display()))?;
+        Ok((row, text.into()))
+    });
+    let texts: Vec<Result<(u64, Cow<str>), TokensError>> = texts.collect();
+    // The first that is wrong is told, whichever thread was the quickest.
+    let texts = texts.into_iter().collect::<Result<Vec<_>, _>>()?;
+    add_rows(path, &texts, tokenizer, corpus)
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, place: impl Fn() -> String) -> Result<Vec<u32>, TokensError> {

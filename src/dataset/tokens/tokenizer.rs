@@ -178,17 +178,10 @@ fn identify(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Option<TokenizerI
 /// The end-of-sequence token: as the `tokenizer_config.json` beside the file says, or else the only
 /// special token with a name that is known for it.
 fn find_end(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Result<Option<u32>, TokensError> {
-    let beside = path.with_file_name("tokenizer_config.json");
-    let bytes = durable::if_there(std::fs::read(&beside));
-    if let Some(bytes) = bytes.map_err(|source| TokensError::Read { path: beside.clone(), source })? {
-        let config: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| TokensError::Tokenizer { path: beside, problem: error.to_string() })?;
-        let end = config.get("eos_token");
-        // Written as a word, or as an added token with its flags.
-        let end = end.and_then(|end| end.as_str().or_else(|| end.get("content")?.as_str()));
-        if let Some(id) = end.and_then(|end| tokenizer.token_to_id(end)) {
-            return Ok(Some(id));
-        }
+    if let Some(config) = json_file(&path.with_file_name("tokenizer_config.json"))?
+        && let Some(id) = config.get("eos_token").and_then(word).and_then(|end| tokenizer.token_to_id(end))
+    {
+        return Ok(Some(id));
     }
     let added = tokenizer.get_added_tokens_decoder();
     let mut known = added
@@ -196,4 +189,22 @@ fn find_end(tokenizer: &tokenizers::Tokenizer, path: &Path) -> Result<Option<u32
         .filter(|(_, token)| token.special && KNOWN_ENDS.contains(&token.content.as_str()))
         .map(|(id, _)| *id);
     Ok(known.next().filter(|_| known.next().is_none()))
+}
+
+/// What a JSON file beside a tokenizer says, where there is one.
+pub(super) fn json_file(path: &Path) -> Result<Option<Value>, TokensError> {
+    let read = |source| TokensError::Read { path: path.to_owned(), source };
+    let Some(bytes) = durable::if_there(std::fs::read(path)).map_err(read)? else {
+        return Ok(None);
+    };
+    let wrong = |problem: serde_json::Error| TokensError::Tokenizer {
+        path: path.to_owned(),
+        problem: problem.to_string(),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(wrong)
+}
+
+/// A token of a `tokenizer_config.json`: written as a word, or as an added token with its flags.
+pub(super) fn word(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
 }

@@ -1,5 +1,6 @@
 //! Token datasets as a config opens them: every form of the same documents, parts, and what is refused.
 
+mod chats;
 mod refusals;
 
 use std::collections::BTreeSet;

@@ -211,8 +211,8 @@ fn configs() {
              end_of_document = true }\nsplit = { part = 'test', validation = 1.0 }"
         ),
         [
-            "dataset.feld: unknown key; did you mean field? (known: field, kind, limit, paths, rows, split, \
-             tokenizer)",
+            "dataset.feld: unknown key; did you mean field? (known: chat, field, kind, limit, paths, rows, \
+             split, tokenizer)",
             "dataset.limit: expected at least 1, found 0",
             "dataset.paths: expected at least 1 of them, found 0",
             "dataset.rows.end_of_document: expected a string or an integer, found true",
@@ -234,6 +234,20 @@ fn configs() {
             "dataset.rows.end_of_document: expected an id, or dataset.tokenizer beside it, found \"x\"",
             "dataset.rows.keep_rest: belongs to packing = \"concatenate\"; remove the key, or change packing",
             "dataset.separator: expected an id below dataset.vocabulary = 9, found 9",
+        ]
+    );
+    assert_eq!(
+        faults(
+            "kind = 'parquet'\npaths = ['a']\ncolumn = 'b'\nchat = { message = 'm', date = '2026-02-30' }"
+        ),
+        ["dataset.chat.message: unknown key; did you mean messages? (known: date, messages, template)"]
+    );
+    assert_eq!(
+        faults("kind = 'parquet'\npaths = ['a']\ncolumn = 'b'\nchat = { date = '2026-02-30' }"),
+        [
+            "dataset.chat.date: expected a day such as \"2026-03-31\", found \"2026-02-30\"",
+            "dataset.column: documents are text (column) or chats (chat); remove one of the keys",
+            "dataset.tokenizer: missing; the text of chats becomes tokens by it",
         ]
     );
     assert_eq!(

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Makes tests/fixtures/chats/: a chat template that uses what templates use, chats, and their text as transformers lays it out.
+
+    python3 tools/make_test_chats.py
+
+They are committed, so that tests need neither this script nor what it needs:
+
+    pip install transformers==5.24.0 jinja2==3.1.6 pyarrow==26.0.1
+"""
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+from unittest import mock
+
+import pyarrow
+import pyarrow.parquet
+from transformers.utils import chat_template_utils
+
+FOLDER = Path(__file__).resolve().parent.parent / "tests/fixtures/chats"
+DAY = datetime.datetime(2026, 3, 1)
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+
+# Blocks that are trimmed and blocks that are not, a macro, a namespace, slices back and forth, methods of Python's strings, tests,
+# loop variables and controls, JSON of every kind, an answer's tokens marked, a date, and a refusal.
+TEMPLATE = """\
+{#- Written for tests. #}
+{%- macro shown(message) -%}
+    {%- if message.content is string -%}
+        {{- message.content.strip() }}
+    {%- elif message.content is iterable -%}
+        {%- for part in message.content %}{{ part['text'] | default('?') }}{{ '' if loop.last else ' ' }}{% endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- set seen = namespace(last=-1, names=[]) -%}
+{%- for message in messages[::-1] -%}
+    {%- if message.role == 'user' -%}
+        {%- set seen.last = messages | length - 1 - loop.index0 -%}
+        {%- break -%}
+    {%- endif -%}
+{%- endfor -%}
+{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set rules, rest = messages[0].content | trim, messages[1:] %}
+{%- else %}
+    {%- set rules, rest = 'Be kind.', messages %}
+{%- endif %}
+<|system|>
+{{ rules }}{{ ' Today is ' + strftime_now('%d %b %Y, %H h') + '.' }}
+{% if tools is iterable and tools | length > 0 %}
+    Tools:
+    {% for tool in tools %}
+    {{ tool | tojson }}
+    {{ tool.function | tojson(indent=2) }}
+    {{ tool.function.parameters.required | tojson(separators=(',', ':')) }}
+    {% endfor %}
+{% endif %}
+{%- for message in rest %}
+    {%- if message.role not in ['user', 'assistant', 'tool'] %}
+        {{- raise_exception('nobody is called ' ~ message.role) }}
+    {%- endif %}
+    {%- if message.role == 'assistant' %}
+        {{- '<|assistant|>\\n' }}
+        {%- if message.reasoning_content is defined and loop.last %}
+            {{- '<think>' + message.reasoning_content + '</think>' }}
+        {%- endif %}
+        {%- generation %}
+        {{- shown(message).split('</think>')[-1].lstrip('\\n') }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<call>' + call.function.name + ' ' + call.function.arguments | tojson(ensure_ascii=True, sort_keys=true) + '</call>' }}
+        {%- endfor %}
+        {{- eos_token }}
+        {%- endgeneration %}
+{{ '' }}
+    {%- else %}
+<|{{ message['role'] }}|>{{ '*' if loop.first }}{{ '!' if not loop.first and loop.previtem.role == message.role }}
+{{ shown(message).replace('tea', 'TEA') }}
+    {% endif %}
+{% endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>\\n' }}
+{%- endif %}
+"""
+
+
+def said(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Says <what> the \"weather\" is & was: é",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {}}, "required": ["city", "days"]},
+        },
+    }
+]
+CALLS = [{"id": "call-1", "type": "function", "function": {"name": "weather", "arguments": {"days": 2, "city": "Zürich 🦀", "exact": 1.5}}}]
+CHATS = [
+    {"messages": [said("user", "Is the tea ready? "), said("assistant", "\n It is.")]},
+    {
+        "messages": [
+            said("system", " Be brief.\n"),
+            said("user", "1 < 2 & 'x'?"),
+            said("assistant", "<think>\nhm\n</think>\n\nYes."),
+            said("user", "Über 🦀\n\n\n  tea"),
+            said("user", "and tea"),
+            said("assistant", "Ja.", reasoning="Which?"),
+        ]
+    },
+    {
+        "messages": [
+            said("user", "Weather?"),
+            said("assistant", "", tool_calls=CALLS),
+            said("tool", '{"degrees": 3}'),
+            said("assistant", "3 degrees"),
+        ],
+        "tools": TOOLS,
+    },
+    {"messages": [said("user", [{"type": "text", "text": "in"}, {"type": "text", "text": "parts"}, {"type": "image"}]), said("assistant", "no")]},
+]
+# What a table holds of them, whose messages have one type: text alone.
+PLAIN = CHATS[:2]
+
+
+def text_of(chat):
+    with mock.patch.object(chat_template_utils, "datetime", wraps=datetime.datetime) as clock:
+        clock.now.return_value = DAY
+        texts, _ = chat_template_utils.render_jinja_template([chat["messages"]], tools=chat.get("tools"), chat_template=TEMPLATE, **SPECIAL)
+    return texts[0]
+
+
+def main():
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "template.jinja").write_text(TEMPLATE)
+    config = {"bos_token": SPECIAL["bos_token"], "eos_token": {"content": SPECIAL["eos_token"], "special": True}, "add_bos_token": True}
+    (FOLDER / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}, indent=1) + "\n")
+    (FOLDER / "chats.jsonl").write_text("".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in CHATS))
+    # ShareGPT's names, and what tables have whose rows differ: JSON in a text.
+    names = {"user": "human", "assistant": "gpt"}
+    shared = [
+        {"conversations": [{"from": names.get(m["role"], m["role"]), "value": m["content"], **({"thinking": m["reasoning"]} if "reasoning" in m else {})} for m in chat["messages"]]}
+        for chat in PLAIN
+    ]
+    (FOLDER / "sharegpt.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in shared))
+    table = pyarrow.table({"id": [0, 1], "tools": pyarrow.array([None, None], pyarrow.string()), "messages": [chat["messages"] for chat in PLAIN]})
+    pyarrow.parquet.write_table(table, FOLDER / "chats.parquet", compression="zstd")
+    strings = pyarrow.table({"messages": [json.dumps(chat["messages"]) for chat in CHATS], "tools": [json.dumps(chat["tools"]) if "tools" in chat else None for chat in CHATS]})
+    pyarrow.parquet.write_table(strings, FOLDER / "strings.parquet", compression="zstd")
+    (FOLDER / "expected.json").write_text(json.dumps([text_of(chat) for chat in CHATS], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
