@@ -238,14 +238,11 @@ fn configs() {
     );
     assert_eq!(
         faults(
-            "kind = 'parquet'\npaths = ['a']\ncolumn = 'b'\nchat = { message = 'm', date = '2026-02-30' }"
+            "kind = 'parquet'\npaths = ['a']\ncolumn = 'b'\nchat = { date = '2026-02-30', message = 'm' }"
         ),
-        ["dataset.chat.message: unknown key; did you mean messages? (known: date, messages, template)"]
-    );
-    assert_eq!(
-        faults("kind = 'parquet'\npaths = ['a']\ncolumn = 'b'\nchat = { date = '2026-02-30' }"),
         [
             "dataset.chat.date: expected a day such as \"2026-03-31\", found \"2026-02-30\"",
+            "dataset.chat.message: unknown key; did you mean messages? (known: date, messages, template)",
             "dataset.column: documents are text (column) or chats (chat); remove one of the keys",
             "dataset.tokenizer: missing; the text of chats becomes tokens by it",
         ]
