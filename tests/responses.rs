@@ -246,7 +246,7 @@ fn chats_laid_out_by_a_template_are_their_text() {
     let (of_text, quiet) = built("text", &texts, "");
     let (of_chats, told) = built("chats", &messages, "chat = {}");
     assert_eq!(of_text, of_chats);
-    assert!(!quiet.contains("answer"), "{quiet}");
-    let between = "an answer stands behind \"w30 w31 \" (responses.begin), up to \"w32\" (responses.end)";
+    assert!(!quiet.contains("responses.begin"), "{quiet}");
+    let between = "answers stand between \"w30 w31\" and \"w32\" (responses.begin and responses.end)";
     assert!(told.contains("chat_template.jinja") && told.contains(between), "{told}");
 }

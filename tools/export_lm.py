@@ -9,7 +9,8 @@ MODEL: a folder in Hugging Face's form, or a .gguf file. Writes into OUT
                               model is over 2 GB lies beside it in model.onnx.data
     head.onnx or head.pt      with --split-head: hidden states [n, hidden] to logits [n, vocabulary]; the model's
                               output is then `hidden` [batch, sequence, hidden]
-    tokenizer.json            the tokenizer, where it has that form, and tokenizer_config.json: what begins and ends a text
+    tokenizer.json            the tokenizer, where it has that form; tokenizer_config.json: what begins and ends a text;
+                              chat_template.jinja: what lays out chats (dataset.chat), where it has one
 
 The inputs, int64 [batch, sequence], both sizes open, in this order:
 

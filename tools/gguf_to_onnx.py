@@ -237,10 +237,11 @@ def write_tokenizer(gguf, path):
         },
     }
     path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    end = gguf.get("tokenizer.ggml.eos_token_id")
-    if end is not None:
-        config = {"eos_token": tokens[end], "model_max_length": gguf.get("llama.context_length")}
-        path.with_name("tokenizer_config.json").write_text(json.dumps(config) + "\n")
+    ids = {"bos_token": gguf.get("tokenizer.ggml.bos_token_id"), "eos_token": gguf.get("tokenizer.ggml.eos_token_id")}
+    config = {name: tokens[at] for name, at in ids.items() if at is not None}
+    config |= {"model_max_length": gguf.get("llama.context_length"), "chat_template": gguf.get("tokenizer.chat_template")}
+    config = {name: value for name, value in config.items() if value is not None}
+    path.with_name("tokenizer_config.json").write_text(json.dumps(config) + "\n")
 
 
 def main():

@@ -25,7 +25,7 @@ def load(path, dtype="float32"):
 
 
 def write_tokenizer(tokenizer, folder):
-    """Writes tokenizer.json, and beside it what begins and ends a text; False where the tokenizer has no such form."""
+    """Writes tokenizer.json, and beside it what begins and ends a text and lays out chats; False where the tokenizer has no such form."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         return False
@@ -35,4 +35,10 @@ def write_tokenizer(tokenizer, folder):
     # One with more in it is somebody else's, and has these too.
     if not beside.exists() or set(json.loads(beside.read_text(encoding="utf-8"))) == set(special):
         beside.write_text(json.dumps(special) + "\n", encoding="utf-8")
+    templates = getattr(tokenizer, "chat_template", None) or {}
+    templates = {"default": templates} if isinstance(templates, str) else templates
+    for name, path in (("default", "chat_template.jinja"), ("tool_use", "additional_chat_templates/tool_use.jinja")):
+        if name in templates:
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(templates[name], encoding="utf-8")
     return True

@@ -94,11 +94,17 @@ TOOLS = [
         "function": {
             "name": "weather",
             "description": "Says <what> the \"weather\" is & was: é",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {}}, "required": ["city", "days"]},
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "days": {}},
+                "required": ["city", "days"],
+            },
         },
     }
 ]
-CALLS = [{"id": "call-1", "type": "function", "function": {"name": "weather", "arguments": {"days": 2, "city": "Zürich 🦀", "exact": 1.5}}}]
+ARGUMENTS = {"days": 2, "city": "Zürich 🦀", "exact": 1.5}
+CALLS = [{"id": "call-1", "type": "function", "function": {"name": "weather", "arguments": ARGUMENTS}}]
+PARTS = [{"type": "text", "text": "in"}, {"type": "text", "text": "parts"}, {"type": "image"}]
 CHATS = [
     {"messages": [said("user", "Is the tea ready? "), said("assistant", "\n It is.")]},
     {
@@ -120,7 +126,7 @@ CHATS = [
         ],
         "tools": TOOLS,
     },
-    {"messages": [said("user", [{"type": "text", "text": "in"}, {"type": "text", "text": "parts"}, {"type": "image"}]), said("assistant", "no")]},
+    {"messages": [said("user", PARTS), said("assistant", "no")]},
 ]
 # What a table holds of them, whose messages have one type: text alone.
 PLAIN = CHATS[:2]
@@ -129,28 +135,41 @@ PLAIN = CHATS[:2]
 def text_of(chat):
     with mock.patch.object(chat_template_utils, "datetime", wraps=datetime.datetime) as clock:
         clock.now.return_value = DAY
-        texts, _ = chat_template_utils.render_jinja_template([chat["messages"]], tools=chat.get("tools"), chat_template=TEMPLATE, **SPECIAL)
+        texts, _ = chat_template_utils.render_jinja_template(
+            [chat["messages"]], tools=chat.get("tools"), chat_template=TEMPLATE, **SPECIAL
+        )
     return texts[0]
+
+
+def shared_as(message):
+    """A message with ShareGPT's keys and names."""
+    names = {"user": "human", "assistant": "gpt"}
+    shared = {"from": names.get(message["role"], message["role"]), "value": message["content"]}
+    return {**shared, **({"thinking": message["reasoning"]} if "reasoning" in message else {})}
 
 
 def main():
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     (FOLDER / "template.jinja").write_text(TEMPLATE)
-    config = {"bos_token": SPECIAL["bos_token"], "eos_token": {"content": SPECIAL["eos_token"], "special": True}, "add_bos_token": True}
-    (FOLDER / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}, indent=1) + "\n")
+    config = {
+        "bos_token": SPECIAL["bos_token"],
+        "eos_token": {"content": SPECIAL["eos_token"], "special": True},
+        "add_bos_token": True,
+        "chat_template": TEMPLATE,
+    }
+    (FOLDER / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
     (FOLDER / "chats.jsonl").write_text("".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in CHATS))
-    # ShareGPT's names, and what tables have whose rows differ: JSON in a text.
-    names = {"user": "human", "assistant": "gpt"}
-    shared = [
-        {"conversations": [{"from": names.get(m["role"], m["role"]), "value": m["content"], **({"thinking": m["reasoning"]} if "reasoning" in m else {})} for m in chat["messages"]]}
-        for chat in PLAIN
-    ]
+    shared = [{"conversations": [shared_as(message) for message in chat["messages"]]} for chat in PLAIN]
     (FOLDER / "sharegpt.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in shared))
-    table = pyarrow.table({"id": [0, 1], "tools": pyarrow.array([None, None], pyarrow.string()), "messages": [chat["messages"] for chat in PLAIN]})
-    pyarrow.parquet.write_table(table, FOLDER / "chats.parquet", compression="zstd")
-    strings = pyarrow.table({"messages": [json.dumps(chat["messages"]) for chat in CHATS], "tools": [json.dumps(chat["tools"]) if "tools" in chat else None for chat in CHATS]})
-    pyarrow.parquet.write_table(strings, FOLDER / "strings.parquet", compression="zstd")
+    table = {"id": [0, 1], "tools": pyarrow.nulls(2, pyarrow.string()), "messages": [chat["messages"] for chat in PLAIN]}
+    pyarrow.parquet.write_table(pyarrow.table(table), FOLDER / "chats.parquet", compression="zstd")
+    # What tables have whose rows differ: JSON in a text.
+    strings = {
+        "messages": [json.dumps(chat["messages"]) for chat in CHATS],
+        "tools": [json.dumps(chat["tools"]) if "tools" in chat else None for chat in CHATS],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(strings), FOLDER / "strings.parquet", compression="zstd")
     (FOLDER / "expected.json").write_text(json.dumps([text_of(chat) for chat in CHATS], indent=1) + "\n")
 
 

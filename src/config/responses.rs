@@ -15,7 +15,7 @@ use super::Fault;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResponsesConfig {
-    /// What stands before a response and is not learned: `"<|im_start|>assistant\n"`, say. As text, which the key `tokenizer`
+    /// What stands before a response and is not learned: `"<|im_start|>assistant"`, say. As text, which the key `tokenizer`
     /// makes tokens of, or as ids, for texts whose tokens are others where more stands around them.
     pub begin: Tokens,
     /// What a response ends with, and is learned with it: `"<|im_end|>"`, say. Default: the end of its document.

@@ -101,10 +101,11 @@ pub struct ParquetConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ChatConfig {
     /// The key or column of a chat's messages: a list of objects with `role` and `content`, or ShareGPT's `from` and `value`, and whatever
-    /// else the template looks at. Beside it, what stands under `tools` is given to the template.
+    /// else the template looks at; or the same as JSON in a text. Keys that are null count as absent, but for `content`. Beside it, what
+    /// stands under `tools` is given to the template.
     pub messages: String,
-    /// The chat template, a file of Jinja's language as `transformers` has it. Default: the one beside the tokenizer, in
-    /// `chat_template.jinja` or `tokenizer_config.json`.
+    /// The chat template, a file of Jinja's language as `transformers` has it, or a `.json` that has it under `chat_template`. Default:
+    /// the one beside the tokenizer, in `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<PathBuf>,
     /// What templates are told that ask for today's date, a day such as `2026-03-31`. Default: that they cannot ask, as caches would

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 /// Why a token dataset could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -242,4 +244,16 @@ pub enum TokensError {
         /// The limit asked for.
         limit: u64,
     },
+}
+
+/// What a JSON value is called.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }

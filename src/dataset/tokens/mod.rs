@@ -18,7 +18,6 @@ mod ipc;
 mod npy;
 mod open;
 mod pack;
-mod python_json;
 mod rows;
 mod split;
 mod table;

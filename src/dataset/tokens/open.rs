@@ -8,7 +8,7 @@ use super::corpus::{Corpus, CorpusBuilder, Number};
 use super::pack::{Plan, Wanted};
 use super::rows::{Meaning, Rows};
 use super::table::Column;
-use super::text::Part;
+use super::text::Content;
 use super::tokenizer::Tokenizer;
 use super::{TokensError, files, npy, split, table, text};
 use crate::config::{
@@ -80,21 +80,27 @@ pub(super) fn jsonl(config: &JsonlConfig) -> Result<Rows, TokensError> {
     let mut layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, Some(&tokenizer));
     layout.chat = chat.as_ref().map(|(_, template)| template);
     layout.end()?;
-    let part = match &chat {
-        Some((key, template)) => Part::Chat(key, template),
-        None => Part::Text(&config.field),
+    let content = match &chat {
+        Some((key, template)) => Content::Chat(key, template),
+        None => Content::Text(&config.field),
     };
     let files = files::resolve(&config.paths, &["jsonl", "jsonl.gz", "jsonl.zst"])?;
     let mut corpus = layout.corpus();
-    corpus.add_files(&files, |file, corpus| text::read_jsonl(file, &part, &tokenizer, corpus))?;
+    corpus.add_files(&files, |file, corpus| text::read_jsonl(file, &content, &tokenizer, corpus))?;
     layout.lay(corpus.finish(), &files)
 }
 
 pub(super) fn parquet(config: &ParquetConfig) -> Result<Rows, TokensError> {
     let tokenizer = config.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
     let tokenizer = tokenizer.map(|tokenizer| of_documents(tokenizer, &config.rows)).transpose()?;
-    let chat = config.chat.as_ref().zip(config.tokenizer.as_deref());
-    let chat = chat.map(|(chat, tokenizer)| chats(chat, tokenizer)).transpose()?;
+    let chat = match (&config.chat, &config.tokenizer) {
+        (Some(chat), Some(tokenizer)) => Some(chats(chat, tokenizer)?),
+        (Some(chat), None) => {
+            let path = config.paths.first().cloned().unwrap_or_default();
+            return Err(TokensError::NoTokenizer { path, column: chat.messages.clone() });
+        }
+        (None, _) => None,
+    };
     let mut layout = Layout::of_text(&config.rows, config.split.as_ref(), config.limit, tokenizer.as_ref());
     layout.chat = chat.as_ref().map(|(_, template)| template);
     layout.end()?;
@@ -224,8 +230,9 @@ impl<'a> Layout<'a> {
 
     /// What a tokenizer of text would put before a document, where nothing is, and where the first does not have it written out.
     fn own_begin(&self, corpus: &Corpus) -> Option<u32> {
-        let own =
-            self.tokenizer.filter(|_| self.of_text && self.rows.begin_of_document.is_none())?.own_begin()?;
+        // What a chat begins with is its template's.
+        let own_words = self.of_text && self.chat.is_none() && self.rows.begin_of_document.is_none();
+        let own = self.tokenizer.filter(|_| own_words)?.own_begin()?;
         let mut first = Vec::new();
         let document = (0..corpus.len()).find(|document| corpus.document_len(*document) > 0)?;
         corpus.read(document, 0, 1, &mut first);

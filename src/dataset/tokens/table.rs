@@ -69,7 +69,7 @@ impl Column<'_> {
     /// The place of the column among the others, when it is one of documents.
     fn find(&self, path: &Path, schema: &Schema) -> Result<usize, TokensError> {
         let (key, expected) = match self.chat {
-            Some(_) => ("chat.messages", "messages, lists of structures"),
+            Some(_) => ("chat.messages", "messages (lists of structures, or JSON in a text)"),
             None if self.text => ("column", "text or lists of token ids"),
             None => ("column", "lists of token ids"),
         };

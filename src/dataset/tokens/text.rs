@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::TokensError;
 use super::chat::ChatTemplate;
 use super::corpus::CorpusBuilder;
+use super::error::kind;
 use super::tokenizer::Tokenizer;
 use crate::dataset::packed;
 
@@ -21,9 +22,9 @@ const BATCH_FILES: usize = 256;
 /// The byte-order mark that some programs put before UTF-8, which is no part of it.
 const MARK: &str = "\u{feff}";
 
-/// What of an object or of a table becomes a document.
-pub(super) enum Part<'a> {
-    /// Text, under this key or in this column.
+/// What of the object in a line becomes a document.
+pub(super) enum Content<'a> {
+    /// Text, under this key.
     Text(&'a str),
     /// Messages there, which the template lays out, and what is said of tools.
     Chat(&'a str, &'a ChatTemplate),
@@ -59,11 +60,11 @@ pub(super) fn read_files(
     Ok(())
 }
 
-/// Adds the lines of a JSON Lines file, each an object with `part`. Blank lines
+/// Adds the lines of a JSON Lines file, each an object with `content`. Blank lines
 /// count as lines, but are no documents.
 pub(super) fn read_jsonl(
     path: &Path,
-    part: &Part,
+    content: &Content,
     tokenizer: &Tokenizer,
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
@@ -75,7 +76,7 @@ pub(super) fn read_jsonl(
         let mut line = Vec::new();
         let length = file.read_until(b'\n', &mut line).map_err(read)?;
         if length == 0 {
-            return add_lines(path, part, &batch, tokenizer, corpus);
+            return add_lines(path, content, &batch, tokenizer, corpus);
         }
         number += 1;
         let mark = if number == 1 && line.starts_with(MARK.as_bytes()) { MARK.len() } else { 0 };
@@ -86,7 +87,7 @@ pub(super) fn read_jsonl(
         held += length;
         offset += length as u64;
         if held >= corpus.at_once(BATCH_BYTES) {
-            add_lines(path, part, &batch, tokenizer, corpus)?;
+            add_lines(path, content, &batch, tokenizer, corpus)?;
             batch.clear();
             held = 0;
             if corpus.is_full() {
@@ -99,7 +100,7 @@ pub(super) fn read_jsonl(
 /// Adds lines, given with their number and the byte of the (unpacked) file at which they begin.
 fn add_lines(
     path: &Path,
-    part: &Part,
+    content: &Content,
     lines: &[(u64, u64, Vec<u8>)],
     tokenizer: &Tokenizer,
     corpus: &mut CorpusBuilder,
@@ -108,7 +109,7 @@ fn add_lines(
         .par_iter()
         .map(|(number, offset, line)| {
             let line = utf8(path, line, *offset)?;
-            let text = text_of(path, part, *number, line)?;
+            let text = text_of(path, content, *number, line)?;
             encode(tokenizer, &text, || format!("{}, line {number}", path.display()))
         })
         .collect();
@@ -119,7 +120,7 @@ fn add_lines(
 }
 
 /// The text in a line.
-fn text_of(path: &Path, part: &Part, line: u64, json: &str) -> Result<String, TokensError> {
+fn text_of(path: &Path, content: &Content, line: u64, json: &str) -> Result<String, TokensError> {
     let wrong =
         |expected: String, found: String| TokensError::Line { path: path.to_owned(), line, expected, found };
     let value: Value = serde_json::from_str(json)
@@ -127,19 +128,19 @@ fn text_of(path: &Path, part: &Part, line: u64, json: &str) -> Result<String, To
     let Value::Object(mut object) = value else {
         return Err(wrong("a JSON object".into(), kind(&value).into()));
     };
-    let (key, name) = match part {
-        Part::Text(key) => (key, "field"),
-        Part::Chat(key, _) => (key, "chat.messages"),
+    let (key, name) = match content {
+        Content::Text(key) => (key, "field"),
+        Content::Chat(key, _) => (key, "chat.messages"),
     };
     let Some(value) = object.shift_remove(*key) else {
         let known: Vec<&str> = object.keys().map(String::as_str).collect();
         let expected = format!("a key {key:?} (dataset.{name})");
         return Err(wrong(expected, format!("the keys {}", known.join(", "))));
     };
-    match (part, value) {
-        (Part::Text(_), Value::String(text)) => Ok(text),
-        (Part::Text(_), other) => Err(wrong(format!("text under {key:?}"), kind(&other).into())),
-        (Part::Chat(_, template), messages) => {
+    match (content, value) {
+        (Content::Text(_), Value::String(text)) => Ok(text),
+        (Content::Text(_), other) => Err(wrong(format!("text under {key:?}"), kind(&other).into())),
+        (Content::Chat(_, template), messages) => {
             chat(template, messages, &mut object, || format!("{}, line {line}", path.display()))
         }
     }
@@ -154,17 +155,6 @@ fn chat(
 ) -> Result<String, TokensError> {
     let laid_out = template.render(messages, object.shift_remove(TOOLS));
     laid_out.map_err(|problem| TokensError::Chat { place: place(), problem })
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// Adds texts of a table, given with their row.
@@ -193,7 +183,13 @@ pub(super) fn add_chats(
     corpus: &mut CorpusBuilder,
 ) -> Result<(), TokensError> {
     let texts = rows.into_par_iter().map(|(row, mut object)| {
-        let messages = object.shift_remove(key).unwrap_or_default();
+        let mut messages = object.shift_remove(key).unwrap_or_default();
+        // A table has every key in every row. What is null was left out, and a content may be.
+        for message in messages.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            if message.contains_key("role") {
+                message.entry("content").or_insert(Value::Null);
+            }
+        }
         let text = chat(template, messages, &mut object, || format!("{}, row {row}", path.display()))?;
         Ok((row, text.into()))
     });

@@ -1,4 +1,4 @@
-//! JSON as Python's `json.dumps` writes it.
+//! JSON and numbers as Python writes them.
 
 use std::io::{self, Write};
 
@@ -9,8 +9,8 @@ use serde_json::ser::{Formatter, Serializer};
 /// What `json.dumps` is told.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Style {
-    /// Spaces for each level, on lines of their own; `None`: all on one line.
-    pub(super) indent: Option<usize>,
+    /// What stands before items for each level, on lines of their own; `None`: all on one line.
+    pub(super) indent: Option<String>,
     /// What stands between items, and behind keys.
     pub(super) separators: Option<Vec<String>>,
     /// Whether letters beyond ASCII are escaped.
@@ -41,6 +41,23 @@ impl Style {
     }
 }
 
+/// A number as Python's `repr` has it: the fewest digits that give it back, with an exponent below 1e-4 and from 1e16 on.
+pub(super) fn repr(value: f64) -> String {
+    // As `5e-6`; what is infinite or no number has no exponent.
+    let scientific = format!("{value:e}");
+    match scientific
+        .split_once('e')
+        .and_then(|(digits, exponent)| Some((digits, exponent.parse::<i32>().ok()?)))
+    {
+        Some((digits, exponent)) if !(-4..16).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ if value.is_nan() => "nan".into(),
+        _ => format!("{value:?}"),
+    }
+}
+
 /// The style, as far as the writer has come.
 struct Python<'a> {
     style: &'a Style,
@@ -59,8 +76,8 @@ impl Python<'_> {
     }
 
     fn line<W: ?Sized + Write>(&self, writer: &mut W) -> io::Result<()> {
-        match self.style.indent {
-            Some(indent) => write!(writer, "\n{:1$}", "", indent * self.depth),
+        match &self.style.indent {
+            Some(indent) => write!(writer, "\n{}", indent.repeat(self.depth)),
             None => Ok(()),
         }
     }
@@ -113,12 +130,16 @@ impl Formatter for Python<'_> {
         self.close(writer, b"}")
     }
 
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(repr(value).as_bytes())
+    }
+
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         if !self.style.ascii {
             return writer.write_all(fragment.as_bytes());
         }
         for letter in fragment.chars() {
-            if letter.is_ascii() {
+            if (' '..='~').contains(&letter) {
                 write!(writer, "{letter}")?;
                 continue;
             }
@@ -150,10 +171,37 @@ mod tests {
         );
         let tight = dumps(Style { separators: Some(vec![",".into(), ":".into()]), ..Style::default() });
         assert_eq!(tight, r#"{"b":[1,2.5,null,true],"a":{"é<&'\"":"x\n😀"},"e":[],"o":{}}"#);
-        let lines = dumps(Style { indent: Some(4), ..Style::default() });
+        let lines = dumps(Style { indent: Some("    ".into()), ..Style::default() });
         let expected = "{\n    \"b\": [\n        1,\n        2.5,\n        null,\n        true\n    ],\n    \"a\": \
                         {\n        \"é<&'\\\"\": \"x\\n😀\"\n    },\n    \"e\": [],\n    \"o\": {}\n}";
         assert_eq!(lines, expected);
+        assert_eq!(
+            Style { ascii: true, ..Style::default() }.dumps(json!("\u{7f}~ ")).unwrap(),
+            "\"\\u007f~ \""
+        );
         assert!(Style { separators: Some(vec![]), ..Style::default() }.dumps(value.clone()).is_err());
+    }
+
+    /// Against Python's `repr`.
+    #[test]
+    fn numbers_are_as_python_writes_them() {
+        for (value, expected) in [
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (1.25e-7, "1.25e-07"),
+            (-3e-300, "-3e-300"),
+            (123_456.789, "123456.789"),
+            (9_999_999_999_999_998.0, "9999999999999998.0"),
+            (1e16, "1e+16"),
+            (1.5e22, "1.5e+22"),
+            (1e100, "1e+100"),
+            (f64::INFINITY, "inf"),
+            (f64::NAN, "nan"),
+        ] {
+            assert_eq!(repr(value), expected);
+        }
     }
 }
