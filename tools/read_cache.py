@@ -69,7 +69,8 @@ one that is depends on seed, sample and view alone, and `prepare` cuts it out; e
 `prepare` takes what PIL's Image.open gives, or an array of bytes, [height, width] or [height, width, channels], and gives a float32 array
 in the manifest's layout, with views and without. Where the file decodes to the same bytes, as lossless ones do, it is the teacher's
 input to the bit, but for one or two bytes in a hundred of a resized image, which are off by one, seldom by two. Decoders of JPEG
-differ by a unit or two, and by some more where colours have half the size. `cache.view(sample, view, height, width)` is a view's part
+differ by a unit or two, and by some more where colours have half the size; 16 bits of a PPM differ by one, and a GIF whose first frame is
+smaller than its screen has other colours around it. `cache.view(sample, view, height, width)` is a view's part
 in pixels, for pipelines of your own.
 
 Positions that are not to count (padding, prompts) are left out on both sides: kl_loss(logits[mask], batch.of(mask), …).
@@ -84,6 +85,7 @@ import argparse
 import hashlib
 import json
 import math
+import operator
 import re
 import sys
 import warnings
@@ -1049,12 +1051,13 @@ class Cache:
         """The `View` that is seen of an image of `height` × `width`. Where nothing is cut out at random it is the whole image,
         which is then resized and cut as without views."""
         self.recipe()
+        view = operator.index(view)
         require(0 <= view < self.views, f"view: expected 0 to {self.views - 1}, found {view}")
         require(height >= 1 and width >= 1, f"an image of {height} × {width} pixels")
         if self.augment is None:
             return View(0, 0, height, width, False)
         require(sample is not None, "sample: expected the image's sample id, by which its views are drawn")
-        sample, view = int(sample), int(view)
+        sample = operator.index(sample)
         require(0 <= sample <= WORD, f"sample: expected 0 to 2^64 - 1, found {sample}")
         random = uniform(self.augment["seed"], sample, view)
         flip = next(random) < self.augment["horizontal_flip"]
@@ -1080,7 +1083,7 @@ class Cache:
         values = ((values.astype(np.float64) * recipe["scale"] - mean) / std).astype(np.float32)
         if recipe["layout"] == "flat":
             return values.ravel()
-        return np.ascontiguousarray(values.transpose(2, 0, 1)) if recipe["layout"] == "nchw" else values
+        return np.ascontiguousarray(values.transpose(2, 0, 1) if recipe["layout"] == "nchw" else values)
 
     def bytes_of(self, image):
         """An image as the builder reads it from its file: bytes of the shape of a sample."""
@@ -1092,6 +1095,9 @@ class Cache:
                 image = image.astype(np.uint8) if len(shape) == 2 else np.stack([image.astype(np.uint8)] * 3, axis=-1)
             elif len(shape) == 3 and shape[2] == 3:
                 image = image.convert("RGB")
+            elif len(shape) == 2 and image.mode == "P":
+                # Numbers of colours are no brightness.
+                image = image.convert("L")
         found = np.asarray(image)
         fits = found.ndim == len(shape) and all(wanted in (0, length) for wanted, length in zip(shape, found.shape))
         expected = " × ".join(str(length or "any") for length in shape)

@@ -131,6 +131,13 @@ class Preparing(Folder):
         wanted = [np.float32((byte * 0.00392156862745098 - 0.1307) / 0.3081) for byte in range(256)]
         self.assertEqual(third.prepare(np.arange(256, dtype=np.uint8)[None]).ravel().tolist(), wanted)
 
+    def test_samples_and_views_are_whole_numbers(self):
+        cache = self.cache({"crop": 4}, views(3, crop=None))
+        self.assertEqual(cache.view(np.uint64(7), np.uint8(1), 4, 5), cache.view(7, 1, 4, 5))
+        for sample, view in ((3.9, 0), ("3", 0), (3, 1.5), (3, np.array([0, 1]))):
+            with self.subTest(sample=sample, view=view), self.assertRaises(TypeError):
+                cache.view(sample, view, 4, 5)
+
     def test_colours_become_grey_and_grey_three_channels(self):
         pixels = [255, 0, 0, 0, 255, 0, 0, 0, 255, 1, 2, 3, 200, 100, 50, 255, 255, 255, 17, 17, 17]
         colours = np.array(pixels, np.uint8).reshape(1, 7, 3)
@@ -258,6 +265,15 @@ class WithPillow(Folder):
             found = self.cache(case["preprocess"], shape=(43, 61, 3)).prepare(source)
             wanted = np.fromfile(IMAGES / "geometry" / case["file"], np.uint8)
             np.testing.assert_array_equal(found, wanted.reshape(shape), case["file"])
+
+    def test_numbers_of_colours_are_no_brightness(self):
+        from PIL import Image
+
+        ramp = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
+        palette = Image.fromarray(ramp).quantize(16)
+        self.assertEqual(palette.mode, "P")
+        self.assertNotEqual(np.asarray(palette).tolist(), ramp.tolist())
+        self.assertEqual(self.cache(shape=(4, 4)).prepare(palette)[..., 0].tolist(), ramp.tolist())
 
     def test_files_are_decoded_as_the_builder_decodes_them(self):
         from PIL import Image
