@@ -16,6 +16,7 @@
 
 // ── level 0: words ──
 pub mod answers;
+pub mod causes;
 pub mod digest;
 pub mod durable;
 pub mod ids;

@@ -11,6 +11,7 @@ use super::Progress;
 use crate::cache::{
     CacheError, Coding, Manifest, ShardEntry, ShardReader, read_encoder, read_manifest, read_tail_model,
 };
+use crate::causes;
 use crate::config::ValueEncoding;
 use crate::digest::Digest;
 use crate::encoding::{Scale, Steps};
@@ -86,14 +87,14 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
         files += 1;
         check_content(dir, &model.file, model.bytes, &model.digest, &mut found)?;
         if let Err(error) = read_tail_model(dir, &manifest) {
-            found.add(&model.file, None, None, chain(&error));
+            found.add(&model.file, None, None, causes::told(&error));
         }
     }
     if let Some(encoder) = &manifest.tail.encoder {
         files += 1;
         check_content(dir, &encoder.file, encoder.bytes, &encoder.digest, &mut found)?;
         if let Err(error) = read_encoder(dir, &manifest) {
-            found.add(&encoder.file, None, None, chain(&error));
+            found.add(&encoder.file, None, None, causes::told(&error));
         }
     }
     // What rows are read with; nothing can be said of rows without it.
@@ -106,7 +107,7 @@ pub fn verify(dir: &Path, progress: &dyn Progress) -> Result<VerifyReport, Cache
         if found.damages.len() == before {
             match Coding::read(dir, &manifest) {
                 Ok(read) => coding = Some(Arc::new(read)),
-                Err(error) => found.add(&codebook.file, None, None, chain(&error)),
+                Err(error) => found.add(&codebook.file, None, None, causes::told(&error)),
             }
         }
     }
@@ -195,7 +196,7 @@ fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, coding: &Arc
         Ok(shard) => shard,
         // The file's absence has been reported.
         Err(CacheError::Read { .. }) => return,
-        Err(error) => return found.add(file, None, None, chain(&error)),
+        Err(error) => return found.add(file, None, None, causes::told(&error)),
     };
     let mut targets = TargetBatch::default();
     let rules = Rules::new(manifest);
@@ -227,13 +228,13 @@ fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, coding: &Arc
             wrong(format!("expected a label below {}, found {label}", manifest.classes));
         }
         if let Some(Err(error)) = vocabulary.map(|vocabulary| shard.tokens(row, vocabulary)) {
-            wrong(chain(&error));
+            wrong(causes::told(&error));
         }
         if let Some((name, problem)) = shard.broken_feature(row) {
             wrong(format!("feature {name}: {problem}"));
         }
         if let Err(error) = shard.row_targets(row, &mut targets) {
-            wrong(chain(&error));
+            wrong(causes::told(&error));
             continue;
         }
         for position in 0..targets.rows {
@@ -243,17 +244,6 @@ fn check_shard(dir: &Path, entry: &ShardEntry, manifest: &Manifest, coding: &Arc
             }
         }
     }
-}
-
-/// An error and its causes, in a line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// What must hold for every row.

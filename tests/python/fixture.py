@@ -7,6 +7,7 @@ Python numbers, and share nothing with the reader but the columns of versions 1 
 import functools
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +24,21 @@ LISTS = FIXTURES / "v3" / "lists" / "cache"
 ANCHORS = FIXTURES / "v3" / "anchors" / "cache"
 
 sys.path.insert(0, str(ROOT / "tools"))
+
+
+@functools.cache
+def target():
+    """Where programs are built, if that can be told."""
+    metadata = subprocess.run(
+        ["cargo", "metadata", "--no-deps", "--format-version", "1"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    return Path(json.loads(metadata.stdout)["target_directory"]) if metadata.returncode == 0 else None
+
+
+def program(name):
+    """A built program, if there is one."""
+    path = target() / "release" / name if target() else None
+    return path if path and path.exists() else None
 
 
 def load(name):

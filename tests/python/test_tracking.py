@@ -52,16 +52,7 @@ labels = "{DATA}/t10k-labels-idx1-ubyte.gz"
 """
 
 
-def kd_train():
-    """The built program, if there is one."""
-    metadata = subprocess.run(
-        ["cargo", "metadata", "--no-deps", "--format-version", "1"], cwd=fixture.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-    )
-    program = Path(json.loads(metadata.stdout)["target_directory"]) / "release" / "kd-train" if metadata.returncode == 0 else None
-    return program if program and program.exists() else None
-
-
-PROGRAM = kd_train()
+PROGRAM = fixture.program("kd-train")
 
 
 def needs(package, how):

@@ -18,9 +18,8 @@ import fixture
 import numpy as np
 import read_cache
 from read_cache import Cache, CacheError, View
-from test_tracking import PROGRAM as KD_TRAIN
 
-KD_CACHE = KD_TRAIN and KD_TRAIN.with_name("kd-cache")
+KD_CACHE = fixture.program("kd-cache")
 IMAGES = fixture.FIXTURES / "images"
 CROP = {"scale": [0.08, 1.0], "ratio": [0.75, 1.3333333333333333]}
 PLAIN = {"scale": 1.0, "mean": [0.0], "std": [1.0], "layout": "nhwc"}
@@ -323,7 +322,7 @@ with open(sys.argv[1], "wb") as out, pa.ipc.new_stream(sys.stdout.buffer, schema
 SIZES = ((43, 61), (70, 20), (9, 17), (48, 64), (30, 100))
 
 
-@unittest.skipUnless(KD_CACHE and KD_CACHE.exists(), "kd-cache is not built: cargo build --release")
+@unittest.skipUnless(KD_CACHE, "kd-cache is not built: cargo build --release")
 class Builder(Folder):
     """Inputs that a build gave its teacher, to the bit."""
 

@@ -100,10 +100,13 @@ impl Column<'_> {
         if !self.text || !holds_text(field.data_type()) {
             return Err(wrong(format!("type {}", field.data_type())));
         }
-        match self.tokenizer {
-            Some(_) => Ok(index),
-            None => Err(TokensError::NoTokenizer { path: path.to_owned(), column: self.name.to_owned() }),
-        }
+        self.tokenizer(path).map(|_| index)
+    }
+
+    /// What makes tokens of text.
+    fn tokenizer(&self, path: &Path) -> Result<&Tokenizer, TokensError> {
+        let missing = || TokensError::NoTokenizer { path: path.to_owned(), column: self.name.to_owned() };
+        self.tokenizer.ok_or_else(missing)
     }
 
     /// Adds what batches of the column hold.
@@ -150,9 +153,7 @@ impl Column<'_> {
         strings: &ArrayRef,
         corpus: &mut CorpusBuilder,
     ) -> Result<(), TokensError> {
-        let Some(tokenizer) = self.tokenizer else {
-            return Err(TokensError::NoTokenizer { path: path.to_owned(), column: self.name.to_owned() });
-        };
+        let tokenizer = self.tokenizer(path)?;
         let strings = strings.as_string::<i64>();
         let rows: Vec<(u64, Cow<str>)> =
             (0..strings.len()).map(|i| (first + i as u64, strings.value(i).into())).collect();
@@ -168,9 +169,7 @@ impl Column<'_> {
         corpus: &mut CorpusBuilder,
     ) -> Result<(), TokensError> {
         let table = |problem: String| TokensError::Table { path: path.to_owned(), form: "Parquet", problem };
-        let Some(tokenizer) = self.tokenizer else {
-            return Err(TokensError::NoTokenizer { path: path.to_owned(), column: self.name.to_owned() });
-        };
+        let tokenizer = self.tokenizer(path)?;
         // As JSON, in which chats have the same form wherever they lie, and what is null is left out.
         let mut writer = LineDelimitedWriter::new(Vec::new());
         writer.write(batch).and_then(|()| writer.finish()).map_err(|error| table(error.to_string()))?;

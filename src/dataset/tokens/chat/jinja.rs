@@ -57,17 +57,6 @@ pub(super) fn as_read(source: &str) -> String {
     text + rest
 }
 
-/// An error and what it came from, on a line.
-pub(super) fn told(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text += &format!(": {error}");
-        source = error.source();
-    }
-    text
-}
-
 fn wrong(problem: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, problem)
 }
@@ -95,6 +84,14 @@ fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }
 
+/// What stands before a line: a text, or as many spaces.
+fn indention(width: Value) -> Result<String, Error> {
+    match width.as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Ok(" ".repeat(usize::try_from(width)?)),
+    }
+}
+
 /// The filter `indent` of Jinja, by a number of spaces or a text: the first line only with `first`, empty ones only with `blank`.
 fn indent(text: String, width: Option<Value>, first: Option<bool>, options: Kwargs) -> Result<String, Error> {
     let width = match width {
@@ -104,18 +101,15 @@ fn indent(text: String, width: Option<Value>, first: Option<bool>, options: Kwar
     let first = first.or(options.get("first")?).unwrap_or(false);
     let blank = options.get::<Option<bool>>("blank")?.unwrap_or(false);
     options.assert_all_used()?;
-    let indention = match width.as_ref().map(|width| (width.as_str(), width)) {
-        Some((Some(text), _)) => text.to_owned(),
-        Some((None, spaces)) => " ".repeat(usize::try_from(spaces.clone())?),
-        None => "    ".into(),
-    };
+    let indention = width.map_or_else(|| Ok("    ".into()), indention)?;
     let mut indented = String::new();
     // What ends in a line end has an empty line behind it.
     for (at, line) in format!("{text}\n").lines().enumerate() {
         if at > 0 {
             indented.push('\n');
         }
-        if if at == 0 { first } else { blank || !line.is_empty() } {
+        let is_moved = if at == 0 { first } else { blank || !line.is_empty() };
+        if is_moved {
             indented += &indention;
         }
         indented += line;
@@ -133,15 +127,8 @@ fn to_json(value: Value, ascii: Option<Value>, options: Kwargs) -> Result<String
         None => options.get("ensure_ascii")?,
     };
     let indent: Option<Value> = options.get("indent")?;
-    let indent = match indent.filter(|indent| !indent.is_none()) {
-        Some(indent) => Some(match indent.as_str() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(usize::try_from(indent)?),
-        }),
-        None => None,
-    };
     let style = Style {
-        indent,
+        indent: indent.filter(|indent| !indent.is_none()).map(indention).transpose()?,
         separators: options.get("separators")?,
         ascii: ascii.is_some_and(|ascii| ascii.is_true()),
         sorted: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use self::source::Source;
 use super::TokensError;
 use super::tokenizer::{json_file, word};
+use crate::causes;
 use crate::config::ChatConfig;
 
 /// Answers that stand for any.
@@ -42,7 +43,7 @@ impl ChatTemplate {
     pub(super) fn open(chat: &ChatConfig, tokenizer: &Path) -> Result<Self, TokensError> {
         let Source { path, text, with_tools } = Source::find(chat.template.as_deref(), tokenizer)?;
         let wrong = |problem: String| TokensError::ChatTemplate { path: path.clone(), problem };
-        let mut engine = jinja::engine(chat.day()).map_err(|error| wrong(jinja::told(&error)))?;
+        let mut engine = jinja::engine(chat.day()).map_err(|error| wrong(causes::told(&error)))?;
         // What errors call it.
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let dateless = chat.date.is_none()
@@ -52,7 +53,7 @@ impl ChatTemplate {
                 .any(|text| text.contains(jinja::TODAY));
         let mut add = |name: &str, text: &str| {
             let text = jinja::as_read(text);
-            engine.add_template_owned(name.to_owned(), text).map_err(|error| wrong(jinja::told(&error)))
+            engine.add_template_owned(name.to_owned(), text).map_err(|error| wrong(causes::told(&error)))
         };
         add(&name, &text)?;
         let tools_name = format!("{name} (tool_use)");
@@ -81,7 +82,7 @@ impl ChatTemplate {
         let chat = context! { messages, tools, documents => (), add_generation_prompt => prompt, ..words };
         let rendered = self.engine.get_template(name).and_then(|template| template.render(chat));
         rendered.map_err(|error| {
-            let problem = jinja::told(&error);
+            let problem = causes::told(&error);
             // In a macro a function that is not there is an undefined value.
             let asked = problem.contains(jinja::TODAY) || problem.contains("not callable");
             match self.dateless && asked {
@@ -109,14 +110,10 @@ impl ChatTemplate {
     fn between(&self) -> Option<(String, String)> {
         let question = json!({ "role": "user", "content": "a" });
         let answer = json!({ "role": "assistant", "content": ANSWER });
-        let of = |messages: &[&Value], prompt| {
-            let messages: Vec<Value> = messages.iter().map(|message| (*message).clone()).collect();
-            self.lay_out(&messages, None, prompt).ok()
-        };
-        let asked = of(&[&question], false)?;
-        let prompted = of(&[&question], true)?;
         // Of several answers, as templates write the last one otherwise.
-        let whole = of(&[&question, &answer, &question, &answer], false)?;
+        let turns = [question.clone(), answer.clone(), question, answer];
+        let of = |turns: &[Value], prompt| self.lay_out(turns, None, prompt).ok();
+        let (asked, prompted, whole) = (of(&turns[..1], false)?, of(&turns[..1], true)?, of(&turns, false)?);
         let parts: Vec<&str> = whole.strip_prefix(&asked)?.split(ANSWER).collect();
         let [first, between, last] = parts[..] else { return None };
         let mut begin = common(prompted.strip_prefix(&asked)?, first);
